@@ -1,0 +1,56 @@
+//! One tracked connection: what the kernel side remembers between a socket's first and last state change, and after
+//! it until the place is needed again.
+
+use crate::flow::{Address, KeyRef};
+
+/// One cache line per connection. `id` is claimed first, by compare-and-swap; the rest is written by the claimer.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub struct Conn {
+    /// The socket's identity: its cookie, or its address where cookies cannot be had. [`CLOSED`] is set when the
+    /// connection has ended; 0: never used.
+    pub id: u64,
+    /// Start of the connect, or arrival. Nanoseconds, CLOCK_MONOTONIC. From `bpf_ktime_get_ns`.
+    pub opened_ns: u64,
+    /// Whom it is counted under.
+    pub key_ref: KeyRef,
+    /// End, same clock; 0 while open.
+    pub closed_ns: u64,
+    /// Process that is counted as owner. 0: not known yet.
+    pub owner_tgid: u32,
+    /// Process whose close was seen. 0: none, or closed by the peer alone.
+    pub closer_tgid: u32,
+    /// Accept: the peer's address. Connect: the key has it.
+    pub remote: Address,
+    /// Local port, host order; 0 until it is known.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// The `flag::*` bits.
+    pub flags: u32,
+}
+
+const _: () = assert!(size_of::<Conn>() == 64);
+
+/// Set in [`Conn::id`] when the connection has ended. Cookies count up from 1 and kernel addresses are compared whole,
+/// so in cookie mode the bit is free.
+pub const CLOSED: u64 = 1 << 63;
+
+/// The bits of [`Conn::flags`].
+pub mod flag {
+    /// A connect, not an accept.
+    pub const CONNECT: u32 = 1;
+    /// The handshake is complete: the connection counts as opened.
+    pub const ESTABLISHED: u32 = 2;
+    /// The owner is certain: it connected, it accepted, or it closed.
+    pub const OWNER_CERTAIN: u32 = 4;
+    /// Our side's close came from a process that was ending.
+    pub const EXITING: u32 = 8;
+    /// Open before the attach.
+    pub const BEFORE_ATTACH: u32 = 16;
+    /// The local port was bound before the connect.
+    pub const BOUND: u32 = 32;
+}
+
+/// How many neighbouring places are tried before a connection goes to the overflow map.
+pub const PROBES: u32 = 8;

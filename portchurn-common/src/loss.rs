@@ -1,0 +1,79 @@
+//! Every reason why the kernel side may fail to record something. Each is a per-processor counter, shown also when it
+//! is zero. Numbers are never reused.
+
+/// A reason, and the index of its counter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Loss {
+    /// The key table was full: counted, but under "other" instead of process and destination.
+    KeysFull = 0,
+    /// The connection table was full: the connection could not be followed.
+    ConnsFull = 1,
+    /// The ring buffer was full: a process has numbers but no name.
+    ProcessRecord = 2,
+    /// The ring buffer was full: a `trace` line is missing. Counts are not touched.
+    TraceRecord = 3,
+    /// The listener table was full: accepted connections are attributed at their close only.
+    ListenersFull = 4,
+    /// An event arrived while the same processor was handling one; the kernel skips such nested runs.
+    /// From `recursion_misses` of the programs.
+    Nested = 5,
+    /// The ring buffer was full: the end of a process was not noticed at once.
+    ExitRecord = 6,
+}
+
+impl Loss {
+    /// How many reasons there are.
+    pub const COUNT: usize = 7;
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::KeysFull,
+        Self::ConnsFull,
+        Self::ProcessRecord,
+        Self::TraceRecord,
+        Self::ListenersFull,
+        Self::Nested,
+        Self::ExitRecord,
+    ];
+
+    /// The name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KeysFull => "keys_full",
+            Self::ConnsFull => "connections_full",
+            Self::ProcessRecord => "process_record",
+            Self::TraceRecord => "trace_record",
+            Self::ListenersFull => "listeners_full",
+            Self::Nested => "nested",
+            Self::ExitRecord => "exit_record",
+        }
+    }
+
+    /// What it means and what to do, one sentence.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::KeysFull => "The key table was full: counted under \"other\"; raise --max-keys.",
+            Self::ConnsFull => "The connection table was full: not followed; raise --max-connections.",
+            Self::ProcessRecord => "The ring buffer was full: a process has numbers but no name.",
+            Self::TraceRecord => "The ring buffer was full: trace lines are missing, counts are exact.",
+            Self::ListenersFull => {
+                "The listener table was full: owners of accepted connections come at their close."
+            }
+            Self::Nested => "The kernel skipped a nested event on the same processor.",
+            Self::ExitRecord => "The ring buffer was full: an ended process was noticed late.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Loss;
+
+    #[test]
+    fn reasons_are_numbered_in_their_order_and_explained() {
+        for (number, loss) in Loss::ALL.into_iter().enumerate() {
+            assert_eq!(loss as usize, number);
+            assert!(loss.help().ends_with('.'), "{}", loss.name());
+        }
+    }
+}

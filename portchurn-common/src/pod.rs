@@ -1,0 +1,15 @@
+//! The only unsafe code of this crate: which types are plain bytes. The orphan rule wants it here.
+
+use crate::conn::Conn;
+use crate::counters::Counters;
+use crate::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
+use crate::settings::Settings;
+
+macro_rules! pod {
+    ($($ty:ty),+ $(,)?) => {
+        // SAFETY: `repr(C)` or `repr(transparent)`, integers only, no hidden padding that a map compares.
+        $(unsafe impl aya::Pod for $ty {})+
+    };
+}
+
+pod!(ChurnKey, Conn, Counters, KeyRef, KeySlot, ListenKey, Listener, Settings);

@@ -1,0 +1,232 @@
+//! Values that the loader patches into the program's frozen data before the kernel sees it, so that the verifier
+//! knows them as constants: offsets from the running kernel's type information, sizes, and what is asked for.
+//! A branch on a setting that is off costs nothing: the verifier removes it.
+
+use crate::glob::PATTERN_LEN;
+
+/// An offset that the running kernel does not tell.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// Offsets of members, in bytes, [`UNKNOWN`] where the kernel has no such member or no type information.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Offsets {
+    /// `sock.__sk_common.skc_family`, u16.
+    pub skc_family: u32,
+    /// `skc_daddr`, 4 bytes.
+    pub skc_daddr: u32,
+    /// `skc_rcv_saddr`, 4 bytes.
+    pub skc_rcv_saddr: u32,
+    /// `skc_dport`, u16, network order.
+    pub skc_dport: u32,
+    /// `skc_num`, u16, host order.
+    pub skc_num: u32,
+    /// `skc_v6_daddr`, 16 bytes.
+    pub skc_v6_daddr: u32,
+    /// `skc_v6_rcv_saddr`, 16 bytes.
+    pub skc_v6_rcv_saddr: u32,
+    /// `skc_net.net`, a pointer.
+    pub skc_net: u32,
+    /// `skc_cookie`, u64.
+    pub skc_cookie: u32,
+    /// `net.ns.inum`, u32.
+    pub net_inum: u32,
+    /// `sock.sk_protocol`, u16.
+    pub sk_protocol: u32,
+    /// `sock.sk_err`, u32.
+    pub sk_err: u32,
+    /// `sock.sk_socket`, a pointer; null until accept() grafts one.
+    pub sk_socket: u32,
+    /// `inet_sock.inet_sport`, u16, network order. Survives the release of the port.
+    pub inet_sport: u32,
+    /// `tcp_sock.segs_out`, u32.
+    pub segs_out: u32,
+    /// `task_struct.group_leader`, a pointer.
+    pub task_group_leader: u32,
+    /// `task_struct.start_boottime`, u64 (`real_start_time` before 5.5).
+    pub task_start_boottime: u32,
+    /// `task_struct.real_parent`, a pointer.
+    pub task_real_parent: u32,
+    /// `task_struct.flags`, u32.
+    pub task_flags: u32,
+    /// `task_struct.tgid`, u32.
+    pub task_tgid: u32,
+    /// `task_struct.comm`, 16 bytes.
+    pub task_comm: u32,
+    /// `task_struct.mm`, a pointer.
+    pub task_mm: u32,
+    /// `task_struct.signal`, a pointer.
+    pub task_signal: u32,
+    /// `signal_struct.live`, an atomic int: threads that still live.
+    pub signal_live: u32,
+    /// `mm_struct.arg_start`, u64.
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end`, u64.
+    pub mm_arg_end: u32,
+    /// `mm_struct.exe_file`, a pointer.
+    pub mm_exe_file: u32,
+    /// `file.f_path.dentry`, a pointer.
+    pub file_dentry: u32,
+    /// `dentry.d_name.name`, a pointer.
+    pub dentry_name: u32,
+    /// Index of the return value among the arguments of `inet_csk_accept`: its prototype changed after 6.8.
+    pub accept_result_index: u32,
+}
+
+impl Offsets {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self {
+        skc_family: UNKNOWN,
+        skc_daddr: UNKNOWN,
+        skc_rcv_saddr: UNKNOWN,
+        skc_dport: UNKNOWN,
+        skc_num: UNKNOWN,
+        skc_v6_daddr: UNKNOWN,
+        skc_v6_rcv_saddr: UNKNOWN,
+        skc_net: UNKNOWN,
+        skc_cookie: UNKNOWN,
+        net_inum: UNKNOWN,
+        sk_protocol: UNKNOWN,
+        sk_err: UNKNOWN,
+        sk_socket: UNKNOWN,
+        inet_sport: UNKNOWN,
+        segs_out: UNKNOWN,
+        task_group_leader: UNKNOWN,
+        task_start_boottime: UNKNOWN,
+        task_real_parent: UNKNOWN,
+        task_flags: UNKNOWN,
+        task_tgid: UNKNOWN,
+        task_comm: UNKNOWN,
+        task_mm: UNKNOWN,
+        task_signal: UNKNOWN,
+        signal_live: UNKNOWN,
+        mm_arg_start: UNKNOWN,
+        mm_arg_end: UNKNOWN,
+        mm_exe_file: UNKNOWN,
+        file_dentry: UNKNOWN,
+        dentry_name: UNKNOWN,
+        accept_result_index: UNKNOWN,
+    };
+}
+
+/// Where the fields of the classic tracepoint lie in its record. Bytes; from its `format` file.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TracepointLayout {
+    /// `skaddr`, a pointer.
+    pub skaddr: u32,
+    /// `oldstate`, i32.
+    pub oldstate: u32,
+    /// `newstate`, i32.
+    pub newstate: u32,
+    /// `sport`, u16, host order.
+    pub sport: u32,
+    /// `dport`, u16, host order.
+    pub dport: u32,
+    /// `family`, u16.
+    pub family: u32,
+    /// `protocol`, u8 before 5.6, u16 after.
+    pub protocol: u32,
+    /// Size of `protocol` in bytes.
+    pub protocol_size: u32,
+    /// `saddr_v6`, 16 bytes; IPv4 is mapped by the kernel.
+    pub saddr_v6: u32,
+    /// `daddr_v6`, 16 bytes.
+    pub daddr_v6: u32,
+}
+
+impl TracepointLayout {
+    /// Not read.
+    pub const UNKNOWN: Self = Self {
+        skaddr: UNKNOWN,
+        oldstate: UNKNOWN,
+        newstate: UNKNOWN,
+        sport: UNKNOWN,
+        dport: UNKNOWN,
+        family: UNKNOWN,
+        protocol: UNKNOWN,
+        protocol_size: UNKNOWN,
+        saddr_v6: UNKNOWN,
+        daddr_v6: UNKNOWN,
+    };
+}
+
+/// What to leave out, decided once for each key, so filters cost nothing in the steady state.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Filters {
+    /// 1: only processes in `FILTER_TGIDS`.
+    pub tgids: u32,
+    /// 1: only `comm` that matches `comm_glob`.
+    pub comm: u32,
+    /// 1: connects only to ports in `FILTER_PORTS`.
+    pub connect_ports: u32,
+    /// 1: accepts only on ports in `FILTER_PORTS`.
+    pub accept_ports: u32,
+    /// 1: no connects at all (only accept ports were asked for).
+    pub no_connects: u32,
+    /// 1: no accepts at all (only connect ports were asked for).
+    pub no_accepts: u32,
+    /// 4 or 6: only this IP version; 0: both.
+    pub ip_version: u32,
+    /// Only this network namespace; 0: all.
+    pub netns: u32,
+    /// Pattern for `comm`, zero-padded.
+    pub comm_glob: [u8; PATTERN_LEN],
+}
+
+impl Filters {
+    /// Everything is counted.
+    pub const NONE: Self = Self {
+        tgids: 0,
+        comm: 0,
+        connect_ports: 0,
+        accept_ports: 0,
+        no_connects: 0,
+        no_accepts: 0,
+        ip_version: 0,
+        netns: 0,
+        comm_glob: [0; PATTERN_LEN],
+    };
+}
+
+/// Everything the loader tells the kernel side. The global `SETTINGS` of the object.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Settings {
+    /// From the running kernel's BTF.
+    pub offsets: Offsets,
+    /// From the tracepoint's format file.
+    pub tracepoint: TracepointLayout,
+    /// From the command line.
+    pub filters: Filters,
+    /// Places in the connection table minus one; a power of two minus one.
+    pub conns_mask: u32,
+    /// log2 of the number of shards of the counter table.
+    pub shards_log2: u32,
+    /// 1: several processors share a shard, so counting must be atomic.
+    pub shards_shared: u32,
+    /// 1: connections are known by their cookie; 0: by the address of their socket.
+    pub cookies: u32,
+    /// 1: send a [`crate::record::FlowRecord`] for each event.
+    pub trace: u32,
+}
+
+impl Settings {
+    /// What stands in the object until the loader patches it.
+    pub const UNSET: Self = Self {
+        offsets: Offsets::UNKNOWN,
+        tracepoint: TracepointLayout::UNKNOWN,
+        filters: Filters::NONE,
+        conns_mask: 0,
+        shards_log2: 0,
+        shards_shared: 0,
+        cookies: 0,
+        trace: 0,
+    };
+}
+
+/// A port in `FILTER_PORTS`: the role in the high half, the port in the low half.
+pub const fn port_filter_key(role: crate::flow::Role, port: u16) -> u32 {
+    (role as u32) << 16 | port as u32
+}

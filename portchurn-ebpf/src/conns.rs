@@ -1,0 +1,96 @@
+//! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
+//! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
+
+use portchurn_common::conn::{CLOSED, Conn, PROBES};
+use portchurn_common::loss::Loss;
+
+use crate::kernel::{Access, Probe};
+use crate::maps::{CONNS, CONNS_BY_ID};
+use crate::{atomic, emit, setting};
+
+/// A connection, and which of the two tables holds it.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub conn: *mut Conn,
+    in_array: bool,
+}
+
+/// The open connection with this identity.
+#[inline(always)]
+pub fn find(id: u64, cookies: bool) -> Option<Found> {
+    if cookies {
+        let mut probe = 0;
+        while probe < PROBES {
+            if let Some(conn) = place(id, probe) {
+                // SAFETY: points into the map; another processor may be claiming it, hence volatile.
+                if unsafe { core::ptr::read_volatile(&raw const (*conn).id) } == id {
+                    return Some(Found { conn, in_array: true });
+                }
+            }
+            probe += 1;
+        }
+    }
+    CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, in_array: false })
+}
+
+/// A place for a new connection, its `id` already set.
+#[inline(always)]
+pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
+    if cookies {
+        let mut probe = 0;
+        while probe < PROBES {
+            if let Some(conn) = place(id, probe) {
+                // SAFETY: as in `find`; the compare-and-swap makes the place ours.
+                unsafe {
+                    let found = core::ptr::read_volatile(&raw const (*conn).id);
+                    if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id) {
+                        return Some(conn);
+                    }
+                }
+            }
+            probe += 1;
+        }
+    }
+    claim_by_id(id)
+}
+
+/// An entry that is there already was left by a socket whose end was missed (an address is used again), so it is
+/// overwritten.
+#[inline(never)]
+fn claim_by_id(id: u64) -> Option<*mut Conn> {
+    let fresh = Conn { id, ..Conn::default() };
+    if CONNS_BY_ID.insert(id, fresh, 0).is_err() {
+        emit::lose(Loss::ConnsFull);
+        return None;
+    }
+    CONNS_BY_ID.get_ptr_mut(id)
+}
+
+/// Ends a connection. What is known of it stays readable where it lies in the array.
+#[inline(always)]
+pub fn release(found: Found, id: u64) {
+    if found.in_array {
+        // SAFETY: the place is ours until this store.
+        unsafe { core::ptr::write_volatile(&raw mut (*found.conn).id, id | CLOSED) };
+    } else {
+        let _ = CONNS_BY_ID.remove(id);
+    }
+}
+
+#[inline(always)]
+fn place(id: u64, probe: u32) -> Option<*mut Conn> {
+    CONNS.get_ptr_mut((id as u32).wrapping_add(probe) & setting!(conns_mask))
+}
+
+/// The identity of a socket for hooks that are attached beside any tier of the state change: its cookie, which the
+/// state change has made already, or its address.
+#[inline(always)]
+pub fn id_of(sock: *const u8) -> u64 {
+    if setting!(cookies) != 0 { Probe::load(sock, setting!(offsets.skc_cookie)) } else { sock as u64 }
+}
+
+/// [`find`], in whichever table this run uses.
+#[inline(always)]
+pub fn find_any(id: u64) -> Option<Found> {
+    find(id, setting!(cookies) != 0)
+}

@@ -1,0 +1,8 @@
+//! One file per kernel function. An entry point reads its arguments and hands over; a second tier of the same
+//! hook is a second entry point in the same file. `HOOKS` in `portchurn/src/live/hooks.rs` lists them all.
+
+mod inet_csk_accept;
+mod inet_sock_set_state;
+mod sched_process_exec;
+mod sched_process_exit;
+mod tcp_connect;

@@ -1,0 +1,374 @@
+//! The heart: a state change becomes counts. What a change means is `portchurn_common::tcp`'s to say; here it is only
+//! written down, for the process that is known to own the connection, never for the one that happens to run.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use portchurn_common::conn::flag;
+use portchurn_common::counters::Counters;
+use portchurn_common::flow::{ChurnKey, KeyRef, ListenKey, Listener, Role};
+use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
+use portchurn_common::loss::Loss;
+use portchurn_common::record::FlowEvent;
+use portchurn_common::tcp::{FailFacts, Step, TcpState, closed, failed, step};
+
+use crate::conns::{self, Found};
+use crate::keys::{self, add_atomic, increment};
+use crate::maps::{KEY_SLOTS, LISTENERS};
+use crate::sock::Sock;
+use crate::who::{self, TaskState};
+use crate::{emit, setting};
+
+/// One state change of one socket.
+#[inline(always)]
+pub fn on_state_change<S: Sock>(sock: &S, old: u8, new: u8) {
+    let step = step(old, new);
+    if matches!(step, Step::Ignore) || !sock.is_tcp() {
+        return;
+    }
+    match step {
+        Step::ConnectBegin => connect_begin(sock),
+        Step::Connected => connected(sock),
+        Step::ConnectFailed => connect_failed(sock),
+        Step::Accepted => accepted(sock),
+        Step::CloseFirst | Step::CloseSecond => close_begin(sock, old),
+        Step::Closed => close_end(sock, old),
+        Step::Listen => listen(sock),
+        Step::Unlisten => unlisten(sock),
+        Step::Ignore => {}
+    }
+}
+
+#[inline(always)]
+fn connect_begin<S: Sock>(sock: &S) {
+    let process = who::current::<S::Access>();
+    let key = ChurnKey {
+        start_ns: process.start_ns,
+        tgid: process.tgid,
+        netns: sock.netns(),
+        remote: sock.remote(),
+        port: sock.remote_port(),
+        role: Role::Connect as u8,
+        ..ChurnKey::default()
+    };
+    let key_ref = keys::intern(&key);
+    if key_ref == KeyRef::FILTERED {
+        return;
+    }
+    let Some(counters) = keys::counters(key_ref) else { return };
+    // SAFETY: both point into map values.
+    unsafe {
+        increment(&raw mut (*counters).attempts);
+        let Some(conn) = conns::claim(sock.id(), S::COOKIES) else {
+            increment(&raw mut (*counters).lost);
+            return;
+        };
+        (*conn).opened_ns = bpf_ktime_get_ns();
+        (*conn).key_ref = key_ref;
+        (*conn).closed_ns = 0;
+        (*conn).owner_tgid = process.tgid;
+        (*conn).closer_tgid = 0;
+        (*conn).local_port = 0;
+        (*conn).remote_port = key.port;
+        (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN;
+    }
+}
+
+#[inline(always)]
+fn connected<S: Sock>(sock: &S) {
+    if let Some(found) = conns::find(sock.id(), S::COOKIES) {
+        complete_connect(sock, found);
+    }
+}
+
+#[inline(always)]
+fn complete_connect<S: Sock>(sock: &S, found: Found) {
+    // SAFETY: points into the map, and a socket's changes come one after the other.
+    unsafe {
+        let conn = found.conn;
+        let now_ns = bpf_ktime_get_ns();
+        (*conn).flags |= flag::ESTABLISHED;
+        (*conn).local_port = sock.local_port();
+        if let Some(counters) = keys::counters((*conn).key_ref) {
+            increment(&raw mut (*counters).opened);
+            let duration_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
+            record_duration(&raw mut (*counters).connect, &raw mut (*counters).connect_max_us, duration_us);
+        }
+        if setting!(trace) != 0 {
+            emit::flow(sock, &*conn, FlowEvent::Connect, 0, now_ns);
+        }
+    }
+}
+
+#[inline(always)]
+fn connect_failed<S: Sock>(sock: &S) {
+    let id = sock.id();
+    let Some(found) = conns::find(id, S::COOKIES) else { return };
+    fail(sock, found, id);
+}
+
+#[inline(always)]
+fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
+    let kind = failed(FailFacts {
+        sk_err: sock.error(),
+        local_port: sock.last_local_port(),
+        syn_sent: sock.sent_syn(),
+    });
+    // SAFETY: points into the map.
+    unsafe {
+        let conn = found.conn;
+        let now_ns = bpf_ktime_get_ns();
+        (*conn).closed_ns = now_ns;
+        (*conn).local_port = sock.last_local_port();
+        if let Some(counters) = keys::counters((*conn).key_ref) {
+            increment(&raw mut (*counters).failed);
+            increment((&raw mut (*counters).failed_by).cast::<u32>().add(kind as usize));
+        }
+        if setting!(trace) != 0 {
+            emit::flow(sock, &*conn, FlowEvent::Fail, kind as u8, now_ns);
+        }
+    }
+    conns::release(found, id);
+}
+
+/// A passive open. Runs in the soft interrupt, so whoever is current has nothing to do with it: until somebody
+/// accepts or closes the connection, it counts for the process that listens, if that is one process.
+#[inline(always)]
+fn accepted<S: Sock>(sock: &S) {
+    let id = sock.id();
+    // The end of a simultaneous open looks the same, but then user space holds the socket already.
+    if sock.is_held() != Some(false) {
+        if let Some(found) = conns::find(id, S::COOKIES) {
+            complete_connect(sock, found);
+            return;
+        }
+    }
+    let remote = sock.remote();
+    if !keys::passes_ip_version(remote.is_v4()) {
+        return;
+    }
+    let listen_key = ListenKey { netns: sock.netns(), port: sock.local_port(), zero: 0 };
+    // SAFETY: a listener that changes at this moment gives the old or the new owner.
+    let (key_ref, owner_tgid) = match unsafe { LISTENERS.get(&listen_key) } {
+        Some(listener) if listener.tgid != 0 => (listener.key_ref, listener.tgid),
+        _ => (keys::intern(&unowned(listen_key)), 0),
+    };
+    if key_ref == KeyRef::FILTERED {
+        return;
+    }
+    let Some(counters) = keys::counters(key_ref) else { return };
+    // SAFETY: both point into map values.
+    unsafe {
+        let Some(conn) = conns::claim(id, S::COOKIES) else {
+            increment(&raw mut (*counters).lost);
+            return;
+        };
+        increment(&raw mut (*counters).accepted);
+        let now_ns = bpf_ktime_get_ns();
+        (*conn).opened_ns = now_ns;
+        (*conn).key_ref = key_ref;
+        (*conn).closed_ns = 0;
+        (*conn).owner_tgid = owner_tgid;
+        (*conn).closer_tgid = 0;
+        (*conn).remote = remote;
+        (*conn).local_port = listen_key.port;
+        (*conn).remote_port = sock.remote_port();
+        (*conn).flags = flag::ESTABLISHED;
+        if setting!(trace) != 0 {
+            emit::flow(sock, &*conn, FlowEvent::Accept, 0, now_ns);
+        }
+    }
+}
+
+/// The key of a port whose owner is not known.
+#[inline(always)]
+fn unowned(listen_key: ListenKey) -> ChurnKey {
+    ChurnKey { netns: listen_key.netns, port: listen_key.port, role: Role::Accept as u8, ..ChurnKey::default() }
+}
+
+/// Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
+/// seen in accept(), its owner.
+#[inline(always)]
+fn close_begin<S: Sock>(sock: &S, old: u8) {
+    let id = sock.id();
+    let found = match conns::find(id, S::COOKIES) {
+        Some(found) => found,
+        // TCP Fast Open: accepted and closed before the handshake was complete.
+        None if old == TcpState::SynRecv.raw() => {
+            accepted(sock);
+            match conns::find(id, S::COOKIES) {
+                Some(found) => found,
+                None => return,
+            }
+        }
+        None => return,
+    };
+    note_closer::<S>(found, id);
+}
+
+#[inline(always)]
+fn note_closer<S: Sock>(found: Found, id: u64) {
+    let state = TaskState::current::<S::Access>();
+    // MPTCP closes its subflows from a kernel worker.
+    if state.is_kernel_thread() {
+        return;
+    }
+    let tgid = who::current_tgid();
+    // SAFETY: points into the map.
+    unsafe {
+        let conn = found.conn;
+        (*conn).closer_tgid = tgid;
+        if state.is_exiting() {
+            (*conn).flags |= flag::EXITING;
+        }
+        if (*conn).flags & flag::OWNER_CERTAIN == 0 {
+            take_ownership::<S>(found, id, tgid);
+        }
+    }
+}
+
+/// The current process is certain to own this accepted connection. Its count moves to it from the listener's owner.
+#[inline(always)]
+pub fn take_ownership<S: Sock>(found: Found, id: u64, tgid: u32) {
+    // SAFETY: points into the map.
+    unsafe {
+        (*found.conn).flags |= flag::OWNER_CERTAIN;
+        if (*found.conn).owner_tgid != tgid {
+            move_to_current::<S>(found, id);
+        }
+    }
+}
+
+#[inline(never)]
+fn move_to_current<S: Sock>(found: Found, id: u64) {
+    let process = who::current::<crate::kernel::Probe>();
+    // SAFETY: points into the map.
+    unsafe {
+        let conn = found.conn;
+        let key = ChurnKey {
+            start_ns: process.start_ns,
+            tgid: process.tgid,
+            netns: KEY_SLOTS.get((*conn).key_ref.index()).map_or(0, |slot| slot.key.netns),
+            port: (*conn).local_port,
+            role: Role::Accept as u8,
+            ..ChurnKey::default()
+        };
+        let key_ref = keys::intern(&key);
+        let is_early = (*conn).flags & flag::BEFORE_ATTACH != 0;
+        if let Some(from) = keys::counters((*conn).key_ref) {
+            add_atomic(opened_counter(from, is_early), 1u32.wrapping_neg());
+        }
+        if key_ref == KeyRef::FILTERED {
+            conns::release(found, id);
+            return;
+        }
+        if let Some(to) = keys::counters(key_ref) {
+            add_atomic(opened_counter(to, is_early), 1);
+        }
+        (*conn).key_ref = key_ref;
+        (*conn).owner_tgid = process.tgid;
+    }
+}
+
+#[inline(always)]
+unsafe fn opened_counter(counters: *mut Counters, before_attach: bool) -> *mut u32 {
+    // SAFETY: only addresses inside the map value are formed.
+    unsafe {
+        if before_attach { &raw mut (*counters).before_attach } else { &raw mut (*counters).accepted }
+    }
+}
+
+#[inline(always)]
+fn close_end<S: Sock>(sock: &S, old: u8) {
+    let id = sock.id();
+    let Some(found) = conns::find(id, S::COOKIES) else { return };
+    let conn = found.conn;
+    // SAFETY: points into the map.
+    unsafe {
+        if (*conn).flags & flag::ESTABLISHED == 0 {
+            fail(sock, found, id);
+            return;
+        }
+        let error = sock.error();
+        // An abort goes to CLOSE without a FIN state: linger 0, unread data. Without an error on the socket it
+        // was ours, so this is process context.
+        let is_abort = old == TcpState::Established.raw() || old == TcpState::CloseWait.raw();
+        if is_abort && error == Some(0) {
+            note_closer::<S>(found, id);
+        }
+        // Where the error cannot be read, an abort is taken for the peer's: that blames nobody here.
+        let errno = error.unwrap_or(if is_abort { ECONNRESET } else { 0 });
+        let (kind, enters_time_wait) = closed(old, errno, (*conn).flags & flag::EXITING != 0);
+        let now_ns = bpf_ktime_get_ns();
+        (*conn).closed_ns = now_ns;
+        if let Some(counters) = keys::counters((*conn).key_ref) {
+            increment((&raw mut (*counters).closed).cast::<u32>().add(kind as usize));
+            if enters_time_wait {
+                increment(&raw mut (*counters).time_wait);
+            }
+            if (*conn).flags & flag::BEFORE_ATTACH == 0 {
+                let lifetime_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
+                record_duration(&raw mut (*counters).lifetime, &raw mut (*counters).lifetime_max_us, lifetime_us);
+            }
+        }
+        if setting!(trace) != 0 {
+            emit::flow(sock, &*conn, FlowEvent::Close, kind as u8, now_ns);
+        }
+    }
+    conns::release(found, id);
+}
+
+/// `ECONNRESET`.
+const ECONNRESET: u32 = 104;
+
+/// # Safety
+/// Both must point into a map value.
+#[inline(always)]
+unsafe fn record_duration(histogram: *mut Histogram, max_us: *mut u32, duration_us: u32) {
+    // SAFETY: the caller's promise; `bucket` is masked to the size of the histogram.
+    unsafe {
+        increment(histogram.cast::<u32>().add(core::hint::black_box(bucket(duration_us)) & 31));
+        if *max_us < duration_us {
+            *max_us = duration_us;
+        }
+    }
+}
+
+#[inline(always)]
+fn listen<S: Sock>(sock: &S) {
+    let process = who::current::<S::Access>();
+    let listen_key = ListenKey { netns: sock.netns(), port: sock.local_port(), zero: 0 };
+    let key = ChurnKey { tgid: process.tgid, start_ns: process.start_ns, ..unowned(listen_key) };
+    let mut listener = Listener { key_ref: keys::intern(&key), tgid: process.tgid, sockets: 1 };
+    // A process that a filter excludes may hand its connections to one that is wanted.
+    if listener.key_ref == KeyRef::FILTERED && keys::has_process_filters() {
+        listener.tgid = 0;
+    }
+    match LISTENERS.get_ptr_mut(&listen_key) {
+        // SAFETY: points into the map.
+        Some(known) => unsafe {
+            add_atomic(&raw mut (*known).sockets, 1);
+            if (*known).tgid != listener.tgid {
+                (*known).tgid = 0;
+            }
+        },
+        None => {
+            if LISTENERS.insert(&listen_key, &listener, 0).is_err() {
+                emit::lose(Loss::ListenersFull);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn unlisten<S: Sock>(sock: &S) {
+    // The port was given back before the state changed.
+    let port = sock.last_local_port();
+    let listen_key = ListenKey { netns: sock.netns(), port, zero: 0 };
+    let Some(known) = LISTENERS.get_ptr_mut(&listen_key) else { return };
+    // SAFETY: points into the map.
+    unsafe {
+        add_atomic(&raw mut (*known).sockets, 1u32.wrapping_neg());
+        if core::ptr::read_volatile(&raw const (*known).sockets) == 0 {
+            let _ = LISTENERS.remove(&listen_key);
+        }
+    }
+}

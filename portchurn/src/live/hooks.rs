@@ -1,0 +1,206 @@
+//! Every hook: what it is for, and in which ways it can be attached, best first. A new hook is one file in
+//! `portchurn-ebpf/src/hooks/` and one row here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// A way to attach to a kernel function or tracepoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Tracepoint with types.
+    TpBtf,
+    /// Tracepoint with raw arguments.
+    RawTp,
+    /// Tracepoint with a formatted record.
+    Tracepoint,
+    /// Function entry, by trampoline.
+    Fentry,
+    /// Function return, by trampoline.
+    Fexit,
+    /// Function entry, by breakpoint or ftrace.
+    Kprobe,
+    /// Function return, by breakpoint or ftrace.
+    Kretprobe,
+}
+
+impl Tier {
+    /// The name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+            Self::RawTp => "raw_tp",
+            Self::Tracepoint => "tracepoint",
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
+        }
+    }
+
+    /// Whether the kernel must have type information (BTF).
+    pub const fn needs_btf(self) -> bool {
+        matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit)
+    }
+
+    const ALL: [Self; 7] = [
+        Self::TpBtf,
+        Self::RawTp,
+        Self::Tracepoint,
+        Self::Fentry,
+        Self::Fexit,
+        Self::Kprobe,
+        Self::Kretprobe,
+    ];
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One way to attach one hook.
+#[derive(Debug)]
+pub struct Attachment {
+    /// How.
+    pub tier: Tier,
+    /// Program in the BPF object.
+    pub program: &'static str,
+}
+
+/// One hook.
+#[derive(Debug)]
+pub struct Hook {
+    /// Kernel function or tracepoint.
+    pub name: &'static str,
+    /// Category of the tracepoint, where it is one.
+    pub category: Option<&'static str>,
+    /// Without it nothing is counted.
+    pub required: bool,
+    /// What is lost without it.
+    pub gives: &'static str,
+    /// Best first.
+    pub attachments: &'static [Attachment],
+}
+
+/// The spine: every count comes from here.
+pub const STATE_CHANGE: &str = "inet_sock_set_state";
+
+/// Every hook. The first is [`STATE_CHANGE`].
+pub const HOOKS: &[Hook] = &[
+    Hook {
+        name: STATE_CHANGE,
+        category: Some("sock"),
+        required: true,
+        gives: "all counts: opens, accepts, closes, failures",
+        attachments: &[
+            Attachment { tier: Tier::TpBtf, program: "inet_sock_set_state_btf" },
+            Attachment { tier: Tier::RawTp, program: "inet_sock_set_state_raw" },
+            Attachment { tier: Tier::Tracepoint, program: "inet_sock_set_state_classic" },
+        ],
+    },
+    Hook {
+        name: "inet_csk_accept",
+        category: None,
+        required: false,
+        gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
+        attachments: &[
+            Attachment { tier: Tier::Fexit, program: "inet_csk_accept_exit" },
+            Attachment { tier: Tier::Kretprobe, program: "inet_csk_accept_return" },
+        ],
+    },
+    Hook {
+        name: "tcp_connect",
+        category: None,
+        required: false,
+        gives: "local port of a connect that is still in progress",
+        attachments: &[
+            Attachment { tier: Tier::Fentry, program: "tcp_connect_entry" },
+            Attachment { tier: Tier::Kprobe, program: "tcp_connect_probe" },
+        ],
+    },
+    Hook {
+        name: "sched_process_exec",
+        category: Some("sched"),
+        required: false,
+        gives: "new name and arguments of a process that replaces its image",
+        attachments: &[
+            Attachment { tier: Tier::TpBtf, program: "sched_process_exec_btf" },
+            Attachment { tier: Tier::RawTp, program: "sched_process_exec_raw" },
+        ],
+    },
+    Hook {
+        name: "sched_process_exit",
+        category: Some("sched"),
+        required: false,
+        gives: "end of a process at once; without it /proc is asked",
+        attachments: &[
+            Attachment { tier: Tier::TpBtf, program: "sched_process_exit_btf" },
+            Attachment { tier: Tier::RawTp, program: "sched_process_exit_raw" },
+        ],
+    },
+];
+
+/// `--attach HOOK=TIER`: one tier, or none.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Forced {
+    /// Which hook.
+    pub hook: &'static str,
+    /// How; `None` leaves it out.
+    pub tier: Option<Tier>,
+}
+
+impl FromStr for Forced {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, tier) = text.split_once('=').ok_or("expected HOOK=TIER")?;
+        let hook = HOOKS.iter().find(|hook| hook.name == name).ok_or_else(|| {
+            format!("no hook '{name}' (have: {})", join(HOOKS.iter().map(|hook| hook.name)))
+        })?;
+        if tier == "none" {
+            return Ok(Self { hook: hook.name, tier: None });
+        }
+        let tier = Tier::ALL
+            .into_iter()
+            .find(|known| known.name() == tier)
+            .filter(|tier| hook.attachments.iter().any(|attachment| attachment.tier == *tier))
+            .ok_or_else(|| {
+                let tiers = join(hook.attachments.iter().map(|attachment| attachment.tier.name()));
+                format!("{name} has no tier '{tier}' (have: {tiers}, none)")
+            })?;
+        Ok(Self { hook: hook.name, tier: Some(tier) })
+    }
+}
+
+fn join<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Forced, HOOKS, STATE_CHANGE, Tier};
+
+    #[test]
+    fn names_and_programs_are_unique_and_the_spine_is_first() {
+        assert_eq!(HOOKS[0].name, STATE_CHANGE);
+        let mut programs: Vec<_> = HOOKS.iter().flat_map(|h| h.attachments).map(|a| a.program).collect();
+        let count = programs.len();
+        programs.sort_unstable();
+        programs.dedup();
+        assert_eq!(programs.len(), count);
+    }
+
+    #[test]
+    fn a_forced_tier_is_one_that_the_hook_has() {
+        let forced: Forced = "inet_sock_set_state=raw_tp".parse().unwrap();
+        assert_eq!(forced.tier, Some(Tier::RawTp));
+        assert_eq!("tcp_connect=none".parse::<Forced>().unwrap().tier, None);
+        assert!("tcp_connect=raw_tp".parse::<Forced>().unwrap_err().contains("fentry, kprobe, none"));
+        assert!("tcp_connect".parse::<Forced>().is_err());
+        assert!("nothing=kprobe".parse::<Forced>().is_err());
+    }
+}

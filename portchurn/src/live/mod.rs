@@ -1,0 +1,4 @@
+//! The only code that knows aya.
+
+pub mod btf;
+pub mod hooks;

@@ -1,0 +1,205 @@
+//! The one input type of the model: everything that one interval saw. Raw facts only, never a derived number, so that
+//! a recording of samples gains from a newer model.
+
+use portchurn_common::counters::Counters;
+use portchurn_common::flow::ChurnKey;
+use portchurn_common::histogram::BUCKETS;
+use portchurn_common::loss::Loss;
+use portchurn_common::tcp::{CloseKind, FailKind};
+
+/// A process. Its number alone is used again; with its start it is unique on one host.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProcessId {
+    /// Process, as the host sees it. 0: nobody is known to own these connections.
+    pub tgid: u32,
+    /// Start. Nanoseconds since boot.
+    pub start_ns: u64,
+}
+
+impl ProcessId {
+    /// Connections whose owner is not known.
+    pub const UNATTRIBUTED: Self = Self { tgid: 0, start_ns: 0 };
+
+    /// The process of a key.
+    pub fn of(key: &ChurnKey) -> Self {
+        Self { tgid: key.tgid, start_ns: key.start_ns }
+    }
+}
+
+/// Identity of a process, as far as it could be learned.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Process {
+    /// Which process.
+    pub id: ProcessId,
+    /// `comm` of its leader.
+    pub comm: String,
+    /// Path of the executable, or its file name alone where the process was gone too soon.
+    pub exe: Option<String>,
+    /// Arguments, the program's own name first.
+    pub argv: Vec<String>,
+    /// Whether more arguments followed.
+    pub argv_truncated: bool,
+    /// Parent process.
+    pub parent_tgid: Option<u32>,
+    /// `comm` of the parent.
+    pub parent_comm: Option<String>,
+    /// Real user.
+    pub uid: Option<u32>,
+    /// Path in the cgroup tree.
+    pub cgroup: Option<String>,
+    /// systemd unit, from the cgroup path.
+    pub unit: Option<String>,
+    /// Container, from the cgroup path.
+    pub container: Option<String>,
+}
+
+/// What happened to one key during the interval, or since the attach: the same fields serve both.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counts {
+    /// Connects begun.
+    pub attempts: u64,
+    /// Connects established.
+    pub opened: u64,
+    /// Accepts established. Negative when connections moved to their real owner.
+    pub accepted: i64,
+    /// Connections from before the attach that were given to this key.
+    pub before_attach: i64,
+    /// Connects failed.
+    pub failed: u64,
+    /// Connections closed, by [`CloseKind`].
+    pub closed: [u64; CloseKind::COUNT],
+    /// Closes after which a TIME_WAIT is expected.
+    pub time_wait: u64,
+    /// Connections begun that could not be followed.
+    pub lost: u64,
+    /// Connects failed, by [`FailKind`].
+    pub failed_by: [u64; FailKind::COUNT],
+    /// Lives of closed connections, log2 buckets of microseconds.
+    pub lifetime: [u64; BUCKETS],
+    /// Longest life since the attach. Microseconds.
+    pub lifetime_max_us: u64,
+    /// Durations of successful connects, log2 buckets of microseconds.
+    pub connect: [u64; BUCKETS],
+    /// Longest successful connect since the attach. Microseconds.
+    pub connect_max_us: u64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl Counts {
+    /// Nothing happened.
+    pub const ZERO: Self = Self {
+        attempts: 0,
+        opened: 0,
+        accepted: 0,
+        before_attach: 0,
+        failed: 0,
+        closed: [0; CloseKind::COUNT],
+        time_wait: 0,
+        lost: 0,
+        failed_by: [0; FailKind::COUNT],
+        lifetime: [0; BUCKETS],
+        lifetime_max_us: 0,
+        connect: [0; BUCKETS],
+        connect_max_us: 0,
+    };
+
+    /// What was counted between two readings of the same wrapping counters.
+    pub fn between(before: &Counters, after: &Counters) -> Self {
+        let grown = |before: u32, after: u32| u64::from(after.wrapping_sub(before));
+        let moved = |before: u32, after: u32| i64::from(after.wrapping_sub(before).cast_signed());
+        Self {
+            attempts: grown(before.attempts, after.attempts),
+            opened: grown(before.opened, after.opened),
+            accepted: moved(before.accepted, after.accepted),
+            before_attach: moved(before.before_attach, after.before_attach),
+            failed: grown(before.failed, after.failed),
+            closed: std::array::from_fn(|i| grown(before.closed[i], after.closed[i])),
+            time_wait: grown(before.time_wait, after.time_wait),
+            lost: grown(before.lost, after.lost),
+            failed_by: std::array::from_fn(|i| grown(before.failed_by[i], after.failed_by[i])),
+            lifetime: std::array::from_fn(|i| grown(before.lifetime.0[i], after.lifetime.0[i])),
+            lifetime_max_us: u64::from(after.lifetime_max_us),
+            connect: std::array::from_fn(|i| grown(before.connect.0[i], after.connect.0[i])),
+            connect_max_us: u64::from(after.connect_max_us),
+        }
+    }
+
+    /// Adds what another interval, or another key, counted.
+    pub fn add(&mut self, other: &Self) {
+        self.attempts += other.attempts;
+        self.opened += other.opened;
+        self.accepted += other.accepted;
+        self.before_attach += other.before_attach;
+        self.failed += other.failed;
+        self.time_wait += other.time_wait;
+        self.lost += other.lost;
+        add_each(&mut self.closed, &other.closed);
+        add_each(&mut self.failed_by, &other.failed_by);
+        add_each(&mut self.lifetime, &other.lifetime);
+        add_each(&mut self.connect, &other.connect);
+        self.lifetime_max_us = self.lifetime_max_us.max(other.lifetime_max_us);
+        self.connect_max_us = self.connect_max_us.max(other.connect_max_us);
+    }
+
+    /// Connections closed, however.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    /// Connections open now, when these are counts since the attach.
+    pub fn open_now(&self) -> i64 {
+        self.opened.cast_signed() + self.accepted + self.before_attach - self.closed_total().cast_signed()
+    }
+
+    /// Connects that are neither established nor failed yet, when these are counts since the attach.
+    pub fn connecting_now(&self) -> i64 {
+        self.attempts.cast_signed()
+            - self.opened.cast_signed()
+            - self.failed.cast_signed()
+            - self.lost.cast_signed()
+    }
+}
+
+fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
+/// What portchurn itself costs. `None`: not measured (yet).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OwnCost {
+    /// Processor time of this process ÷ elapsed time, since the last sample.
+    pub cpu_ratio: Option<f64>,
+    /// Resident memory of this process. Bytes. From `/proc/self/statm`.
+    pub rss_bytes: Option<u64>,
+    /// Memory of the BPF maps. Bytes. From their fdinfo.
+    pub map_bytes: Option<u64>,
+    /// Mean run time of the state-change program. Nanoseconds. From BPF statistics, switched on for a moment now
+    /// and then.
+    pub bpf_ns_per_event: Option<f64>,
+    /// Processor time of all our BPF programs ÷ elapsed time, estimated from the above.
+    pub bpf_cpu_ratio: Option<f64>,
+}
+
+/// Everything that one interval saw.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// When it was taken. Nanoseconds, CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// Processes seen for the first time, and those whose identity changed.
+    pub processes: Vec<Process>,
+    /// Processes that ended.
+    pub exits: Vec<ProcessId>,
+    /// What was counted, for each key that changed.
+    pub churn: Vec<(ChurnKey, Counts)>,
+    /// What was not recorded, by [`Loss`], since the attach.
+    pub lost: [u64; Loss::COUNT],
+    /// What this cost.
+    pub own_cost: OwnCost,
+}

@@ -1,0 +1,267 @@
+//! The one output type of the model: immutable, and its JSON form is the contract that scripts rely on
+//! (docs/json.md). Units stand in the key; what is not known is `null`, never 0 and never absent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+/// Raised when a key changes its meaning or goes away; new keys do not raise it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that can be shown, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Release of the kernel, as `uname -r`.
+    pub kernel: String,
+    /// Length of the window of the `_per_s` figures. Seconds.
+    pub window_s: f64,
+    /// Time since the attach, to which all other counters refer. Seconds.
+    pub cumulative_s: f64,
+    /// What is attached, and why something is not.
+    pub hooks: Vec<HookState>,
+    /// Sums over everything.
+    pub totals: Totals,
+    /// Processes grouped by what they run, busiest first.
+    pub programs: Vec<Program>,
+    /// Single processes, busiest first. Long-ended ones are only in `programs`.
+    pub processes: Vec<ProcessStats>,
+    /// TIME_WAIT sockets and their owners.
+    pub time_wait: Option<TimeWait>,
+    /// Local port budgets.
+    pub ports: Option<Vec<PortBudget>>,
+    /// What was not recorded.
+    pub lost: Lost,
+    /// What portchurn itself costs.
+    pub own_cost: OwnCost,
+}
+
+/// TIME_WAIT sockets and their owners. Not measured yet: always `null`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum TimeWait {}
+
+/// Budget of local ports. Not measured yet: always `null`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum PortBudget {}
+
+/// Where a connection is made in code. Not measured yet: always `null`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum CallSite {}
+
+/// One hook.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HookState {
+    /// Kernel function or tracepoint.
+    pub name: &'static str,
+    /// How it is attached: `tp_btf`, `raw_tp`, `tracepoint`, `fentry`, `fexit`, `kprobe`, `kretprobe` or `none`.
+    pub attached: &'static str,
+    /// Whether portchurn refuses to run without it.
+    pub required: bool,
+    /// Why it is not attached better, or not at all.
+    pub reason: Option<String>,
+}
+
+/// How many connections. Counters run since the attach; conservation holds:
+/// `opened + accepted + before_attach = closed + open_now + lost`. Failed attempts are not opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Connects that were established, and those that were lost sight of.
+    pub opened: u64,
+    /// Passive opens that were established.
+    pub accepted: u64,
+    /// Connections that ended, however.
+    pub closed: u64,
+    /// Connects that failed.
+    pub failed: u64,
+    /// Connections open at this moment.
+    pub open_now: u64,
+    /// Connections that were open already at the attach.
+    pub before_attach: u64,
+    /// Connections begun that could not be followed.
+    pub lost: u64,
+    /// Connects established per second, in the window.
+    pub opened_per_s: f64,
+    /// Passive opens established per second, in the window.
+    pub accepted_per_s: f64,
+    /// Connections ended per second, in the window: the churn rate.
+    pub closed_per_s: f64,
+    /// Connects failed per second, in the window.
+    pub failed_per_s: f64,
+}
+
+/// Sums over everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// How many connections.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Connects in progress.
+    pub connecting_now: u64,
+}
+
+/// Processes that run the same thing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Program {
+    /// File name of the executable, or `comm` where that is not known.
+    pub program: String,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// What an interpreter runs.
+    pub script: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container.
+    pub container: Option<String>,
+    /// `comm` of the parent.
+    pub parent_program: Option<String>,
+    /// Arguments of one of its processes, as an example.
+    pub argv: Vec<String>,
+    /// Processes seen since the attach.
+    pub process_count: u64,
+    /// Processes of these that have ended.
+    pub exited_count: u64,
+    /// How many connections.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Where to and where from, busiest first.
+    pub destinations: Vec<Destination>,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProcessStats {
+    /// Process. 0: connections whose owner is not known (yet).
+    pub tgid: u32,
+    /// Start. Nanoseconds since boot.
+    pub start_ns: u64,
+    /// `comm` of its leader.
+    pub comm: String,
+    /// Path of the executable, or its file name alone where the process was gone too soon.
+    pub exe: Option<String>,
+    /// Arguments.
+    pub argv: Vec<String>,
+    /// Parent process.
+    pub ppid: Option<u32>,
+    /// `comm` of the parent.
+    pub parent_comm: Option<String>,
+    /// Path in the cgroup tree.
+    pub cgroup: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container.
+    pub container: Option<String>,
+    /// Whether it has ended.
+    pub exited: bool,
+    /// How many connections.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Where to and where from, busiest first.
+    pub destinations: Vec<Destination>,
+}
+
+/// Which side of the handshake a destination is about.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Active open: the remote address and port.
+    Connect,
+    /// Passive open: the local port.
+    Accept,
+}
+
+/// A remote address and port that is connected to, or a local port that is accepted on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Destination {
+    /// Which side of the handshake.
+    pub role: Role,
+    /// Network namespace, inode number; 0 where the kernel does not tell.
+    pub netns: u32,
+    /// Connect: remote address. `null` for accepts and for what was folded together.
+    pub remote_address: Option<IpAddr>,
+    /// Connect: remote port.
+    pub remote_port: Option<u16>,
+    /// Accept: local port.
+    pub local_port: Option<u16>,
+    /// How many connections.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Who ended them, and how. The sum is `closed`.
+    pub closed_by: ClosedBy,
+    /// What `closed_by.reset` consists of; `null` where the kernel's types are missing.
+    pub reset_by: Option<ResetBy>,
+    /// Closes after which a TIME_WAIT socket of ours is expected.
+    pub time_wait_entered: u64,
+    /// Failed connects by errno; only what happened. The sum is `failed`.
+    pub failed_by: BTreeMap<&'static str, u64>,
+    /// Life of closed connections; `null` if there is none.
+    pub lifetime_us: Option<Quantiles>,
+    /// Duration of successful connects, port search and handshake; `null` if there is none.
+    pub connect_us: Option<Quantiles>,
+    /// Where in the code.
+    pub call_sites: Option<Vec<CallSite>>,
+}
+
+/// Who ended connections, and how.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ClosedBy {
+    /// Our side sent the first FIN.
+    pub local: u64,
+    /// The peer did.
+    pub remote: u64,
+    /// Both did before seeing the other's.
+    pub simultaneous: u64,
+    /// A RST of either side, or patience ran out.
+    pub reset: u64,
+    /// Our side closed first, because the process ended.
+    pub process_exit: u64,
+}
+
+/// What resets consist of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ResetBy {
+    /// We aborted: linger 0, unread data at close.
+    pub local: u64,
+    /// The peer sent a RST.
+    pub remote: u64,
+    /// Retransmissions, keep-alive or an orphan's patience ran out.
+    pub timed_out: u64,
+}
+
+/// Percentiles from log2 buckets (right to within a factor of two); the maximum is exact. Microseconds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: u64,
+    /// 95th percentile.
+    pub p95: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Maximum since the attach.
+    pub max: u64,
+}
+
+/// What was not recorded, since the attach.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Lost {
+    /// All reasons.
+    pub total: u64,
+    /// Each reason, zero included.
+    pub by_reason: BTreeMap<&'static str, u64>,
+}
+
+/// What portchurn itself costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct OwnCost {
+    /// Processor time of the agent ÷ time, in the window. 1.0 is one processor.
+    pub cpu_ratio: Option<f64>,
+    /// Resident memory, as `ps` shows it; includes the maps that are mapped.
+    pub rss_bytes: Option<u64>,
+    /// Memory of the BPF maps.
+    pub map_bytes: Option<u64>,
+    /// Mean run time of the state-change program. Nanoseconds.
+    pub bpf_ns_per_event: Option<f64>,
+    /// Processor time of the BPF programs ÷ time. 1.0 is one processor.
+    pub bpf_cpu_ratio: Option<f64>,
+}
