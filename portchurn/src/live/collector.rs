@@ -163,7 +163,8 @@ impl Collector {
 
     /// Without the exit hook, or when its record was lost, `/proc` tells.
     fn find_unnoticed_exits(&mut self, now_ns: u64) {
-        let is_told = self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.tier.is_some());
+        let is_told =
+            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.tier.is_some());
         if is_told && self.lost[Loss::ExitRecord as usize] == 0 {
             return;
         }

@@ -27,11 +27,8 @@ impl LoadError {
     /// From the refusals of all tiers of the spine.
     pub fn from_refusals(refused: Vec<(Tier, anyhow::Error)>) -> Self {
         let denied = refused.iter().any(|(_, err)| is_permission(err));
-        let reason = refused
-            .iter()
-            .map(|(tier, err)| format!("{tier}: {err:#}"))
-            .collect::<Vec<_>>()
-            .join("; ");
+        let reason =
+            refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect::<Vec<_>>().join("; ");
         let missing = missing_capabilities();
         if denied && !missing.is_empty() {
             return Self::NotPermitted { reason, missing };
@@ -57,7 +54,10 @@ impl fmt::Display for LoadError {
                 missing.join(", ")
             ),
             Self::Unsupported { reason } => {
-                write!(f, "this kernel does not let the TCP state program in: {reason}\n  more:    portchurn check")
+                write!(
+                    f,
+                    "this kernel does not let the TCP state program in: {reason}\n  more:    portchurn check"
+                )
             }
         }
     }

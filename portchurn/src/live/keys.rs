@@ -132,7 +132,9 @@ impl Keys {
             }
             if known.retiring {
                 self.recycle(index)?;
-            } else if has_ended(ProcessId::of(&known.key)) || now_ns.saturating_sub(known.changed_ns) > IDLE_NS {
+            } else if has_ended(ProcessId::of(&known.key))
+                || now_ns.saturating_sub(known.changed_ns) > IDLE_NS
+            {
                 self.take_out(index);
             }
         }
@@ -221,7 +223,8 @@ fn summary(counters: &Counters) -> [u32; SUMMARY_WORDS] {
 /// Adds the counters of one shard. Maxima are maxima, all else are sums.
 fn add(sum: &mut Counters, shard: &Counters) {
     const WORDS: usize = size_of::<Counters>() / 4;
-    let maxima = (sum.lifetime_max_us.max(shard.lifetime_max_us), sum.connect_max_us.max(shard.connect_max_us));
+    let maxima =
+        (sum.lifetime_max_us.max(shard.lifetime_max_us), sum.connect_max_us.max(shard.connect_max_us));
     let to: *mut [u32; WORDS] = std::ptr::from_mut(sum).cast();
     let from: *const [u32; WORDS] = std::ptr::from_ref(shard).cast();
     // SAFETY: `Counters` is `repr(C)` and consists of words and trailing padding, which was initialised with it.

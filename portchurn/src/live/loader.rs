@@ -76,7 +76,10 @@ impl Kernel {
             return Self { btf: Err("left out on request".to_owned()), offsets: Offsets::UNKNOWN };
         }
         let types = KernelTypes::of_running_kernel().map_err(|err| format!("{err:#}"));
-        let btf = types.as_ref().map_err(Clone::clone).and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
+        let btf = types
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
         Self { btf, offsets: types.map_or(Offsets::UNKNOWN, |types| types.offsets()) }
     }
 }
@@ -245,7 +248,9 @@ fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError
         Program::FEntry(program) => program.attach().map(drop),
         Program::FExit(program) => program.attach().map(drop),
         Program::RawTracePoint(program) => program.attach(hook.name).map(drop),
-        Program::TracePoint(program) => program.attach(hook.category.unwrap_or_default(), hook.name).map(drop),
+        Program::TracePoint(program) => {
+            program.attach(hook.category.unwrap_or_default(), hook.name).map(drop)
+        }
         Program::KProbe(program) => program.attach(hook.name, 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
@@ -258,7 +263,10 @@ fn explain(err: ProgramError) -> anyhow::Error {
         if !log.trim().is_empty() {
             log::debug!("verifier:\n{log}");
             let last: Vec<_> = log.trim().lines().rev().take(2).collect();
-            return anyhow::anyhow!("the verifier refused it ({io_error}): {}", last.into_iter().rev().collect::<Vec<_>>().join(" · "));
+            return anyhow::anyhow!(
+                "the verifier refused it ({io_error}): {}",
+                last.into_iter().rev().collect::<Vec<_>>().join(" · ")
+            );
         }
         return anyhow::Error::new(std::io::Error::from(io_error.kind()))
             .context(format!("the kernel refused to load it: {io_error}"));

@@ -37,10 +37,18 @@ pub struct Check {
 const CAPABILITIES: &[(Capability, Status, &str)] = &[
     (Capability::CAP_BPF, Status::Missing, "nothing can be loaded"),
     (Capability::CAP_PERFMON, Status::Missing, "nothing can be attached"),
-    (Capability::CAP_NET_ADMIN, Status::Degraded, "sockets from before the attach have no cookie to find them by"),
+    (
+        Capability::CAP_NET_ADMIN,
+        Status::Degraded,
+        "sockets from before the attach have no cookie to find them by",
+    ),
     (Capability::CAP_SYS_PTRACE, Status::Degraded, "full path and arguments of other users' processes"),
     (Capability::CAP_DAC_READ_SEARCH, Status::Degraded, "owners of sockets from before the attach"),
-    (Capability::CAP_SYS_ADMIN, Status::Degraded, "sockets of other network namespaces from before the attach"),
+    (
+        Capability::CAP_SYS_ADMIN,
+        Status::Degraded,
+        "sockets of other network namespaces from before the attach",
+    ),
 ];
 
 fn has(capability: Capability) -> bool {
@@ -76,7 +84,8 @@ fn name_of(capability: Capability) -> &'static str {
 
 /// Everything but the attach itself.
 pub fn checks() -> Vec<Check> {
-    let mut checks: Vec<_> = CAPABILITIES.iter().map(|&(c, status, lost)| capability(c, status, lost)).collect();
+    let mut checks: Vec<_> =
+        CAPABILITIES.iter().map(|&(c, status, lost)| capability(c, status, lost)).collect();
     checks.push(nosuid());
     checks.push(btf());
     checks.push(tracefs());
@@ -113,9 +122,8 @@ fn capability(capability: Capability, otherwise: Status, lost: &'static str) -> 
 /// File capabilities are ignored, silently, on a file system that is mounted nosuid.
 fn nosuid() -> Check {
     let path = std::env::current_exe().unwrap_or_default();
-    let is_nosuid = rustix::fs::statvfs(&path).is_ok_and(|stat| {
-        stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID)
-    });
+    let is_nosuid = rustix::fs::statvfs(&path)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
     check(
         "file capabilities",
         !is_nosuid,
@@ -153,7 +161,8 @@ fn tracefs() -> Check {
 
 fn lockdown() -> Check {
     let text = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    let mode = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("off", |(mode, _)| mode);
+    let mode =
+        text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("off", |(mode, _)| mode);
     check(
         "lockdown",
         mode != "confidentiality",

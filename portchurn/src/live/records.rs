@@ -74,7 +74,10 @@ fn arguments(bytes: &[u8]) -> Vec<String> {
     if end == 0 {
         return Vec::new();
     }
-    bytes[..end].split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+    bytes[..end]
+        .split(|&byte| byte == 0)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -110,7 +113,9 @@ mod tests {
 
     #[test]
     fn a_process_keeps_its_name_and_arguments() {
-        let Some(Record::Process(process, cgroup)) = decode(bytes_of(&record())) else { panic!("no process") };
+        let Some(Record::Process(process, cgroup)) = decode(bytes_of(&record())) else {
+            panic!("no process")
+        };
         assert_eq!((process.id.tgid, process.id.start_ns, cgroup.0), (7, 9, 11));
         assert_eq!(process.argv, ["python3", "sync.py"]);
         assert!(process.argv_truncated);

@@ -54,7 +54,8 @@ impl Sizes {
         let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX);
         let keys_max = (CHURN_BYTES_MAX / size_of::<Counters>() as u64 >> shards_log2) as u32;
         let keys = wanted.keys.unwrap_or(KEYS).clamp(16, keys_max);
-        let conns = wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
+        let conns =
+            wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
         Self {
             keys,
             shards_log2,

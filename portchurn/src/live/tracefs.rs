@@ -44,7 +44,9 @@ fn field(text: &str, name: &str) -> Result<(u32, u32)> {
         }
         let mut number = |prefix: &str| {
             let value = parts.next().and_then(|part| part.strip_prefix(prefix));
-            value.and_then(|value| value.parse().ok()).with_context(|| format!("{name}: no {prefix} in '{line}'"))
+            value
+                .and_then(|value| value.parse().ok())
+                .with_context(|| format!("{name}: no {prefix} in '{line}'"))
         };
         return Ok((number("offset:")?, number("size:")?));
     }

@@ -41,14 +41,12 @@ impl Usage {
     pub fn new(ebpf: &Ebpf, hooks: &[Attached]) -> Result<Self> {
         let mut programs = Vec::new();
         for name in hooks.iter().filter_map(|hook| hook.program) {
-            let program = ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
+            let program =
+                ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
             programs.push(program.fd()?.as_fd().as_raw_fd());
         }
-        let map_bytes = ebpf
-            .maps()
-            .filter_map(|(_, map)| map_fd(map))
-            .filter_map(|fd| fdinfo(fd, "memlock:"))
-            .sum();
+        let map_bytes =
+            ebpf.maps().filter_map(|(_, map)| map_fd(map)).filter_map(|fd| fdinfo(fd, "memlock:")).sum();
         let mut this = Self {
             programs,
             map_bytes,
@@ -90,7 +88,8 @@ impl Usage {
             let after = self.spine();
             let runs = after.run_count.saturating_sub(before.run_count);
             if runs > 0 {
-                self.ns_per_event = Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
+                self.ns_per_event =
+                    Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
                 if events > 0 {
                     self.runs_per_event = runs as f64 / events as f64;
                 }
@@ -115,9 +114,11 @@ impl Usage {
 fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {
     use aya::maps::Map;
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::Queue(data) | Map::RingBuf(data) => {
-            Some(data.fd().as_fd().as_raw_fd())
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data) => Some(data.fd().as_fd().as_raw_fd()),
         _ => None,
     }
 }
