@@ -1,1 +1,5 @@
-//! Sources. Stub.
+//! What is read besides the hooks: socket tables, `/proc`, cgroups, network namespaces. They return plain facts and
+//! must not know aya, judge, or keep a clock for the model.
+
+pub mod cgroup;
+pub mod cgroup_tree;
