@@ -3,3 +3,7 @@
 
 pub mod cgroup;
 pub mod cgroup_tree;
+pub mod netns;
+pub mod own_cost;
+pub mod procfs;
+pub mod socket_owners;
