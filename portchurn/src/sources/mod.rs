@@ -6,4 +6,5 @@ pub mod cgroup_tree;
 pub mod netns;
 pub mod own_cost;
 pub mod procfs;
+pub mod sock_diag;
 pub mod socket_owners;
