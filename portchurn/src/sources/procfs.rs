@@ -2,13 +2,15 @@
 //! there before the attach. It must not attribute to a process what its number's next holder shows.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use procfs::process::{Process as ProcProcess, Stat};
 
 use crate::model::row::file_name;
 use crate::model::sample::{Process, ProcessId};
 use crate::sources::cgroup::{identify, pick_cgroup};
+use crate::sources::cgroup_tree::CgroupTree;
+pub use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
 use crate::sources::socket_owners::{SocketOwners, socket_owners_at};
 
 /// How much of a command line is read. Bytes; a Java class path is often longer, and says no more.
@@ -30,22 +32,23 @@ pub enum Presence {
     Gone,
 }
 
-/// `/proc`, or a tree that looks like it.
-#[derive(Clone, Debug)]
+/// `/proc` and the tree of cgroups, or trees that look like them.
+#[derive(Debug)]
 pub struct Procfs {
     root: PathBuf,
+    cgroups: CgroupTree,
 }
 
 impl Default for Procfs {
     fn default() -> Self {
-        Self::at("/proc")
+        Self::at("/proc", "/sys/fs/cgroup")
     }
 }
 
 impl Procfs {
-    /// The tree below this directory.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+    /// The trees below these directories.
+    pub fn at(proc_root: impl Into<PathBuf>, cgroup_mount: impl AsRef<Path>) -> Self {
+        Self { root: proc_root.into(), cgroups: CgroupTree::at(cgroup_mount.as_ref()) }
     }
 
     /// Fills what is missing in `process`, if it still is the process that `/proc` shows. A start of 0 is any.
@@ -66,6 +69,20 @@ impl Procfs {
         let start_ns = stat.starttime.saturating_mul(tick_ns());
         let mut process = Process { id: ProcessId { tgid, start_ns }, ..Process::default() };
         matches!(self.enrich(&mut process), Presence::Same { .. }).then_some(process)
+    }
+
+    /// Fills the cgroup of a process from its v2 id, for one that ended before [`Self::enrich`] could ask. The root of
+    /// that tree tells nothing: on a v1 host every process is there.
+    pub fn locate(&mut self, process: &mut Process, cgroup_id: u64) {
+        if process.cgroup.is_none() {
+            process.cgroup = self.cgroup_path_of(cgroup_id).filter(|&path| path != "/").map(str::to_owned);
+            identify_cgroup(process);
+        }
+    }
+
+    /// Path of a v2 cgroup, also when it is gone by now but was seen before.
+    pub fn cgroup_path_of(&mut self, cgroup_id: u64) -> Option<&str> {
+        self.cgroups.path_of(cgroup_id)
     }
 
     /// Whether this very process still runs. One that has ended and waits for its parent does not.
@@ -177,6 +194,10 @@ fn fill_cgroup(process: &mut Process, entry: &ProcProcess) {
         let read = entry.open_relative("cgroup").map(|mut file| file.read_to_string(&mut text));
         process.cgroup = matches!(read, Ok(Ok(_))).then(|| pick_cgroup(&text).map(str::to_owned)).flatten();
     }
+    identify_cgroup(process);
+}
+
+fn identify_cgroup(process: &mut Process) {
     let identity = process.cgroup.as_deref().map(identify).unwrap_or_default();
     process.unit = process.unit.take().or(identity.unit);
     process.container = process.container.take().or(identity.container);

@@ -41,7 +41,7 @@ impl Tree {
     }
 
     fn procfs(&self) -> Procfs {
-        Procfs::at(self.0.path())
+        Procfs::at(self.0.path(), self.0.path().join("cgroup"))
     }
 }
 
@@ -119,6 +119,24 @@ fn a_reused_number_is_another_process() {
         assert_eq!(nginx().procfs().is_alive(process.id), expected != Presence::Replaced);
     }
     assert_eq!(nginx().procfs().enrich(&mut recorded(41, 0)), Presence::Gone);
+}
+
+#[test]
+fn a_process_that_is_gone_is_located_by_its_cgroup() {
+    use std::os::unix::fs::MetadataExt as _;
+    let tree = Tree::new();
+    let directory = tree.0.path().join("cgroup/system.slice/cron.service");
+    create_dir_all(&directory).unwrap();
+    let id = std::fs::metadata(&directory).unwrap().ino();
+    let mut process = recorded(40, 0);
+    let mut procfs = tree.procfs();
+    assert_eq!(procfs.enrich(&mut process), Presence::Gone);
+    procfs.locate(&mut process, id);
+    assert_eq!(process.cgroup.as_deref(), Some("/system.slice/cron.service"));
+    assert_eq!(process.unit.as_deref(), Some("cron.service"));
+    let mut nowhere = recorded(41, 0);
+    procfs.locate(&mut nowhere, std::fs::metadata(tree.0.path().join("cgroup")).unwrap().ino());
+    assert_eq!(nowhere.cgroup, None, "the root tells nothing");
 }
 
 #[test]
