@@ -11,7 +11,7 @@ use aya::sys::{Stats, enable_stats};
 
 use crate::live::loader::Attached;
 use crate::model::sample::OwnCost;
-use crate::sources::procfs::{own_cpu_ns, own_rss_bytes};
+use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
 
 /// How often run times are measured. Nanoseconds.
 const MEASURE_EVERY_NS: u64 = 10 * 1_000_000_000;
