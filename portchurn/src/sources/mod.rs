@@ -1,1 +1,2 @@
 //! Sources. Stub.
+pub mod procfs;
