@@ -4,6 +4,7 @@ use std::collections::HashMap as StdHashMap;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowRecord;
 use portchurn_common::settings::UNKNOWN;
@@ -13,7 +14,7 @@ use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::records::{CgroupId, Record, decode};
 use crate::live::seed;
 use crate::live::usage::Usage;
-use crate::model::sample::{Process, ProcessId, Sample};
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::sources::procfs::{Procfs, cut_to_ticks};
 
 /// How long an ended process is kept here after its last connection closed. Nanoseconds.
@@ -64,10 +65,10 @@ impl Collector {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn attach(options: &Options) -> Result<Self> {
+    pub fn attach(options: &Options, now_ns: u64) -> Result<Self> {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
-        let usage = Usage::new(&ebpf, &hooks)?;
+        let usage = Usage::new(&ebpf, &hooks, now_ns)?;
         let mut this = Self {
             keys: Keys::new(&mut ebpf, &sizes)?,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
@@ -104,6 +105,7 @@ impl Collector {
 
     /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
     pub fn pump(&mut self, now_ns: u64) {
+        self.usage.stop_statistics();
         while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
             match record {
                 Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
@@ -156,8 +158,9 @@ impl Collector {
         sample.at_ns = now_ns;
         self.lost = self.read_losses()?;
         sample.lost = self.lost;
-        let events = churn.iter().map(|(_, counts)| counts.closed_total() + counts.attempts).sum();
-        sample.own_cost = self.usage.measure(now_ns, events);
+        let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
+        sample.own_cost = self.usage.measure(now_ns, ends);
+        self.usage.start_statistics(now_ns);
         sample.churn = churn;
         Ok(sample)
     }
@@ -165,7 +168,7 @@ impl Collector {
     /// A process without an introduction (its record was lost): `/proc` may know it.
     fn name_strangers(
         &mut self,
-        churn: &[(portchurn_common::flow::ChurnKey, crate::model::sample::Counts)],
+        churn: &[(ChurnKey, Counts)],
         sample: &mut Sample,
     ) {
         for (key, _) in churn {
@@ -219,6 +222,11 @@ impl Collector {
         lost[Loss::Nested as usize] += self.usage.nested();
         Ok(lost)
     }
+}
+
+/// Connections that began, and connections that ended.
+fn ends(counts: &Counts) -> u64 {
+    counts.attempts + counts.accepted.max(0).cast_unsigned() + counts.failed + counts.closed_total()
 }
 
 /// An id as `/proc` would give it.
