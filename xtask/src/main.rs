@@ -9,6 +9,7 @@ mod protos;
 mod repo;
 mod run;
 mod setup;
+mod test;
 mod tidy;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Task {
     Protos,
     /// Everything that CI judges without running the product
     Check,
+    /// Install what the tests need and run them all
+    Test,
 }
 
 impl Task {
@@ -48,6 +51,7 @@ impl Task {
             Self::Tidy => tidy::run(),
             Self::Protos => protos::run(),
             Self::Check => check::run(),
+            Self::Test => test::run(),
         }
     }
 }
