@@ -14,8 +14,10 @@ pub mod completions;
 pub mod logger;
 pub mod man;
 pub mod options;
+pub mod screen;
 pub mod session;
 pub mod summary;
+pub mod terminal;
 pub mod top;
 pub mod trace;
 

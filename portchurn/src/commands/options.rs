@@ -88,7 +88,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         trace,
         forced: tracer.attach.clone(),
         no_btf: tracer.no_btf,
-        wanted: Wanted { keys: tracer.max_keys, conns: tracer.max_connections },
+        wanted: Wanted { keys: tracer.max_keys, conns: tracer.max_connections, trace },
         host: host()?,
     })
 }

@@ -62,7 +62,7 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
-        let collector = Collector::attach(options)?;
+        let collector = Collector::attach(options, now_ns())?;
         let attached_ns = now_ns();
         let model = Model::new(context(&collector, attached_ns));
         Ok(Self {

@@ -255,22 +255,22 @@ fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError
     }
 }
 
-/// The kernel's own words: aya's error with its causes, and the verifier's last lines where it spoke.
+/// The kernel's own words, short: its error, and the verifier's last line where it spoke.
 fn explain(err: ProgramError) -> anyhow::Error {
-    if let ProgramError::LoadError { io_error, verifier_log } = &err {
-        let log = verifier_log.to_string();
-        if !log.trim().is_empty() {
+    match err {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
             log::debug!("verifier:\n{log}");
-            let last: Vec<_> = log.trim().lines().rev().take(2).collect();
-            return anyhow::anyhow!(
-                "the verifier refused it ({io_error}): {}",
-                last.into_iter().rev().collect::<Vec<_>>().join(" · ")
-            );
+            let verdict = log.trim().lines().rev().find(|line| !line.starts_with("processed ")).unwrap_or_default();
+            let said = if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
+            anyhow::Error::new(io_error).context(said)
         }
-        return anyhow::Error::new(std::io::Error::from(io_error.kind()))
-            .context(format!("the kernel refused to load it: {io_error}"));
+        ProgramError::KProbeError(err) if err.to_string().contains("devices/kprobe/type") => {
+            anyhow::anyhow!("this kernel has no kprobes")
+        }
+        ProgramError::SyscallError(err) => anyhow::Error::new(err.io_error).context(format!("{} refused", err.call)),
+        err => anyhow::Error::new(err),
     }
-    anyhow::Error::new(err)
 }
 
 fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
