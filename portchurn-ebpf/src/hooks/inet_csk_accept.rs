@@ -6,7 +6,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{fexit, kretprobe};
 use aya_ebpf::programs::{FExitContext, RetProbeContext};
 
-use crate::kernel::{Access, Direct, Probe};
+use crate::kernel::{Access, Direct, Probe, register};
 use crate::sock::{KernelSock, Sock};
 use crate::{conns, lifecycle, setting, who};
 
@@ -22,7 +22,7 @@ pub fn inet_csk_accept_exit(ctx: FExitContext) -> i32 {
 
 #[kretprobe]
 pub fn inet_csk_accept_return(ctx: RetProbeContext) -> u32 {
-    let result: u64 = ctx.ret();
+    let result = register(&ctx, setting!(registers.result));
     if result != 0 {
         on_accept::<KernelSock<Probe>>(result as *const u8);
     }
