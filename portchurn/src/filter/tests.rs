@@ -570,7 +570,7 @@ fn survives(text: &str) {
             let program = worker();
             filter.matches(&Row::of_program(&program));
             filter.matches_event(&event(FlowEvent::Close, 0));
-            assert_eq!(filter.as_str(), text);
+            assert_eq!(filter.text(), text);
         }
         Err(error) => {
             assert!(text.is_char_boundary(error.offset), "{text:?} {}", error.offset);

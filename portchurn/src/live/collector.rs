@@ -4,16 +4,18 @@ use std::collections::HashMap as StdHashMap;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowRecord;
+use portchurn_common::settings::UNKNOWN;
 
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::records::{CgroupId, Record, decode};
 use crate::live::seed;
 use crate::live::usage::Usage;
-use crate::model::sample::{Process, ProcessId, Sample};
-use crate::sources::procfs::Procfs;
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::sources::procfs::{Procfs, cut_to_ticks};
 
 /// How long an ended process is kept here after its last connection closed. Nanoseconds.
 const FORGET_AFTER_NS: u64 = 5 * 1_000_000_000;
@@ -30,6 +32,15 @@ struct ProcessKey {
 // SAFETY: `repr(C)`, integers only, no hidden padding.
 unsafe impl aya::Pod for ProcessKey {}
 
+/// What is remembered of a process that was told of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Its start as the kernel side has it; 0 if it came from `/proc`.
+    exact_start_ns: u64,
+    /// When its end was noticed. Nanoseconds, CLOCK_MONOTONIC.
+    ended_ns: Option<u64>,
+}
+
 /// The running kernel side.
 pub struct Collector {
     keys: Keys,
@@ -39,8 +50,9 @@ pub struct Collector {
     usage: Usage,
     procfs: Procfs,
     hooks: Vec<Attached>,
-    /// Processes that were told of, and when they ended. Nanoseconds, CLOCK_MONOTONIC.
-    processes: StdHashMap<ProcessId, Option<u64>>,
+    knows_errors: bool,
+    /// Processes that were told of.
+    processes: StdHashMap<ProcessId, Told>,
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
@@ -53,10 +65,10 @@ impl Collector {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn attach(options: &Options) -> Result<Self> {
+    pub fn attach(options: &Options, now_ns: u64) -> Result<Self> {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
-        let usage = Usage::new(&ebpf, &hooks)?;
+        let usage = Usage::new(&ebpf, &hooks, now_ns)?;
         let mut this = Self {
             keys: Keys::new(&mut ebpf, &sizes)?,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
@@ -65,6 +77,7 @@ impl Collector {
             usage,
             procfs: Procfs::default(),
             hooks,
+            knows_errors: settings.offsets.sk_err != UNKNOWN,
             processes: StdHashMap::new(),
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
@@ -74,10 +87,15 @@ impl Collector {
         if settings.cookies != 0 {
             let processes = seed::sockets(&mut this._loaded, &mut this.keys, &this.procfs, &sizes, options)?;
             for process in processes {
-                this.note_process(process);
+                this.note_process(process, 0);
             }
         }
         Ok(this)
+    }
+
+    /// Whether the kernel tells the error of a socket.
+    pub fn knows_errors(&self) -> bool {
+        self.knows_errors
     }
 
     /// All hooks, attached or not.
@@ -87,10 +105,11 @@ impl Collector {
 
     /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
     pub fn pump(&mut self, now_ns: u64) {
+        self.usage.stop_statistics();
         while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
             match record {
                 Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
-                Some(Record::Exit(id)) => self.note_exit(id, now_ns),
+                Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
                 Some(Record::Flow(flow)) => self.flows.push(flow),
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
@@ -98,20 +117,22 @@ impl Collector {
     }
 
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId) {
+        let exact_start_ns = process.id.start_ns;
+        process.id = cut(process.id);
         self.procfs.enrich(&mut process);
         if process.cgroup.is_none() {
             self.procfs.locate(&mut process, cgroup.0);
         }
-        self.note_process(process);
+        self.note_process(process, exact_start_ns);
     }
 
-    fn note_process(&mut self, process: Process) {
-        self.processes.entry(process.id).or_insert(None);
+    fn note_process(&mut self, process: Process, exact_start_ns: u64) {
+        self.processes.entry(process.id).or_default().exact_start_ns = exact_start_ns;
         self.pending.processes.push(process);
     }
 
     fn note_exit(&mut self, id: ProcessId, now_ns: u64) {
-        self.processes.insert(id, Some(now_ns));
+        self.processes.entry(id).or_default().ended_ns = Some(now_ns);
         self.pending.exits.push(id);
     }
 
@@ -130,15 +151,16 @@ impl Collector {
         self.pump(now_ns);
         self.find_unnoticed_exits(now_ns);
         let processes = &self.processes;
-        self.keys.retire(now_ns, |id| matches!(processes.get(&id), Some(Some(_))))?;
+        self.keys.retire(now_ns, |id| processes.get(&id).is_some_and(|told| told.ended_ns.is_some()))?;
         self.forget_processes(now_ns);
         let mut sample = std::mem::take(&mut self.pending);
         self.name_strangers(&churn, &mut sample);
         sample.at_ns = now_ns;
         self.lost = self.read_losses()?;
         sample.lost = self.lost;
-        let events = churn.iter().map(|(_, counts)| counts.closed_total() + counts.attempts).sum();
-        sample.own_cost = self.usage.measure(now_ns, events);
+        let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
+        sample.own_cost = self.usage.measure(now_ns, ends);
+        self.usage.start_statistics(now_ns);
         sample.churn = churn;
         Ok(sample)
     }
@@ -146,7 +168,7 @@ impl Collector {
     /// A process without an introduction (its record was lost): `/proc` may know it.
     fn name_strangers(
         &mut self,
-        churn: &[(portchurn_common::flow::ChurnKey, crate::model::sample::Counts)],
+        churn: &[(ChurnKey, Counts)],
         sample: &mut Sample,
     ) {
         for (key, _) in churn {
@@ -154,7 +176,7 @@ impl Collector {
             if id.tgid == 0 || self.processes.contains_key(&id) {
                 continue;
             }
-            self.processes.insert(id, None);
+            self.processes.insert(id, Told::default());
             let mut process = Process { id, ..Process::default() };
             self.procfs.enrich(&mut process);
             sample.processes.push(process);
@@ -171,7 +193,7 @@ impl Collector {
         let ended: Vec<_> = self
             .processes
             .iter()
-            .filter(|(id, ended)| ended.is_none() && !self.procfs.is_alive(**id))
+            .filter(|(id, told)| told.ended_ns.is_none() && !self.procfs.is_alive(**id))
             .map(|(id, _)| *id)
             .collect();
         for id in ended {
@@ -182,10 +204,10 @@ impl Collector {
     /// Lets the kernel side forget ended processes too.
     fn forget_processes(&mut self, now_ns: u64) {
         let introduced = &mut self.introduced;
-        self.processes.retain(|id, ended| {
-            let keep = ended.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+        self.processes.retain(|id, told| {
+            let keep = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
             if !keep {
-                let _ = introduced.remove(&ProcessKey { start_ns: id.start_ns, tgid: id.tgid, zero: 0 });
+                let _ = introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
             }
             keep
         });
@@ -200,4 +222,14 @@ impl Collector {
         lost[Loss::Nested as usize] += self.usage.nested();
         Ok(lost)
     }
+}
+
+/// Connections that began, and connections that ended.
+fn ends(counts: &Counts) -> u64 {
+    counts.attempts + counts.accepted.max(0).cast_unsigned() + counts.failed + counts.closed_total()
+}
+
+/// An id as `/proc` would give it.
+fn cut(id: ProcessId) -> ProcessId {
+    ProcessId { start_ns: cut_to_ticks(id.start_ns), ..id }
 }

@@ -10,6 +10,7 @@ use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener, Rol
 use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
 use crate::model::sample::{Counts, ProcessId};
+use crate::sources::procfs::cut_to_ticks;
 
 /// A key of a living process is taken back when nothing happened for this long. Nanoseconds.
 const IDLE_NS: u64 = 300 * 1_000_000_000;
@@ -97,7 +98,7 @@ impl Keys {
         known.changed_ns = now_ns;
         let counts = Counts::between(&known.sum, &sum);
         known.sum = sum;
-        Some((slot.key, counts))
+        Some((cut(slot.key), counts))
     }
 
     /// Compares the first cache line only: every event touches it.
@@ -132,7 +133,7 @@ impl Keys {
             }
             if known.retiring {
                 self.recycle(index)?;
-            } else if has_ended(ProcessId::of(&known.key))
+            } else if has_ended(ProcessId::of(&cut(known.key)))
                 || now_ns.saturating_sub(known.changed_ns) > IDLE_NS
             {
                 self.take_out(index);
@@ -205,6 +206,11 @@ impl Keys {
 }
 
 const BPF_NOEXIST: u64 = 1;
+
+/// The key with its start as `/proc` shows it.
+fn cut(key: ChurnKey) -> ChurnKey {
+    ChurnKey { start_ns: cut_to_ticks(key.start_ns), ..key }
+}
 
 /// Takes a map out of the object, which keeps the program side alive.
 pub fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {

@@ -1,17 +1,15 @@
 //! Loads the BPF object and attaches the hooks, each in the best way that this kernel grants. It tries and keeps the
 //! kernel's answer; it never guesses from a version. Nothing is pinned: when the process ends, all is gone.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result, bail};
 use aya::maps::HashMap;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
-use portchurn_common::settings::{Filters, Offsets, Settings, TracepointLayout};
+use portchurn_common::settings::{Filters, Offsets, Registers, Settings, TracepointLayout};
 
 use crate::live::btf::KernelTypes;
 use crate::live::error::LoadError;
-use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, STATE_CHANGE, Tier};
+use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
 use crate::live::sizes::{Host, Sizes, Wanted};
 use crate::live::tracefs;
 
@@ -127,7 +125,7 @@ fn load_spine(
         Tier::Tracepoint => tracefs::state_change_layout()?,
         _ => TracepointLayout::UNKNOWN,
     };
-    if attachment.tier != Tier::Tracepoint
+    if attachment.tier == Tier::RawTp
         && let Err(reason) = &kernel.btf
     {
         bail!("no type information (BTF): {reason}");
@@ -135,6 +133,7 @@ fn load_spine(
     let settings = Settings {
         offsets: kernel.offsets,
         tracepoint,
+        registers: Registers::OF_THIS_MACHINE,
         filters: options.filters,
         conns_mask: sizes.conns - 1,
         shards_log2: sizes.shards_log2,
@@ -220,7 +219,7 @@ fn find_static(hook: &'static Hook, tier: Tier) -> &'static str {
 fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment) -> Result<()> {
     let btf = match &kernel.btf {
         Ok(btf) => Some(btf),
-        Err(reason) if attachment.tier.needs_btf() => bail!("no type information (BTF): {reason}"),
+        Err(reason) if attachment.tier.needs_btf() || hook.needs_offsets => bail!("no type information (BTF): {reason}"),
         Err(_) => None,
     };
     let program = ebpf
@@ -256,22 +255,22 @@ fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError
     }
 }
 
-/// The kernel's own words: aya's error with its causes, and the verifier's last lines where it spoke.
+/// The kernel's own words, short: its error, and the verifier's last line where it spoke.
 fn explain(err: ProgramError) -> anyhow::Error {
-    if let ProgramError::LoadError { io_error, verifier_log } = &err {
-        let log = verifier_log.to_string();
-        if !log.trim().is_empty() {
+    match err {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
             log::debug!("verifier:\n{log}");
-            let last: Vec<_> = log.trim().lines().rev().take(2).collect();
-            return anyhow::anyhow!(
-                "the verifier refused it ({io_error}): {}",
-                last.into_iter().rev().collect::<Vec<_>>().join(" · ")
-            );
+            let verdict = log.trim().lines().rev().find(|line| !line.starts_with("processed ")).unwrap_or_default();
+            let said = if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
+            anyhow::Error::new(io_error).context(said)
         }
-        return anyhow::Error::new(std::io::Error::from(io_error.kind()))
-            .context(format!("the kernel refused to load it: {io_error}"));
+        ProgramError::KProbeError(err) if err.to_string().contains("devices/kprobe/type") => {
+            anyhow::anyhow!("this kernel has no kprobes")
+        }
+        ProgramError::SyscallError(err) => anyhow::Error::new(err.io_error).context(format!("{} refused", err.call)),
+        err => anyhow::Error::new(err),
     }
-    anyhow::Error::new(err)
 }
 
 fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
@@ -279,13 +278,5 @@ fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// Whether the kernel gives type information.
-pub fn has_btf() -> bool {
-    Path::new("/sys/kernel/btf/vmlinux").exists()
-}
-
 /// The spine must stand first, everything relies on it.
 const _: () = assert!(matches!(HOOKS[0].name.as_bytes(), b"inet_sock_set_state"));
-
-/// The name that error messages use.
-pub const SPINE: &str = STATE_CHANGE;

@@ -39,6 +39,8 @@ pub struct Wanted {
     pub keys: Option<u32>,
     /// `--max-connections`.
     pub conns: Option<u32>,
+    /// A record for each event, not only for each process.
+    pub trace: bool,
 }
 
 /// More shards would cost memory on hosts that have many processors; fewer would let them wait for each other.
@@ -64,7 +66,7 @@ impl Sizes {
             conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
             processes: keys.max(4096),
             listeners: 4096,
-            ring_bytes: 4 << 20,
+            ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
         }
     }
 }
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn wishes_are_kept_within_what_the_kernel_can_index() {
-        let wanted = Wanted { keys: Some(u32::MAX), conns: Some(5000) };
+        let wanted = Wanted { keys: Some(u32::MAX), conns: Some(5000), trace: false };
         let sizes = Sizes::new(SMALL, wanted, true);
         assert!(u64::from(sizes.keys) << sizes.shards_log2 < 1 << 23);
         assert_eq!(sizes.conns, 8192);
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn without_cookies_every_connection_needs_an_entry() {
-        let sizes = Sizes::new(SMALL, Wanted { keys: None, conns: Some(50_000) }, false);
+        let sizes = Sizes::new(SMALL, Wanted { conns: Some(50_000), ..Wanted::default() }, false);
         assert_eq!((sizes.conns, sizes.conns_by_id), (1, 50_000));
     }
 }

@@ -11,22 +11,26 @@ use aya::sys::{Stats, enable_stats};
 
 use crate::live::loader::Attached;
 use crate::model::sample::OwnCost;
-use crate::sources::procfs::{own_cpu_ns, own_rss_bytes};
+use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
 
 /// How often run times are measured. Nanoseconds.
 const MEASURE_EVERY_NS: u64 = 10 * 1_000_000_000;
+
+/// State changes of one end of a connection for each beginning and each end of it: five for a whole life.
+const RUNS_PER_END: f64 = 2.5;
 
 /// Keeps what the next measurement is compared with.
 pub struct Usage {
     /// The programs, the spine first.
     programs: Vec<RawFd>,
     map_bytes: u64,
-    before: Option<(u64, u64)>,
+    /// When processor time was read, and what it was. Nanoseconds.
+    before: (u64, u64),
     nested_at_start: u64,
-    stats: Option<(OwnedFd, ProgramStats)>,
-    measured_ns: Option<u64>,
+    /// While it is held the kernel measures.
+    statistics: Option<(OwnedFd, ProgramStats)>,
+    statistics_ns: Option<u64>,
     ns_per_event: Option<f64>,
-    runs_per_event: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +42,7 @@ struct ProgramStats {
 
 impl Usage {
     /// For the programs that are attached. Their descriptors live as long as the object.
-    pub fn new(ebpf: &Ebpf, hooks: &[Attached]) -> Result<Self> {
+    pub fn new(ebpf: &Ebpf, hooks: &[Attached], now_ns: u64) -> Result<Self> {
         let mut programs = Vec::new();
         for name in hooks.iter().filter_map(|hook| hook.program) {
             let program =
@@ -50,53 +54,47 @@ impl Usage {
         let mut this = Self {
             programs,
             map_bytes,
-            before: None,
+            before: (now_ns, own_cpu_ns()),
             nested_at_start: 0,
-            stats: None,
-            measured_ns: None,
+            statistics: None,
+            statistics_ns: None,
             ns_per_event: None,
-            runs_per_event: 0.0,
         };
         this.nested_at_start = this.nested();
+        this.start_statistics(now_ns);
         Ok(this)
     }
 
-    /// What it cost since the last call, in which `events` connections began or ended.
-    pub fn measure(&mut self, now_ns: u64, events: u64) -> OwnCost {
+    /// What it cost since the last call, in which `ends` connections began or ended.
+    pub fn measure(&mut self, now_ns: u64, ends: u64) -> OwnCost {
         let cpu_ns = own_cpu_ns();
-        let elapsed_ns = self.before.map(|(at_ns, _)| now_ns.saturating_sub(at_ns)).filter(|&ns| ns > 0);
-        let cpu_ratio = elapsed_ns
-            .zip(self.before)
-            .map(|(elapsed_ns, (_, before_ns))| cpu_ns.saturating_sub(before_ns) as f64 / elapsed_ns as f64);
-        self.before = Some((now_ns, cpu_ns));
-        self.measure_programs(now_ns, events);
-        let bpf_cpu_ratio = elapsed_ns
-            .zip(self.ns_per_event)
-            .map(|(elapsed_ns, ns)| ns * self.runs_per_event * events as f64 / elapsed_ns as f64);
+        let (before_ns, cpu_before_ns) = std::mem::replace(&mut self.before, (now_ns, cpu_ns));
+        let elapsed_ns = now_ns.saturating_sub(before_ns) as f64;
+        let ratio = |ns: f64| (elapsed_ns > 0.0).then_some(ns / elapsed_ns);
         OwnCost {
-            cpu_ratio,
+            cpu_ratio: ratio(cpu_ns.saturating_sub(cpu_before_ns) as f64),
             rss_bytes: own_rss_bytes(),
             map_bytes: Some(self.map_bytes),
             bpf_ns_per_event: self.ns_per_event,
-            bpf_cpu_ratio,
+            bpf_cpu_ratio: self.ns_per_event.and_then(|ns| ratio(ns * RUNS_PER_END * ends as f64)),
         }
     }
 
-    /// Statistics run from one call to the next, once in a while.
-    fn measure_programs(&mut self, now_ns: u64, events: u64) {
-        if let Some((_, before)) = self.stats.take() {
-            let after = self.spine();
-            let runs = after.run_count.saturating_sub(before.run_count);
-            if runs > 0 {
-                self.ns_per_event =
-                    Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
-                if events > 0 {
-                    self.runs_per_event = runs as f64 / events as f64;
-                }
-            }
-        } else if self.measured_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS) {
-            self.measured_ns = Some(now_ns);
-            self.stats = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
+    /// Switches the kernel's statistics on, once in a while. To be switched off by [`Usage::stop_statistics`] soon.
+    pub fn start_statistics(&mut self, now_ns: u64) {
+        if self.statistics_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS) {
+            self.statistics_ns = Some(now_ns);
+            self.statistics = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
+        }
+    }
+
+    /// Switches them off and reads them.
+    pub fn stop_statistics(&mut self) {
+        let Some((_, before)) = self.statistics.take() else { return };
+        let after = self.spine();
+        let runs = after.run_count.saturating_sub(before.run_count);
+        if runs > 0 {
+            self.ns_per_event = Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
         }
     }
 

@@ -143,6 +143,12 @@ fn is_start(start_ns: u64, start_ticks: u64) -> bool {
     (start_ns / tick_ns()).abs_diff(start_ticks) <= 1
 }
 
+/// A start as `/proc` would show it: the kernel's nanoseconds, cut to clock ticks. All ids that leave `live` are cut, so
+/// that a process is the same whoever reported it.
+pub fn cut_to_ticks(start_ns: u64) -> u64 {
+    start_ns / tick_ns() * tick_ns()
+}
+
 fn tick_ns() -> u64 {
     1_000_000_000 / procfs::ticks_per_second().max(1)
 }
