@@ -2,6 +2,7 @@
 
 use crate::model::row::file_name;
 use crate::model::sample::Process;
+use crate::model::snapshot::ProcessStats;
 
 /// Processes with the same one are shown as one.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -30,6 +31,19 @@ impl ProgramKey {
             container: process.container.clone(),
             parent_program: process.parent_comm.clone(),
         }
+    }
+
+    /// The group of a process in a snapshot.
+    pub fn of_stats(process: &ProcessStats) -> Self {
+        Self::of(&Process {
+            comm: process.comm.clone(),
+            exe: process.exe.clone(),
+            argv: process.argv.clone(),
+            parent_comm: process.parent_comm.clone(),
+            unit: process.unit.clone(),
+            container: process.container.clone(),
+            ..Process::default()
+        })
     }
 }
 

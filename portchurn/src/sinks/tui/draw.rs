@@ -7,14 +7,17 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
+use crate::model::columns::Cut;
+use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::human;
 use crate::sinks::summary::{self, Fact};
-use crate::sinks::text::{Glyphs, clean, width};
+use crate::sinks::text::{Glyphs, clean, fit, width};
+use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{BROWSE, Binding, EDIT, MENU};
 use crate::sinks::tui::state::{Mode, State};
 use crate::sinks::tui::theme::Theme;
-use crate::sinks::tui::{detail, list, popup, reproduce};
+use crate::sinks::tui::{detail, list, popup};
 use crate::sinks::view::Selection;
 
 /// What drawing needs to know besides what is drawn.
@@ -55,7 +58,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
         notes_area,
         notes
             .iter()
-            .map(|note| Line::styled(clean(note, ink.glyphs.unicode).into_owned(), ink.theme.notice())),
+            .map(|note| Line::styled(format!(" {}", clean(note, ink.glyphs.unicode)), ink.theme.notice())),
     );
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
@@ -80,7 +83,8 @@ fn heights(total: u16, notes: usize, filter_error: bool) -> Heights {
         0..4 => 0,
         4..8 => 1,
         8..12 => 2,
-        _ => 3,
+        12..22 => 3,
+        _ => 4,
     };
     Heights {
         facts,
@@ -119,28 +123,25 @@ fn scrolled(scroll: usize, cursor: usize, page_rows: usize) -> usize {
 }
 
 fn facts(buffer: &mut Buffer, area: Rect, snapshot: &Snapshot, state: &State, ink: Ink) {
-    let page = &state.view.page;
-    let totals = facts_line(summary::totals(snapshot, ink.glyphs), area.width, ink);
-    if area.height < 3 {
-        let order = if area.height == 2 { [1, 0] } else { [0, 1] };
-        let both = [totals, facts_line(summary::identity(snapshot, page), area.width, ink)];
-        return lines(buffer, area, order.map(|at| both[at].clone()));
+    let line = |facts| facts_line(facts, area.width, ink);
+    let room = |line: &Line<'_>| usize::from(area.width).saturating_sub(line.width());
+    let totals = line(summary::totals(snapshot, ink.glyphs));
+    let totals_room = room(&totals);
+    let totals = spread(totals, sparkline(state, totals_room.saturating_sub(2), ink), totals_room);
+    if area.height == 1 {
+        return lines(buffer, area, [totals]);
     }
-    let mut about = summary::hooks(snapshot, ink.glyphs);
-    about.extend(summary::own_cost(snapshot));
-    let identity = facts_line(summary::identity(snapshot, page), area.width, ink);
+    let identity = line(summary::identity(snapshot, &state.view.page));
+    let identity_room = room(&identity);
     let every = format!("every {} ", human::micros(state.interval.as_micros() as u64, ink.glyphs));
-    let room = usize::from(area.width).saturating_sub(identity.width());
-    let curve = sparkline(state, usize::from(area.width).saturating_sub(totals.width() + 2), ink);
-    lines(
-        buffer,
-        area,
-        [
-            spread(identity, Span::styled(every, ink.theme.quiet()), room),
-            spread(totals.clone(), curve, usize::from(area.width).saturating_sub(totals.width())),
-            facts_line(about, area.width, ink),
-        ],
-    );
+    let identity = spread(identity, Span::styled(every, ink.theme.quiet()), identity_room);
+    let (hooks, cost) = (summary::hooks(snapshot, ink.glyphs), summary::own_cost(snapshot));
+    let about = match area.height {
+        2 => Vec::new(),
+        3 => vec![hooks.into_iter().chain(cost).collect()],
+        _ => vec![hooks, cost],
+    };
+    lines(buffer, area, [identity, totals].into_iter().chain(about.into_iter().map(line)));
 }
 
 /// A line with something at its right end, if there is room.
@@ -153,25 +154,21 @@ fn spread<'a>(mut line: Line<'a>, right: Span<'a>, room: usize) -> Line<'a> {
 }
 
 /// Facts side by side, numbers strong; where they do not fit, the least important are left out.
-fn facts_line(mut facts: Vec<Fact>, max_width: u16, ink: Ink) -> Line<'static> {
+fn facts_line(facts: Vec<Fact>, max_width: u16, ink: Ink) -> Line<'static> {
     const GAP: usize = 3;
-    let total = |facts: &[Fact]| facts.iter().map(|fact| width(&fact.text) + GAP).sum::<usize>();
-    while facts.len() > 1 && total(&facts) > usize::from(max_width) + GAP - 1 {
-        let Some(first_to_go) = (0..facts.len()).max_by_key(|&at| facts[at].drop_order) else { break };
-        facts.remove(first_to_go);
-    }
+    let facts = summary::fitting(facts, Some(usize::from(max_width).saturating_sub(2)), GAP);
     let mut line = Line::raw(" ");
     for (at, fact) in facts.into_iter().enumerate() {
         if at > 0 {
             line.push_span(Span::styled(format!(" {} ", ink.glyphs.dot), ink.theme.quiet()));
         }
         let style = if fact.alarm { ink.theme.alarm() } else { Style::new() };
-        match fact.text.split_once(' ') {
+        match fact.said().split_once(' ') {
             Some((number, unit)) if number.starts_with(|c: char| c.is_ascii_digit() || c == '<') => {
                 line.push_span(Span::styled(number.to_owned(), style.patch(ink.theme.strong())));
                 line.push_span(Span::styled(format!(" {unit}"), style));
             }
-            _ => line.push_span(Span::styled(fact.text, style)),
+            _ => line.push_span(Span::styled(fact.said(), style)),
         }
     }
     line
@@ -199,6 +196,8 @@ fn title(state: &State, selection: &Selection<'_>, max_width: u16, ink: Ink) -> 
     for title in state.titles() {
         left.push_str(&format!(" {} {}", ink.glyphs.arrow, clean(title, ink.glyphs.unicode)));
     }
+    // Of a long way in, the end says where one is.
+    let left = fit(&left, usize::from(max_width) / 2, Cut::Start, ink.glyphs);
     let right = title_facts(state, selection, ink);
     let used = width(&left) + width(&right) + 8;
     let fill = usize::from(max_width).saturating_sub(used).max(1);
@@ -228,23 +227,23 @@ fn title_facts(state: &State, selection: &Selection<'_>, ink: Ink) -> String {
         Some(key) => format!("by {}, smallest first", key.column.header),
     });
     facts.push(if selection.rows.len() == selection.total {
-        format!("{} rows", selection.total)
+        format!("{} {}", selection.total, if selection.total == 1 { "row" } else { "rows" })
     } else {
         format!("{} of {} rows", selection.rows.len(), selection.total)
     });
     facts.join(&format!(" {} ", ink.glyphs.dot))
 }
 
-fn plural(level: crate::model::row::Level) -> &'static str {
-    match reproduce::level_name(level) {
-        "program" => "programs",
-        "destination" => "destinations",
-        _ => "processes",
+fn plural(level: Level) -> &'static str {
+    match level {
+        Level::Program => "programs",
+        Level::Destination => "destinations",
+        Level::Process => "processes",
     }
 }
 
 fn footer(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static>> {
-    let prompt = |name: &str, edit: &crate::sinks::tui::edit::Edit| {
+    let prompt = |name: &str, edit: &Edit| {
         let after = edit.after();
         let under_cursor = after.chars().next().map_or(" ".to_owned(), String::from);
         let rest: String = after.chars().skip(1).collect();

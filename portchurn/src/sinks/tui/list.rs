@@ -9,10 +9,10 @@ use ratatui::text::{Line, Span};
 use crate::model::row::Row;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::layout::{GAP, Placed, heading, place, row_text, total};
-use crate::sinks::summary;
 use crate::sinks::tui::draw::{Ink, lines};
 use crate::sinks::tui::state::State;
 use crate::sinks::view::{Selection, activity};
+use crate::sinks::{summary, text};
 
 /// Cells of the two marks and the blank behind them.
 const MARKS: usize = 3;
@@ -80,7 +80,11 @@ fn highlighted(mut line: Line<'static>, width: usize, ink: Ink) -> Line<'static>
         *first = Span::styled(ink.glyphs.pointer, ink.theme.accent());
     }
     line.push_span(" ".repeat(width.saturating_sub(line.width())));
-    line.patch_style(ink.theme.selected())
+    for span in &mut line.spans {
+        // What says something by its colour goes on saying it.
+        span.style = ink.theme.selected().patch(span.style);
+    }
+    line
 }
 
 /// Something is never drawn as nothing.
@@ -99,12 +103,12 @@ fn bar(value: f64, highest: f64, width: usize, ink: Ink) -> String {
 
 /// What to say instead of rows, one sentence part per line.
 fn empty(why: &str, width: usize, ink: Ink) -> Vec<Line<'static>> {
-    let mut text = vec![Line::raw("")];
+    let mut lines = vec![Line::raw("")];
     for part in why.split("; ").flat_map(|part| wrapped(part, width.saturating_sub(4))) {
-        text.push(Line::styled(format!("  {part}"), ink.theme.notice()));
+        lines.push(Line::styled(format!("  {part}"), ink.theme.notice()));
     }
-    text.push(Line::styled("  Tab: another grouping   /: filter   ?: help", ink.theme.quiet()));
-    text
+    lines.push(Line::styled("  Tab: another grouping   /: filter   ?: help", ink.theme.quiet()));
+    lines
 }
 
 /// Words in lines of at most this width; a longer word gets a line of its own.
@@ -112,7 +116,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
-            Some(line) if crate::sinks::text::width(line) + 1 + crate::sinks::text::width(word) <= width => {
+            Some(line) if text::width(line) + 1 + text::width(word) <= width => {
                 line.push(' ');
                 line.push_str(word);
             }

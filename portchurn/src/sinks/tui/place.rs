@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::model::program::ProgramKey;
 use crate::model::row::{Level, Owner, Row, destination_text};
-use crate::model::sample::{Process, ProcessId};
+use crate::model::sample::ProcessId;
 use crate::model::snapshot::{Destination, ProcessStats, Program, Role, Snapshot};
 
 /// Which destination.
@@ -72,12 +72,26 @@ impl OwnerId {
             Owner::Process(process) => Self::Process(process_id(process)),
         }
     }
+
+    fn is(&self, owner: Owner<'_>) -> bool {
+        match (self, owner) {
+            (Self::Program(key), Owner::Program(program)) => is_program(program, key),
+            (Self::Process(id), Owner::Process(process)) => process_id(process) == *id,
+            _ => false,
+        }
+    }
 }
 
 impl RowId {
     pub(super) fn of(row: &Row<'_>) -> Self {
         let destination = row.destination.filter(|_| row.level == Level::Destination);
         Self { owner: OwnerId::of(row.owner), destination: destination.map(DestinationId::of) }
+    }
+
+    /// Whether this row is it.
+    pub(super) fn is(&self, row: &Row<'_>) -> bool {
+        let destination = row.destination.filter(|_| row.level == Level::Destination);
+        self.owner.is(row.owner) && self.destination == destination.map(DestinationId::of)
     }
 }
 
@@ -139,7 +153,7 @@ fn destinations_of<'a>(row: &Row<'a>) -> Vec<Row<'a>> {
 
 /// Processes of a program, as far as they have to do with a destination.
 fn processes_behind<'a>(snapshot: &'a Snapshot, key: &ProgramKey, wanted: DestinationId) -> Vec<Row<'a>> {
-    let processes = snapshot.processes.iter().filter(|process| key_of_process(process) == *key);
+    let processes = snapshot.processes.iter().filter(|process| ProgramKey::of_stats(process) == *key);
     processes
         .filter_map(|process| {
             let destination = process.destinations.iter().find(|one| DestinationId::of(one) == wanted)?;
@@ -169,19 +183,6 @@ fn key_of_program(program: &Program) -> ProgramKey {
         container: program.container.clone(),
         parent_program: program.parent_program.clone(),
     }
-}
-
-/// By the same rule by which the model groups processes.
-fn key_of_process(process: &ProcessStats) -> ProgramKey {
-    ProgramKey::of(&Process {
-        comm: process.comm.clone(),
-        exe: process.exe.clone(),
-        argv: process.argv.clone(),
-        parent_comm: process.parent_comm.clone(),
-        unit: process.unit.clone(),
-        container: process.container.clone(),
-        ..Process::default()
-    })
 }
 
 #[cfg(test)]
@@ -224,8 +225,7 @@ mod tests {
         for level in [Level::Program, Level::Destination, Level::Process] {
             let ids: Vec<_> = rows(&snapshot, level).iter().map(RowId::of).collect();
             for (at, id) in ids.iter().enumerate() {
-                let found: Vec<_> =
-                    (0..).zip(rows(&again, level)).filter(|(_, row)| RowId::of(row) == *id).collect();
+                let found: Vec<_> = (0..).zip(rows(&again, level)).filter(|(_, row)| id.is(row)).collect();
                 assert_eq!(found.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [at]);
             }
         }

@@ -7,7 +7,7 @@ use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Widget};
 
-use crate::model::columns::COLUMNS;
+use crate::model::columns::{COLUMNS, Column};
 use crate::sinks::text::clean;
 use crate::sinks::tui::draw::{Ink, lines};
 use crate::sinks::tui::keys::TABLES;
@@ -27,22 +27,30 @@ const ASCII_BORDER: border::Set<'_> = border::Set {
 };
 
 /// Draws what is open, if anything is.
-pub(super) fn draw(buffer: &mut Buffer, area: Rect, state: &State, ink: Ink) {
+pub(super) fn draw(buffer: &mut Buffer, area: Rect, state: &mut State, ink: Ink) {
     match state.mode {
         Mode::Browse | Mode::Filter(_) | Mode::Write(_) => {}
-        Mode::Help { scroll } => boxed(buffer, area, "help", help(ink), scroll, None, ink),
+        Mode::Help { scroll } => {
+            // Only here it is known how far the text can go.
+            let scroll = boxed(buffer, area, "help", help(ink), scroll, None, ink);
+            state.mode = Mode::Help { scroll };
+        }
         Mode::Reproduce => {
             let command = clean(&state.command_line(), ink.glyphs.unicode).into_owned();
             let width = usize::from(area.width).saturating_sub(6).max(1);
             let text = wrapped(&command, width).into_iter().map(Line::raw).collect();
-            boxed(buffer, area, "this view as a command", text, 0, None, ink);
+            let _ = boxed(buffer, area, "this view as a command", text, 0, None, ink);
         }
-        Mode::SortMenu { cursor } => boxed(buffer, area, "order", orders(state, ink), 0, Some(cursor), ink),
-        Mode::ColumnMenu { cursor } => boxed(buffer, area, "columns", columns(state), 0, Some(cursor), ink),
+        Mode::SortMenu { cursor } => {
+            let _ = boxed(buffer, area, "order", orders(state, ink), 0, Some(cursor), ink);
+        }
+        Mode::ColumnMenu { cursor } => {
+            let _ = boxed(buffer, area, "columns", columns(state), 0, Some(cursor), ink);
+        }
     }
 }
 
-/// A box in the middle, as large as its text and no larger than the screen.
+/// A box in the middle, as large as its text and no larger than the screen. Returns the first line that it shows.
 fn boxed(
     buffer: &mut Buffer,
     area: Rect,
@@ -51,7 +59,7 @@ fn boxed(
     scroll: usize,
     cursor: Option<usize>,
     ink: Ink,
-) {
+) -> usize {
     let widest = text.iter().map(Line::width).max().unwrap_or(0).max(title.len() + 2);
     let width = (widest + 4).min(usize::from(area.width)) as u16;
     let height = (text.len() + 2).min(usize::from(area.height)) as u16;
@@ -74,6 +82,7 @@ fn boxed(
         if cursor == Some(at) { line.patch_style(ink.theme.selected()) } else { line }
     };
     lines(buffer, inner, text.into_iter().enumerate().skip(first).map(marked));
+    first
 }
 
 /// Every key of every table, and what the marks before rows mean.
@@ -100,7 +109,7 @@ fn help(ink: Ink) -> Vec<Line<'static>> {
 
 fn orders(state: &State, ink: Ink) -> Vec<Line<'static>> {
     let present = state.view.sort.first();
-    let line = |entry: Option<&'static crate::model::columns::Column>| {
+    let line = |entry: Option<&'static Column>| {
         let direction = match present.filter(|key| entry.is_some_and(|column| column.key == key.column.key)) {
             Some(key) if key.descending => ", largest first",
             Some(_) => ", smallest first",
@@ -119,7 +128,7 @@ fn orders(state: &State, ink: Ink) -> Vec<Line<'static>> {
 
 fn columns(state: &State) -> Vec<Line<'static>> {
     let shown = state.columns();
-    let line = |column: &&'static crate::model::columns::Column| {
+    let line = |column: &&'static Column| {
         let mark = if shown.iter().any(|other| other.key == column.key) { "[x]" } else { "[ ]" };
         Line::raw(format!("{mark} {:11} {}", column.header, column.help))
     };

@@ -223,7 +223,7 @@ impl State {
     fn find_selected(&mut self) {
         let (found, len) = match self.selection() {
             Some(selection) => {
-                let is_it = |row: &Row<'_>| self.selected.as_ref().is_some_and(|id| RowId::of(row) == *id);
+                let is_it = |row: &Row<'_>| self.selected.as_ref().is_some_and(|id| id.is(row));
                 (selection.rows.iter().position(is_it), selection.rows.len())
             }
             None => (None, 0),

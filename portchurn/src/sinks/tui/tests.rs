@@ -94,7 +94,8 @@ fn the_first_screen_answers_the_question_at_80_by_24() {
     let screen = screen(&mut state(), 80, 24);
     assert_shows(&screen, &["web-3", "kernel 6.18.5", "up 00:01:12", "every 1.0 s"]);
     assert_shows(&screen, &["2319 opens/s", "2357 closes/s", "105 failed/s", "42 open now", "0 lost"]);
-    assert_shows(&screen, &["hooks tp_btf 3", "agent 0.4 % CPU", "310 ns/event", "RSS 12.3 MiB"]);
+    assert_shows(&screen, &["inet_csk_accept: none"]);
+    assert_shows(&screen, &["hooks tp_btf 3", "agent 0.4 % CPU", "310 ns/event"]);
     assert_shows(&screen, &["python3 worker.py", "10.0.0.2:3306 +1", "2318", "4.1 ms", "local", "TIME_WAIT"]);
     assert_shows(&screen, &["counted since 12:00:03", "busiest first", "5 rows"]);
     let quit = screen.lines().last().unwrap();
@@ -146,7 +147,7 @@ fn enter_goes_in_and_back_comes_out_where_one_was() {
     press(&mut state, KeyCode::Down);
     press(&mut state, KeyCode::Enter);
     let processes = screen(&mut state, 120, 40);
-    assert_shows(&processes, &["python3 worker.py → [2001:db8::6379]:6379", "PID", "2100", "1 rows"]);
+    assert_shows(&processes, &["python3 worker.py → [2001:db8::6379]:6379", "PID", "2100", "1 row "]);
     press(&mut state, KeyCode::Backspace);
     assert!(selected_line(&mut state).contains("6379"));
     press(&mut state, KeyCode::Esc);
@@ -175,6 +176,16 @@ fn without_a_choice_the_cursor_stays_on_the_busiest() {
     later.programs[2].tally.accepted_per_s = 9_000.0;
     state.set_snapshot(Arc::new(later));
     assert!(selected_line(&mut state).contains("nginx"));
+}
+
+#[test]
+fn past_rates_become_a_curve() {
+    let mut state = state();
+    let mut later = sample_snapshot();
+    later.totals.tally.opened_per_s = 0.0;
+    state.set_snapshot(Arc::new(later));
+    let totals = screen(&mut state, 120, 40).lines().nth(1).unwrap().to_owned();
+    assert!(totals.trim_end().ends_with("█▁"), "{totals}");
 }
 
 #[test]
@@ -253,7 +264,9 @@ fn the_help_lists_every_key_of_every_table() {
     assert!(!screen(&mut state, 80, 24).contains("erase everything"));
     press(&mut state, KeyCode::Char('G'));
     assert_shows(&screen(&mut state, 80, 24), &["erase everything", "connects fail now"]);
+    let end = screen(&mut state, 80, 24);
     press(&mut state, KeyCode::Char('k'));
+    assert_ne!(screen(&mut state, 80, 24), end, "one line up is one line up");
     press(&mut state, KeyCode::Char('g'));
     assert_shows(&screen(&mut state, 80, 24), &["this help"]);
     press(&mut state, KeyCode::Esc);

@@ -21,7 +21,8 @@ impl Theme {
 
     /// What only explains.
     pub(super) fn quiet(self) -> Style {
-        if self.colour { Style::new().fg(Color::DarkGray) } else { Style::new() }
+        // Not dark grey: some colour schemes have it as their background.
+        Style::new().add_modifier(Modifier::DIM)
     }
 
     /// Names of places and keys, bars.
@@ -40,10 +41,10 @@ impl Theme {
         if self.colour { Style::new().fg(Color::Yellow) } else { Style::new().add_modifier(Modifier::BOLD) }
     }
 
-    /// The selected row.
+    /// The selected row. Both colours are set, as the terminal's own may be dark on light.
     pub(super) fn selected(self) -> Style {
         if self.colour {
-            Style::new().bg(Color::Indexed(236)).add_modifier(Modifier::BOLD)
+            Style::new().fg(Color::White).bg(Color::Indexed(238)).add_modifier(Modifier::BOLD)
         } else {
             Style::new().add_modifier(Modifier::REVERSED)
         }
