@@ -13,11 +13,9 @@ use crate::model::snapshot::Snapshot;
 use crate::sinks::human;
 use crate::sinks::summary::{self, Fact};
 use crate::sinks::text::{Glyphs, clean, fit, width};
-use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{BROWSE, Binding, EDIT, MENU};
 use crate::sinks::tui::state::{Mode, State};
 use crate::sinks::tui::theme::Theme;
-use crate::sinks::tui::{detail, list, popup};
+use crate::sinks::tui::{detail, footer, list, popup};
 use crate::sinks::view::Selection;
 
 /// What drawing needs to know besides what is drawn.
@@ -74,7 +72,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
             [Line::styled("attached; the first interval is not over yet", ink.theme.quiet())],
         );
     }
-    lines(buffer, footer_area, footer(state, footer_area.width, ink));
+    lines(buffer, footer_area, footer::lines(state, footer_area.width, ink));
     popup::draw(buffer, area, state, ink);
 }
 
@@ -240,59 +238,4 @@ fn plural(level: Level) -> &'static str {
         Level::Destination => "destinations",
         Level::Process => "processes",
     }
-}
-
-fn footer(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static>> {
-    let prompt = |name: &str, edit: &Edit| {
-        let after = edit.after();
-        let under_cursor = after.chars().next().map_or(" ".to_owned(), String::from);
-        let rest: String = after.chars().skip(1).collect();
-        Line::from(vec![
-            Span::styled(name.to_owned(), ink.theme.accent().patch(ink.theme.strong())),
-            Span::raw(clean(edit.before(), ink.glyphs.unicode).into_owned()),
-            Span::styled(clean(&under_cursor, ink.glyphs.unicode).into_owned(), ink.theme.cursor()),
-            Span::raw(clean(&rest, ink.glyphs.unicode).into_owned() + "   "),
-        ])
-    };
-    match (&state.mode, &state.notice) {
-        (Mode::Filter(filter), _) => {
-            let typed = prompt(FILTER_PROMPT, &filter.edit);
-            match &filter.error {
-                Some(error) => vec![typed, caret(filter.edit.text(), error.offset, &error.message, ink)],
-                None => vec![with_hints(typed, EDIT, max_width, ink)],
-            }
-        }
-        (Mode::Write(edit), _) => vec![with_hints(prompt("write JSON to: ", edit), EDIT, max_width, ink)],
-        (_, Some(notice)) => {
-            let style = if notice.alarm { ink.theme.alarm() } else { ink.theme.notice() };
-            vec![Line::styled(format!(" {}", clean(&notice.text, ink.glyphs.unicode)), style)]
-        }
-        (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
-        (_, None) => vec![with_hints(Line::raw(" "), MENU, max_width, ink)],
-    }
-}
-
-const FILTER_PROMPT: &str = "filter: ";
-
-/// Points at what was not understood, under the line that was typed.
-fn caret(text: &str, offset: usize, message: &str, ink: Ink) -> Line<'static> {
-    let before = text.get(..offset).unwrap_or(text);
-    let indent = width(FILTER_PROMPT) + width(&clean(before, ink.glyphs.unicode));
-    Line::styled(
-        format!("{}^ {}", " ".repeat(indent), clean(message, ink.glyphs.unicode)),
-        ink.theme.notice(),
-    )
-}
-
-/// The keys that have a hint, as many as fit.
-fn with_hints(mut line: Line<'static>, table: &'static [Binding], max_width: u16, ink: Ink) -> Line<'static> {
-    for binding in table.iter().filter(|binding| !binding.hint.is_empty()) {
-        let (key, hint) = (binding.first_name(), format!(" {}  ", binding.hint));
-        if line.width() + width(&key) + width(&hint) > usize::from(max_width) + 2 {
-            break;
-        }
-        line.push_span(Span::styled(key, ink.theme.accent()));
-        line.push_span(Span::styled(hint, ink.theme.quiet()));
-    }
-    line
 }

@@ -1,7 +1,58 @@
-//! Lists to choose from: the order and the columns. Which columns there are comes from the column table.
+//! Lists to choose from, and keys while one is open: the order and the columns. Which columns there are comes from the column table.
 
 use crate::model::columns::{COLUMNS, Column};
+use crate::sinks::tui::keys::Command;
+use crate::sinks::tui::state::{Action, Mode, State, moved};
 use crate::sinks::view::SortKey;
+
+impl State {
+    /// Takes a key while a menu or a text is open.
+    pub(super) fn choose(&mut self, command: Command) -> Action {
+        if command == Command::Close {
+            self.mode = Mode::Browse;
+            return Action::None;
+        }
+        let page_rows = self.page_rows;
+        match &mut self.mode {
+            // `draw` knows how long the text is and stops there.
+            Mode::Help { scroll } => {
+                *scroll = moved(command, *scroll, usize::MAX, page_rows).unwrap_or(*scroll);
+            }
+            Mode::SortMenu { cursor } => {
+                let at = *cursor;
+                match moved(command, at, sort_len(), page_rows) {
+                    Some(to) => *cursor = to,
+                    None => self.choose_sort(command, at),
+                }
+            }
+            Mode::ColumnMenu { cursor } => {
+                let at = *cursor;
+                match (moved(command, at, COLUMNS.len(), page_rows), command) {
+                    (Some(to), _) => *cursor = to,
+                    (None, Command::Toggle) => self.toggle_column(at),
+                    (None, _) => self.mode = Mode::Browse,
+                }
+            }
+            _ => self.mode = Mode::Browse,
+        }
+        Action::None
+    }
+
+    fn choose_sort(&mut self, command: Command, at: usize) {
+        if command == Command::Reverse {
+            self.reverse();
+        } else if let Some(entry) = sort_entries().nth(at) {
+            self.view.sort = sort_by(entry, &self.view.sort);
+            self.mode = Mode::Browse;
+        }
+    }
+
+    fn toggle_column(&mut self, at: usize) {
+        if let Some(column) = COLUMNS.get(at) {
+            self.view.columns = Some(toggled(&self.columns(), column));
+        }
+    }
+}
 
 /// An entry of the order menu: the usual order, or a column.
 pub(super) fn sort_entries() -> impl Iterator<Item = Option<&'static Column>> {

@@ -8,12 +8,14 @@
 mod detail;
 mod draw;
 mod edit;
+mod footer;
 mod keys;
 mod list;
 mod menu;
 mod picture;
 mod place;
 mod popup;
+mod prompt;
 mod reproduce;
 mod state;
 mod terminal;

@@ -16,7 +16,12 @@ pub(super) fn command_line(
     filter_is_valid: impl Fn(&str) -> bool,
 ) -> String {
     let mut words = vec!["portchurn top".to_owned()];
-    let level = place.map_or(view.level, |(_, level)| level);
+    let level = match place {
+        // Only rows of processes know a PID.
+        Some((words, _)) if words.tgid.is_some() => Level::Process,
+        Some((_, level)) => level,
+        None => view.level,
+    };
     if level != Level::Program {
         words.push(format!("--group-by {}", level_name(level)));
     }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
 
-use crate::model::columns::{COLUMNS, Column};
+use crate::model::columns::Column;
 use crate::model::row::{Level, Row};
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
 use crate::sinks::tui::place::{Place, RowId};
+use crate::sinks::tui::prompt::FilterPrompt;
 use crate::sinks::tui::{menu, reproduce};
-use crate::sinks::view::{Filtering, RowFilter, Selection, View};
+use crate::sinks::view::{RowFilter, Selection, View};
 
 /// What the command has to do after a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,17 +57,6 @@ pub(super) enum Mode {
     Write(Edit),
 }
 
-/// A filter that is typed. It takes effect while it is typed, whenever it makes sense.
-#[derive(Debug)]
-pub(super) struct FilterPrompt {
-    pub(super) edit: Edit,
-    pub(super) error: Option<FilterError>,
-    /// To come back to.
-    before: String,
-    /// Steps back in the history.
-    back: usize,
-}
-
 /// A message in the last line, until the next key.
 #[derive(Debug)]
 pub(super) struct Notice {
@@ -96,14 +86,14 @@ pub struct State {
     pub(super) page_rows: usize,
     /// Connects per second of past intervals, oldest first.
     pub(super) rates: VecDeque<f64>,
-    parse: FilterParser,
+    pub(super) parse: FilterParser,
     snapshot: Option<Arc<Snapshot>>,
     /// The newest one, while the screen is frozen.
     held: Option<Arc<Snapshot>>,
     places: Vec<Outside>,
     /// `None`: nothing was selected yet, the first row is, whichever it is.
     selected: Option<RowId>,
-    history: Vec<String>,
+    pub(super) history: Vec<String>,
 }
 
 /// Intervals that the little curve in the head remembers.
@@ -298,7 +288,7 @@ impl State {
         true
     }
 
-    fn reverse(&mut self) {
+    pub(super) fn reverse(&mut self) {
         match self.view.sort.first_mut() {
             Some(key) => key.descending = !key.descending,
             None => self.notify("busiest first has no reverse; choose a column with s", false),
@@ -334,135 +324,10 @@ impl State {
         self.interval = Duration::from_millis(next_ms);
         Action::SetInterval(self.interval)
     }
-
-    fn choose(&mut self, command: Command) -> Action {
-        if command == Command::Close {
-            self.mode = Mode::Browse;
-            return Action::None;
-        }
-        let page_rows = self.page_rows;
-        match &mut self.mode {
-            // `draw` knows how long the text is and stops there.
-            Mode::Help { scroll } => {
-                *scroll = moved(command, *scroll, usize::MAX, page_rows).unwrap_or(*scroll)
-            }
-            Mode::SortMenu { cursor } => {
-                let at = *cursor;
-                match moved(command, at, menu::sort_len(), page_rows) {
-                    Some(to) => *cursor = to,
-                    None => self.choose_sort(command, at),
-                }
-            }
-            Mode::ColumnMenu { cursor } => {
-                let at = *cursor;
-                match (moved(command, at, COLUMNS.len(), page_rows), command) {
-                    (Some(to), _) => *cursor = to,
-                    (None, Command::Toggle) => self.toggle_column(at),
-                    (None, _) => self.mode = Mode::Browse,
-                }
-            }
-            _ => self.mode = Mode::Browse,
-        }
-        Action::None
-    }
-
-    fn choose_sort(&mut self, command: Command, at: usize) {
-        if command == Command::Reverse {
-            self.reverse();
-        } else if let Some(entry) = menu::sort_entries().nth(at) {
-            self.view.sort = menu::sort_by(entry, &self.view.sort);
-            self.mode = Mode::Browse;
-        }
-    }
-
-    fn toggle_column(&mut self, at: usize) {
-        if let Some(column) = COLUMNS.get(at) {
-            self.view.columns = Some(menu::toggled(&self.columns(), column));
-        }
-    }
-
-    fn start_filter(&mut self) {
-        let before = self.view.filter.as_ref().map_or(String::new(), |filter| filter.text.clone());
-        self.mode = Mode::Filter(FilterPrompt { edit: Edit::new(&before), error: None, before, back: 0 });
-    }
-
-    fn type_char(&mut self, c: char) -> Action {
-        match &mut self.mode {
-            Mode::Filter(prompt) => prompt.edit.insert(c),
-            Mode::Write(edit) => edit.insert(c),
-            _ => {}
-        }
-        self.try_filter();
-        Action::None
-    }
-
-    fn edit(&mut self, command: Command) -> Action {
-        match (command, &mut self.mode) {
-            (Command::Accept, Mode::Write(edit)) => {
-                let name = edit.text().trim().to_owned();
-                self.mode = Mode::Browse;
-                return if name.is_empty() { Action::None } else { Action::WriteSnapshot(name.into()) };
-            }
-            (Command::Accept, _) => self.accept_filter(),
-            (Command::Close, Mode::Filter(prompt)) => {
-                prompt.edit = Edit::new(&prompt.before);
-                self.try_filter();
-                self.mode = Mode::Browse;
-            }
-            (Command::Close, _) => self.mode = Mode::Browse,
-            (Command::Up | Command::Down, Mode::Filter(prompt)) => {
-                prompt.back = if command == Command::Up {
-                    (prompt.back + 1).min(self.history.len())
-                } else {
-                    prompt.back.saturating_sub(1)
-                };
-                let earlier = self.history.len().checked_sub(prompt.back).and_then(|at| self.history.get(at));
-                prompt.edit = Edit::new(earlier.unwrap_or(&prompt.before));
-                self.try_filter();
-            }
-            (_, Mode::Filter(prompt)) => {
-                prompt.edit.apply(command);
-                self.try_filter();
-            }
-            (_, Mode::Write(edit)) => drop(edit.apply(command)),
-            _ => {}
-        }
-        Action::None
-    }
-
-    /// Lets the typed filter take effect if it makes sense; else the last one that did stays, and the error is shown.
-    fn try_filter(&mut self) {
-        let Mode::Filter(prompt) = &mut self.mode else { return };
-        let text = prompt.edit.text().trim();
-        if text.is_empty() {
-            (self.view.filter, prompt.error) = (None, None);
-            return;
-        }
-        match (self.parse)(prompt.edit.text()) {
-            Ok(matches) => {
-                self.view.filter = Some(Filtering { text: text.to_owned(), matches });
-                prompt.error = None;
-            }
-            Err(error) => prompt.error = Some(error),
-        }
-    }
-
-    fn accept_filter(&mut self) {
-        let Mode::Filter(prompt) = &self.mode else { return };
-        if prompt.error.is_some() {
-            return;
-        }
-        let text = prompt.edit.text().trim().to_owned();
-        self.history.retain(|earlier| *earlier != text);
-        if !text.is_empty() {
-            self.history.push(text);
-        }
-        self.mode = Mode::Browse;
-    }
 }
 
 /// Where a moving key leads in a list of `len`; `None` if it is no moving key.
-fn moved(command: Command, from: usize, len: usize, page: usize) -> Option<usize> {
+pub(super) fn moved(command: Command, from: usize, len: usize, page: usize) -> Option<usize> {
     let last = len.saturating_sub(1);
     let (page, half) = (page.max(1), (page / 2).max(1));
     let to = match command {

@@ -10,7 +10,7 @@ pub(super) struct Theme {
 }
 
 impl Theme {
-    pub(super) fn new(colour: bool) -> Self {
+    pub(super) const fn new(colour: bool) -> Self {
         Self { colour }
     }
 
