@@ -481,14 +481,3 @@ fn a_screen_becomes_a_picture() {
     let svg = render_to_svg(&drawn(&mut state(), 100, 30), "portchurn top");
     assert_shows(&svg, &["python3 worker.py", "#ff7b72", "4.1 ms", "</svg>"]);
 }
-
-/// Not a test of anything: prints screens for whoever works on them.
-#[test]
-#[ignore = "prints screens to look at"]
-fn look() {
-    let mut state = state();
-    for (width, height) in [(80, 24), (120, 30), (40, 10)] {
-        let buffer = drawn(&mut state, width, height);
-        std::io::Write::write_all(&mut std::io::stderr(), text(&buffer).as_bytes()).unwrap();
-    }
-}
