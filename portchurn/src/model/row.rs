@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::program::ProgramKey;
+use crate::model::program::name_and_script;
 use crate::model::snapshot::{ClosedBy, Destination, ProcessStats, Program, Role, Snapshot, Tally};
 
 /// What a row stands for.
@@ -88,8 +88,8 @@ impl<'a> Row<'a> {
         let program: Cow<'_, str> = if process.tgid == 0 {
             "(not attributed)".into()
         } else {
-            let key = ProgramKey::of_stats(process);
-            program_name(&key.program, key.script.as_deref()).into_owned().into()
+            let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
+            program_name(&program, script.as_deref()).into_owned().into()
         };
         Self {
             level: Level::Process,

@@ -86,19 +86,19 @@ fn identity(row: &Row<'_>, ink: Ink) -> String {
     };
     let ended = row.exited.then(|| "ended".to_owned());
     let parts = [
+        Some(processes),
+        ended,
         named("", row.exe),
         named("unit ", row.unit),
         named("container ", row.container),
         named("parent ", row.parent),
-        Some(processes),
-        ended,
     ];
     joined(parts.into_iter().flatten().collect(), ink)
 }
 
 fn closers(row: &Row<'_>, ink: Ink) -> String {
     let by = row.closed_by();
-    let parts = [
+    let mut parts = [
         ("local", by.local),
         ("remote", by.remote),
         ("both", by.simultaneous),
@@ -106,18 +106,18 @@ fn closers(row: &Row<'_>, ink: Ink) -> String {
         ("process exit", by.process_exit),
     ];
     let all: u64 = parts.iter().map(|(_, count)| count).sum();
+    // The side that ends most of them is what one looks for.
+    parts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     let said = parts.into_iter().filter(|&(_, count)| count > 0).map(|(name, count)| {
         let share = human::percent(count as f64 / all as f64);
         let details = if name == "reset" { resets(row, ink) } else { String::new() };
         format!("{name} {} ({share}{details})", human::count(count, FREE, ink.glyphs))
     });
-    let mut said: Vec<_> = said.collect();
-    if said.is_empty() {
+    if all == 0 {
         return "none has ended".to_owned();
     }
-    let time_wait = row.time_wait_entered();
-    said.push(format!("{} to TIME_WAIT", human::count(time_wait, FREE, ink.glyphs)));
-    joined(said, ink)
+    let time_wait = format!("{} to TIME_WAIT", human::count(row.time_wait_entered(), FREE, ink.glyphs));
+    joined(said.chain([time_wait]).collect(), ink)
 }
 
 fn resets(row: &Row<'_>, ink: Ink) -> String {

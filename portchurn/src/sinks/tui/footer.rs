@@ -6,7 +6,7 @@ use crate::model::columns::Cut;
 use crate::sinks::text::{clean, fit, width};
 use crate::sinks::tui::draw::Ink;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{BROWSE, Binding, EDIT, MENU};
+use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU};
 use crate::sinks::tui::state::{Mode, State};
 
 const FILTER_PROMPT: &str = "filter: ";
@@ -14,6 +14,9 @@ const WRITE_PROMPT: &str = "write JSON to: ";
 
 /// The lines; two while a filter is not understood, else one.
 pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static>> {
+    let at_close = MENU.iter().position(|binding| binding.command == Command::Close).unwrap_or(0);
+    // A text has nothing to choose.
+    let close = &MENU[at_close..=at_close];
     match (&state.mode, &state.notice) {
         (Mode::Filter(filter), _) => {
             let typed = prompt(FILTER_PROMPT, &filter.edit, max_width, ink);
@@ -32,6 +35,9 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
             vec![Line::styled(format!(" {}", clean(&notice.text, ink.glyphs.unicode)), style)]
         }
         (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
+        (Mode::Help { .. } | Mode::Reproduce, None) => {
+            vec![with_hints(Line::raw(" "), close, max_width, ink)]
+        }
         (_, None) => vec![with_hints(Line::raw(" "), MENU, max_width, ink)],
     }
 }

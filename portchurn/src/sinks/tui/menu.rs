@@ -59,6 +59,12 @@ pub(super) fn sort_entries() -> impl Iterator<Item = Option<&'static Column>> {
     std::iter::once(None).chain(COLUMNS.iter().copied().map(Some))
 }
 
+/// The line of the order menu that is in force.
+pub(super) fn sort_entry_of(present: &[SortKey]) -> usize {
+    let key = present.first().map(|key| key.column.key);
+    sort_entries().position(|entry| entry.map(|column| column.key) == key).unwrap_or(0)
+}
+
 /// Number of lines of the order menu.
 pub(super) fn sort_len() -> usize {
     COLUMNS.len() + 1
@@ -100,7 +106,7 @@ pub(super) fn toggled(shown: &[&'static Column], entry: &'static Column) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{sort_by, sort_by_neighbour, sort_entries, sort_len, toggled};
+    use super::{sort_by, sort_by_neighbour, sort_entries, sort_entry_of, sort_len, toggled};
     use crate::model::columns::COLUMNS;
 
     #[test]
@@ -109,6 +115,7 @@ mod tests {
         let twice = sort_by(Some(COLUMNS[0]), &once);
         assert_ne!(once[0].descending, twice[0].descending);
         assert!(sort_by(None, &once).is_empty());
+        assert_eq!((sort_entry_of(&[]), sort_entry_of(&once)), (0, 1));
         assert_eq!(sort_entries().count(), sort_len());
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
 
 use crate::model::columns::Column;
-use crate::model::row::{Level, Row};
+use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
@@ -162,6 +162,7 @@ impl State {
             return Action::None;
         }
         self.notice = None;
+        let browsing = matches!(self.mode, Mode::Browse);
         let (table, typing) = match self.mode {
             Mode::Browse => (BROWSE, false),
             Mode::Filter(_) | Mode::Write(_) => (EDIT, true),
@@ -171,7 +172,9 @@ impl State {
             (Some(Command::Quit), _) => Action::Quit,
             (Some(command), _) if typing => self.edit(command),
             (None, Some(c)) if typing => self.type_char(c),
-            (Some(command), _) if matches!(self.mode, Mode::Browse) => self.browse(command),
+            // The order stays as it is: no need to look for the selected row.
+            (Some(command), _) if browsing && self.move_cursor(command) => return Action::None,
+            (Some(command), _) if browsing => self.browse(command),
             (Some(command), _) => self.choose(command),
             (None, _) => Action::None,
         };
@@ -211,25 +214,18 @@ impl State {
 
     /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
     fn find_selected(&mut self) {
-        let (found, len) = match self.selection() {
-            Some(selection) => {
-                let is_it = |row: &Row<'_>| self.selected.as_ref().is_some_and(|id| id.is(row));
-                (selection.rows.iter().position(is_it), selection.rows.len())
-            }
-            None => (None, 0),
+        let Some(wanted) = &self.selected else {
+            self.cursor = 0;
+            return;
         };
-        let start = if self.selected.is_some() { self.cursor.min(len.saturating_sub(1)) } else { 0 };
-        self.cursor = found.unwrap_or(start);
-        if found.is_none() && self.selected.is_some() {
-            self.select(self.cursor);
-        }
-    }
-
-    fn select(&mut self, at: usize) {
-        let row = self.selection().and_then(|selection| selection.rows.get(at).map(RowId::of));
-        self.cursor = at;
-        if row.is_some() {
-            self.selected = row;
+        let Some(Selection { rows, .. }) = self.selection() else { return };
+        if let Some(found) = rows.iter().position(|row| wanted.is(row)) {
+            self.cursor = found;
+        } else {
+            let neighbour = self.cursor.min(rows.len().saturating_sub(1));
+            let id = rows.get(neighbour).map(RowId::of);
+            self.cursor = neighbour;
+            self.selected = id.or(self.selected.take());
         }
     }
 
@@ -244,7 +240,9 @@ impl State {
                 }
             }
             Command::Filter => self.start_filter(),
-            Command::SortMenu => self.mode = Mode::SortMenu { cursor: 0 },
+            Command::SortMenu => {
+                self.mode = Mode::SortMenu { cursor: menu::sort_entry_of(&self.view.sort) };
+            }
             Command::Columns => self.mode = Mode::ColumnMenu { cursor: 0 },
             Command::Reverse => self.reverse(),
             Command::SortLeft | Command::SortRight => {
@@ -258,14 +256,22 @@ impl State {
             Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
             Command::Slower | Command::Faster => return self.change_interval(command == Command::Slower),
             Command::Reset => return Action::Reset,
-            _ => {
-                let len = self.selection().map_or(0, |selection| selection.rows.len());
-                if let Some(to) = moved(command, self.cursor, len, self.page_rows) {
-                    self.select(to);
-                }
-            }
+            _ => {}
         }
         Action::None
+    }
+
+    /// Moves the cursor if that is what the key is for; false if not.
+    fn move_cursor(&mut self, command: Command) -> bool {
+        if moved(command, 0, 0, 0).is_none() {
+            return false;
+        }
+        let Some(selection) = self.selection() else { return true };
+        let to = moved(command, self.cursor, selection.rows.len(), self.page_rows);
+        if let Some((to, row)) = to.and_then(|to| Some((to, selection.rows.get(to)?))) {
+            (self.cursor, self.selected) = (to, Some(RowId::of(row)));
+        }
+        true
     }
 
     fn go_in(&mut self) {

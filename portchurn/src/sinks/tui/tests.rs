@@ -131,7 +131,7 @@ fn the_selected_row_is_told_in_full() {
     let curl = screen(&mut state, 120, 40);
     assert_shows(
         &curl,
-        &["EADDRNOTAVAIL 1000 · ECONNREFUSED 40", "none has ended", "1040 processes · ended"],
+        &["EADDRNOTAVAIL 1000 · ECONNREFUSED 40", "none has ended", "1040 processes · ended · /usr/bin/curl"],
     );
 }
 
@@ -146,8 +146,8 @@ fn enter_goes_in_and_back_comes_out_where_one_was() {
     );
     press(&mut state, KeyCode::Down);
     press(&mut state, KeyCode::Enter);
-    let processes = screen(&mut state, 120, 40);
-    assert_shows(&processes, &["python3 worker.py → [2001:db8::6379]:6379", "PID", "2100", "1 row "]);
+    let processes = screen(&mut state, 80, 24);
+    assert_shows(&processes, &["worker.py → [2001:db8::6379]:6379", "PID", "2100", "1 row "]);
     press(&mut state, KeyCode::Backspace);
     assert!(selected_line(&mut state).contains("6379"));
     press(&mut state, KeyCode::Esc);
