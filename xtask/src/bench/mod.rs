@@ -17,8 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::repo;
 use crate::run;
-use load::Load;
-use report::{Agent, Report, Round, Series};
+use report::{Agent, Report, Round, Series, Traced};
 use tracer::{Kind, Tracer};
 
 /// Arguments of `cargo xtask bench`.
@@ -106,37 +105,48 @@ fn build() -> Result<PathBuf> {
     Ok(root.join("target/release/portchurn"))
 }
 
-/// All rounds of all tracers: without, with the first, with the second; and again. Who begins changes each time.
+/// All rounds of all tracers: without, with the first, with the second; then the other way round, so that what changes
+/// slowly favours nobody.
 fn paired(plan: &Plan) -> Result<Vec<Series>> {
     eprintln!("bench: warm-up");
     load::run(plan.cycles, plan.cpu)?;
     let mut series: Vec<Series> = plan.tracers.iter().map(Series::new).collect();
     for pair in 1..=plan.pairs {
-        let before = load::run(plan.cycles, plan.cpu)?;
-        for (kind, series) in plan.tracers.iter().zip(&mut series) {
-            let round = traced(kind, plan, &before)?;
-            eprintln!("bench: pair {pair}/{}: {}", plan.pairs, round.line(&series.name));
-            series.rounds.push(round);
+        let mut turns: Vec<Option<usize>> =
+            std::iter::once(None).chain((0..plan.tracers.len()).map(Some)).collect();
+        if pair % 2 == 0 {
+            turns.reverse();
+        }
+        let (mut plain, mut traced) = (None, Vec::new());
+        for turn in turns {
+            match turn {
+                None => plain = Some(load::run(plan.cycles, plan.cpu)?),
+                Some(index) => traced.push((index, with_tracer(&plan.tracers[index], plan)?)),
+            }
+        }
+        let plain = plain.context("one turn is without a tracer")?;
+        for (index, traced) in traced {
+            let round = Round { plain_us: plain.cpu_us_per_cycle(), traced };
+            eprintln!("bench: pair {pair}/{}: {}", plan.pairs, round.line(&series[index].name));
+            series[index].rounds.push(round);
         }
     }
     Ok(series)
 }
 
-/// One round with a tracer, held against the `plain` one beside it.
-fn traced(kind: &Kind, plan: &Plan, plain: &Load) -> Result<Round> {
+/// One round with a tracer.
+fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
     let mut tracer = Tracer::start(kind)?;
     let at = tracer.usage()?;
     let load = load::run(plan.cycles, plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     let counted = tracer.wait_for_count(&load)?;
-    let (attach, rss_bytes) = (tracer.attach, agent.rss_bytes);
-    let own = tracer.own_figures();
+    let (attach, own) = (tracer.attach, tracer.own_figures());
     let detach = tracer.stop()?;
-    Ok(Round {
-        plain_us: plain.cpu_us_per_cycle(),
+    Ok(Traced {
         traced_us: load.cpu_us_per_cycle(),
         agent_cpu_ratio: agent.cpu_ratio,
-        rss_bytes,
+        rss_bytes: agent.rss_bytes,
         map_bytes: own.map_bytes,
         lost: own.lost,
         counted,

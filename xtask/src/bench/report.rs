@@ -23,10 +23,17 @@ impl Agent {
     }
 }
 
-/// One round with a tracer, and the one without beside it.
+/// One round without a tracer, and one with.
 #[derive(Serialize)]
 pub(crate) struct Round {
     pub(crate) plain_us: f64,
+    #[serde(flatten)]
+    pub(crate) traced: Traced,
+}
+
+/// What one round with a tracer showed.
+#[derive(Serialize)]
+pub(crate) struct Traced {
     pub(crate) traced_us: f64,
     pub(crate) agent_cpu_ratio: f64,
     pub(crate) rss_bytes: u64,
@@ -40,14 +47,14 @@ pub(crate) struct Round {
 
 impl Round {
     fn ratio(&self) -> f64 {
-        self.traced_us / self.plain_us
+        self.traced.traced_us / self.plain_us
     }
 
     pub(crate) fn line(&self, name: &str) -> String {
-        let (plain, traced, ratio) = (self.plain_us, self.traced_us, self.ratio());
+        let (plain, traced, ratio) = (self.plain_us, self.traced.traced_us, self.ratio());
         format!(
             "{plain:.2} → {traced:.2} µs with {name}, ratio {ratio:.3}, counted {} of {}",
-            self.counted, self.expected
+            self.traced.counted, self.traced.expected
         )
     }
 }
@@ -66,20 +73,20 @@ impl Series {
 
     fn summary(&self) -> Result<Summary> {
         let of = |value: fn(&Round) -> f64| spread(self.rounds.iter().map(value)).context("no rounds");
-        let missed = |round: &Round| round.expected.saturating_sub(round.counted);
+        let traced = || self.rounds.iter().map(|round| &round.traced);
         Ok(Summary {
             tracer: self.name.clone(),
             plain_us: of(|round| round.plain_us)?,
-            traced_us: of(|round| round.traced_us)?,
+            traced_us: of(|round| round.traced.traced_us)?,
             ratio: of(Round::ratio)?,
-            agent_cpu_ratio: of(|round| round.agent_cpu_ratio)?,
-            attach_ms: of(|round| round.attach_ms)?,
-            detach_ms: of(|round| round.detach_ms)?,
-            rss_bytes: self.rounds.iter().map(|round| round.rss_bytes).max().unwrap_or_default(),
-            map_bytes: self.rounds.iter().filter_map(|round| round.map_bytes).max(),
-            lost: self.rounds.iter().map(|round| round.lost).sum(),
-            expected: self.rounds.iter().map(|round| round.expected).sum(),
-            missed: self.rounds.iter().map(missed).sum(),
+            agent_cpu_ratio: of(|round| round.traced.agent_cpu_ratio)?,
+            attach_ms: of(|round| round.traced.attach_ms)?,
+            detach_ms: of(|round| round.traced.detach_ms)?,
+            rss_bytes: traced().map(|round| round.rss_bytes).max().unwrap_or_default(),
+            map_bytes: traced().filter_map(|round| round.map_bytes).max(),
+            lost: traced().map(|round| round.lost).sum(),
+            expected: traced().map(|round| round.expected).sum(),
+            missed: traced().map(|round| round.expected.saturating_sub(round.counted)).sum(),
         })
     }
 }
