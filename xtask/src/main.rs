@@ -11,6 +11,7 @@ mod check;
 mod ebpf;
 mod layers;
 mod protos;
+mod release;
 mod repo;
 mod run;
 mod setup;
@@ -50,6 +51,8 @@ enum Task {
     /// The load of `bench`, which runs it
     #[command(hide = true)]
     BenchLoad(bench::load::Args),
+    /// Build one static file for each architecture
+    Release(release::Args),
 }
 
 impl Task {
@@ -64,6 +67,7 @@ impl Task {
             Self::Test => test::run(),
             Self::Bench(args) => bench::run(&args),
             Self::BenchLoad(args) => bench::load::generate(&args),
+            Self::Release(args) => release::run(&args),
         }
     }
 }
