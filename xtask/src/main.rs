@@ -1,2 +1,47 @@
-//! Stub.
-fn main() {}
+//! `cargo xtask`: everything that is done to this repository by machine. One module for each subcommand.
+//! It must not depend on the product's crates: it builds and judges them.
+#![expect(clippy::print_stdout, reason = "the output of a developer's tool is for the terminal")]
+
+mod ebpf;
+mod repo;
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "What is done to this repository by machine")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the compiler and linker of the kernel side
+    Setup,
+    /// Build the kernel side into portchurn/bpf/, or check what is there
+    Ebpf(ebpf::Args),
+}
+
+impl Task {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Setup => setup::run(),
+            Self::Ebpf(args) => ebpf::run(&args),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().task.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
