@@ -2,10 +2,15 @@
 //! It must not depend on the product's crates: it builds and judges them.
 #![expect(clippy::print_stdout, reason = "the output of a developer's tool is for the terminal")]
 
+mod check;
 mod ebpf;
+mod layers;
+mod protos;
 mod repo;
 mod run;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -25,6 +30,16 @@ enum Task {
     Setup,
     /// Build the kernel side into portchurn/bpf/, or check what is there
     Ebpf(ebpf::Args),
+    /// Check who imports whom
+    Layers,
+    /// Check sizes, headers and leftovers
+    Tidy,
+    /// Check that every hook quotes the prototype of its kernel function
+    Protos,
+    /// Everything that CI judges without running the product
+    Check,
+    /// Install what the tests need and run them all
+    Test,
 }
 
 impl Task {
@@ -32,6 +47,11 @@ impl Task {
         match self {
             Self::Setup => setup::run(),
             Self::Ebpf(args) => ebpf::run(&args),
+            Self::Layers => layers::run(),
+            Self::Tidy => tidy::run(),
+            Self::Protos => protos::run(),
+            Self::Check => check::run(),
+            Self::Test => test::run(),
         }
     }
 }

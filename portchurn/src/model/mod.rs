@@ -12,6 +12,7 @@ use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 
 pub mod churn;
 pub mod columns;
+pub mod event;
 pub mod ledger;
 pub mod program;
 pub mod row;
