@@ -11,7 +11,7 @@ use crate::commands::options::{
     SelectArgs, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
 };
 use crate::commands::session::{Event, Session, block_on, open_output};
-use crate::commands::{EventsLost, Usage, logger, terminal};
+use crate::commands::{EventsLost, Usage, logger, screen, terminal};
 use crate::filter::{Filter, Scope};
 use crate::model::row::Level;
 use crate::sinks::view::{columns_help, parse_columns, parse_sort};
@@ -82,9 +82,9 @@ struct ShowArgs {
     /// When to use colour
     #[arg(long, value_enum, default_value_t)]
     color: terminal::Color,
-    /// Leave the mouse to the terminal
-    #[arg(long)]
-    no_mouse: bool,
+    /// Draw the screen into this SVG file at the end
+    #[arg(long, value_name = "FILE", hide = true)]
+    picture: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -122,8 +122,13 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         let mut output = if is_screen { None } else { Some(open_output(args.show.write.as_deref())?) };
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         match output.take() {
-            None => crate::commands::screen::run(&mut session, view, args.interval, args.count, !args.show.no_mouse).await?,
-            Some(output) => batch(&mut session, &args, &view, output).await?,
+            None => screen::run(&mut session, view, args.interval, args.count).await?,
+            Some(output) => {
+                batch(&mut session, &args, &view, output).await?;
+                if let Some(path) = &args.show.picture {
+                    screen::picture(&session, view, args.interval, path)?;
+                }
+            }
         }
         if !quiet {
             logger::note(&session.summary.to_string());

@@ -255,6 +255,18 @@ impl Ledger {
         }
     }
 
+    /// Forgets what happened, not what is in progress.
+    pub fn restart(&mut self) {
+        for process in self.processes.values_mut() {
+            for stats in process.destinations.values_mut() {
+                stats.counts = stats.counts.restarted();
+            }
+        }
+        for program in self.programs.values_mut() {
+            program.folded.clear();
+        }
+    }
+
     /// Number of the current window.
     pub fn window(&self) -> u64 {
         self.window
@@ -391,6 +403,18 @@ mod tests {
         again.id.start_ns = 999;
         ledger.apply(&Sample { processes: vec![process(1, "a"), again], ..Sample::default() });
         assert_eq!(ledger.processes().count(), 2);
+    }
+
+    #[test]
+    fn a_restart_keeps_what_is_open_and_the_books_balanced() {
+        let mut ledger = Ledger::default();
+        let mut counts = Counts { attempts: 9, opened: 7, failed: 1, ..Counts::ZERO };
+        counts.closed[2] = 4;
+        ledger.apply(&Sample { churn: vec![(connect_key(1, 1), counts)], ..Sample::default() });
+        ledger.restart();
+        let (_, entry) = ledger.processes().next().unwrap();
+        let after = entry.destinations.values().next().unwrap().counts;
+        assert_eq!((after.opened, after.closed_total(), after.open_now(), after.connecting_now()), (0, 0, 3, 1));
     }
 
     #[test]
