@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
+use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::{Position, Rect};
 
 use crate::model::columns::Column;
 use crate::model::row::Level;
@@ -71,6 +72,15 @@ struct Outside {
     cursor: usize,
 }
 
+/// Where heading and rows stand on the screen, for the mouse.
+#[derive(Default)]
+pub(super) struct RowPlaces {
+    pub(super) heading: Rect,
+    pub(super) rows: Rect,
+    /// Columns, and the cell behind the last one of each.
+    pub(super) columns: Vec<(&'static Column, u16)>,
+}
+
 /// What is looked at.
 pub struct State {
     pub(super) view: View,
@@ -88,6 +98,10 @@ pub struct State {
     pub(super) rates: VecDeque<f64>,
     pub(super) parse: FilterParser,
     snapshot: Option<Arc<Snapshot>>,
+    /// The command line, without what the view knows.
+    base: String,
+    /// Where the rows stand on the screen. Kept by `draw`.
+    pub(super) row_places: RowPlaces,
     /// The newest one, while the screen is frozen.
     held: Option<Arc<Snapshot>>,
     places: Vec<Outside>,
@@ -120,11 +134,18 @@ impl State {
             rates: VecDeque::new(),
             parse,
             snapshot: None,
+            base: "portchurn top".to_owned(),
+            row_places: RowPlaces::default(),
             held: None,
             places: Vec::new(),
             selected: None,
             history: Vec::new(),
         }
+    }
+
+    /// Says how the command was called, without what the view knows: `portchurn top -D 3306`. For `y`.
+    pub fn set_base_command(&mut self, base: impl Into<String>) {
+        self.base = base.into();
     }
 
     /// Takes the next snapshot. While the screen is frozen it is kept for later.
@@ -182,6 +203,36 @@ impl State {
         action
     }
 
+    /// Takes what the mouse did: the wheel moves, a click on a row selects it, a click on a heading sorts.
+    pub fn on_mouse(&mut self, event: MouseEvent) {
+        if !matches!(self.mode, Mode::Browse) {
+            return;
+        }
+        let at = Position::new(event.column, event.row);
+        let places = &self.row_places;
+        match event.kind {
+            MouseEventKind::ScrollDown => drop(self.move_cursor(Command::Down)),
+            MouseEventKind::ScrollUp => drop(self.move_cursor(Command::Up)),
+            MouseEventKind::Down(MouseButton::Left) if places.rows.contains(at) => {
+                self.select(self.scroll + usize::from(at.y - places.rows.y));
+            }
+            MouseEventKind::Down(MouseButton::Left) if places.heading.contains(at) => {
+                let hit = places.columns.iter().find(|(_, end)| at.x < *end).map(|(column, _)| *column);
+                if hit.is_some() {
+                    self.view.sort = menu::sort_by(hit, &self.view.sort);
+                    self.find_selected();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn select(&mut self, at: usize) {
+        if let Some(id) = self.selection().and_then(|selection| selection.rows.get(at).map(RowId::of)) {
+            (self.cursor, self.selected) = (at, Some(id));
+        }
+    }
+
     /// The rows of the present place, in the present order. Empty before the first snapshot.
     pub(super) fn selection(&self) -> Option<Selection<'_>> {
         let snapshot = self.snapshot.as_ref()?;
@@ -209,7 +260,9 @@ impl State {
     /// The command line that shows the same.
     pub(super) fn command_line(&self) -> String {
         let place = self.places.last().map(|outside| (&outside.place.row_words, outside.place.level()));
-        reproduce::command_line(&self.view, place, self.interval, |text| (self.parse)(text).is_ok())
+        reproduce::command_line(&self.base, &self.view, place, self.interval, |text| {
+            (self.parse)(text).is_ok()
+        })
     }
 
     /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
