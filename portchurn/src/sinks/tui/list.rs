@@ -11,7 +11,8 @@ use crate::model::row::Row;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::layout::{GAP, Placed, heading, place, row_text, total};
 use crate::sinks::tui::draw::{Ink, lines};
-use crate::sinks::tui::state::{RowPlaces, State};
+use crate::sinks::tui::mouse::RowPlaces;
+use crate::sinks::tui::state::State;
 use crate::sinks::view::{Selection, activity};
 use crate::sinks::{summary, text};
 

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
-use ratatui::layout::{Position, Rect};
+use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
 
 use crate::model::columns::Column;
 use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
+use crate::sinks::tui::mouse::RowPlaces;
 use crate::sinks::tui::place::{Place, RowId};
 use crate::sinks::tui::prompt::FilterPrompt;
 use crate::sinks::tui::{menu, reproduce};
@@ -72,15 +72,6 @@ struct Outside {
     cursor: usize,
 }
 
-/// Where heading and rows stand on the screen, for the mouse.
-#[derive(Default)]
-pub(super) struct RowPlaces {
-    pub(super) heading: Rect,
-    pub(super) rows: Rect,
-    /// Columns, and the cell behind the last one of each.
-    pub(super) columns: Vec<(&'static Column, u16)>,
-}
-
 /// What is looked at.
 pub struct State {
     pub(super) view: View,
@@ -106,7 +97,7 @@ pub struct State {
     held: Option<Arc<Snapshot>>,
     places: Vec<Outside>,
     /// `None`: nothing was selected yet, the first row is, whichever it is.
-    selected: Option<RowId>,
+    pub(super) selected: Option<RowId>,
     pub(super) history: Vec<String>,
 }
 
@@ -203,36 +194,6 @@ impl State {
         action
     }
 
-    /// Takes what the mouse did: the wheel moves, a click on a row selects it, a click on a heading sorts.
-    pub fn on_mouse(&mut self, event: MouseEvent) {
-        if !matches!(self.mode, Mode::Browse) {
-            return;
-        }
-        let at = Position::new(event.column, event.row);
-        let places = &self.row_places;
-        match event.kind {
-            MouseEventKind::ScrollDown => drop(self.move_cursor(Command::Down)),
-            MouseEventKind::ScrollUp => drop(self.move_cursor(Command::Up)),
-            MouseEventKind::Down(MouseButton::Left) if places.rows.contains(at) => {
-                self.select(self.scroll + usize::from(at.y - places.rows.y));
-            }
-            MouseEventKind::Down(MouseButton::Left) if places.heading.contains(at) => {
-                let hit = places.columns.iter().find(|(_, end)| at.x < *end).map(|(column, _)| *column);
-                if hit.is_some() {
-                    self.view.sort = menu::sort_by(hit, &self.view.sort);
-                    self.find_selected();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn select(&mut self, at: usize) {
-        if let Some(id) = self.selection().and_then(|selection| selection.rows.get(at).map(RowId::of)) {
-            (self.cursor, self.selected) = (at, Some(id));
-        }
-    }
-
     /// The rows of the present place, in the present order. Empty before the first snapshot.
     pub(super) fn selection(&self) -> Option<Selection<'_>> {
         let snapshot = self.snapshot.as_ref()?;
@@ -266,7 +227,7 @@ impl State {
     }
 
     /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
-    fn find_selected(&mut self) {
+    pub(super) fn find_selected(&mut self) {
         let Some(wanted) = &self.selected else {
             self.cursor = 0;
             return;
@@ -287,11 +248,7 @@ impl State {
             Command::Help => self.mode = Mode::Help { scroll: 0 },
             Command::Open => self.go_in(),
             Command::Out => drop(self.go_out()),
-            Command::Back => {
-                if !self.go_out() {
-                    self.view.filter = None;
-                }
-            }
+            Command::Back => self.go_back(),
             Command::Filter => self.start_filter(),
             Command::SortMenu => {
                 self.mode = Mode::SortMenu { cursor: menu::sort_entry_of(&self.view.sort) };
@@ -315,7 +272,7 @@ impl State {
     }
 
     /// Moves the cursor if that is what the key is for; false if not.
-    fn move_cursor(&mut self, command: Command) -> bool {
+    pub(super) fn move_cursor(&mut self, command: Command) -> bool {
         if moved(command, 0, 0, 0).is_none() {
             return false;
         }
@@ -337,6 +294,12 @@ impl State {
             }
             Some(None) => self.notify("this is the innermost level", false),
             None => {}
+        }
+    }
+
+    fn go_back(&mut self) {
+        if !self.go_out() {
+            self.view.filter = None;
         }
     }
 
