@@ -44,6 +44,23 @@ pub struct SelectArgs {
     pub filter: Option<Filter>,
 }
 
+impl SelectArgs {
+    /// The command line that selects the same in the kernel. The filter is left out: the screen may change it.
+    pub fn command_line(&self, command: &str) -> String {
+        let list = |flag: &str, items: Vec<String>| (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")));
+        let parts = [
+            list("-p", self.pids.iter().map(ToString::to_string).collect()),
+            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
+            list("-D", self.dports.iter().map(ToString::to_string).collect()),
+            list("-L", self.lports.iter().map(ToString::to_string).collect()),
+            self.ipv4.then(|| "-4".to_owned()),
+            self.ipv6.then(|| "-6".to_owned()),
+            self.netns.map(|inode| format!("--netns {inode}")),
+        ];
+        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
+    }
+}
+
 /// How to trace.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "How to trace")]

@@ -17,11 +17,23 @@ use crate::sinks::tui::{Action, FilterError, FilterParser, Screen, State, draw, 
 use crate::sinks::view::RowFilter;
 use crate::sinks::{OutputFormat, View};
 
+/// How the screen is used.
+pub struct Look {
+    /// Stop after this many refreshes.
+    pub count: Option<u64>,
+    /// Take the mouse.
+    pub mouse: bool,
+    /// The command line up to what the view knows by itself.
+    pub base_command: String,
+}
+
 /// Runs until a key, a signal, the count or the time ends it.
-pub async fn run(session: &mut Session, view: View, interval: Duration, count: Option<u64>) -> Result<()> {
+pub async fn run(session: &mut Session, view: View, look: Look, interval: Duration) -> Result<()> {
     let _messages_wait = logger::hold_back();
-    let mut screen = Screen::open().context("take the terminal")?;
-    let mut view = Viewer { state: State::new(view, interval, parser()), notes: Vec::new(), left: count };
+    let mut screen = Screen::open(look.mouse).context("take the terminal")?;
+    let mut state = State::new(view, interval, parser());
+    state.set_base_command(&look.base_command);
+    let mut view = Viewer { state, notes: Vec::new(), left: look.count };
     let mut events = terminal_events();
     view.refresh(session)?;
     loop {
@@ -82,8 +94,15 @@ impl Viewer {
 
     /// Whether to go on.
     fn on_terminal_event(&mut self, session: &mut Session, event: &TerminalEvent) -> Result<bool> {
-        let TerminalEvent::Key(key) = event else { return Ok(true) };
-        match self.state.on_key(*key) {
+        let action = match event {
+            TerminalEvent::Key(key) => self.state.on_key(*key),
+            TerminalEvent::Mouse(mouse) => {
+                self.state.on_mouse(*mouse);
+                Action::None
+            }
+            _ => Action::None,
+        };
+        match action {
             Action::None => {}
             Action::SetInterval(interval) => session.set_interval(interval),
             Action::Reset => {

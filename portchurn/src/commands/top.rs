@@ -82,6 +82,9 @@ struct ShowArgs {
     /// When to use colour
     #[arg(long, value_enum, default_value_t)]
     color: terminal::Color,
+    /// Leave the mouse to the terminal, which needs it to select text
+    #[arg(long)]
+    no_mouse: bool,
     /// Draw the screen into this SVG file at the end
     #[arg(long, value_name = "FILE", hide = true)]
     picture: Option<PathBuf>,
@@ -122,7 +125,11 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         let mut output = if is_screen { None } else { Some(open_output(args.show.write.as_deref())?) };
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         match output.take() {
-            None => screen::run(&mut session, view, args.interval, args.count).await?,
+            None => {
+                let base_command = args.select.command_line("portchurn top");
+                let look = screen::Look { count: args.count, mouse: !args.show.no_mouse, base_command };
+                screen::run(&mut session, view, look, args.interval).await?;
+            }
             Some(output) => {
                 batch(&mut session, &args, &view, output).await?;
                 if let Some(path) = &args.show.picture {
