@@ -47,7 +47,8 @@ fn benches(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("all_changed", count), |b| {
             b.iter(|| {
                 references.iter().for_each(|&key_ref| keys.count_before_attach(key_ref, 1));
-                assert_eq!(black_box(keys.read(1)).len(), count as usize);
+                // The host goes on meanwhile and has keys of its own.
+                assert!(black_box(keys.read(1)).len() >= count as usize);
             });
         });
         group.bench_function(BenchmarkId::new("none_changed", count), |b| b.iter(|| black_box(keys.read(1))));

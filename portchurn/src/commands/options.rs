@@ -9,7 +9,7 @@ use portchurn_common::glob::PATTERN_LEN;
 use portchurn_common::settings::{Filters, port_filter_key};
 
 use crate::commands::Usage;
-use crate::filter::Filter;
+use crate::filter::{Filter, Scope};
 use crate::live::hooks::Forced;
 use crate::live::loader::Options;
 use crate::live::sizes::{Host, Wanted};
@@ -42,6 +42,23 @@ pub struct SelectArgs {
     /// Only what matches, for example `dport=3306 life<10ms` or `dest in 10.0.0.0/8 and !comm=nginx`
     #[arg(short, long, value_name = "EXPR", value_parser = parse_filter)]
     pub filter: Option<Filter>,
+}
+
+impl SelectArgs {
+    /// The command line that selects the same in the kernel. The filter is left out: the screen may change it.
+    pub fn command_line(&self, command: &str) -> String {
+        let list = |flag: &str, items: Vec<String>| (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")));
+        let parts = [
+            list("-p", self.pids.iter().map(ToString::to_string).collect()),
+            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
+            list("-D", self.dports.iter().map(ToString::to_string).collect()),
+            list("-L", self.lports.iter().map(ToString::to_string).collect()),
+            self.ipv4.then(|| "-4".to_owned()),
+            self.ipv6.then(|| "-6".to_owned()),
+            self.netns.map(|inode| format!("--netns {inode}")),
+        ];
+        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
+    }
 }
 
 /// How to trace.
@@ -149,6 +166,17 @@ fn parse_glob(text: &str) -> Result<String, String> {
         return Err("an empty name matches nothing".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.
+///
+/// # Errors
+/// A [`Usage`], with a caret at the place.
+pub fn check_filter(select: &SelectArgs, scope: Scope) -> Result<()> {
+    match select.filter.as_ref().map(|filter| filter.check(scope)) {
+        Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
+        _ => Ok(()),
+    }
 }
 
 fn parse_filter(text: &str) -> Result<Filter, String> {
