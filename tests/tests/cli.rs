@@ -40,7 +40,7 @@ fn an_unknown_flag_gets_a_suggestion() {
     check("an_unknown_flag_gets_a_suggestion", || {
         let text = ends_with(2, &["top", "--intervall", "1s"])?;
         ensure!(text.contains("'--interval'"), "{text}");
-        let text = ends_with(2, &["tpo"])?;
+        let text = ends_with(2, &["topp"])?;
         ensure!(text.contains("'top'"), "{text}");
         Ok(())
     });
