@@ -35,7 +35,9 @@ pub fn matches_truth(truth: &Truth, report: &Report, precision: Precision) -> Re
 /// Whether every sum of the report comes out, and nothing was lost.
 pub fn adds_up(report: &Report) -> Result<()> {
     let mut differences = Differences(Vec::new());
-    differences.equal("lost.total", 0, report.lost.total);
+    if report.lost.total > 0 {
+        differences.0.push(format!("lost: {:?}", report.lost.by_reason));
+    }
     differences.equal("sum of lost.by_reason", report.lost.total, report.lost.by_reason.values().sum());
     let mut sum = Tally::default();
     differences.conserved("totals", &report.totals);
