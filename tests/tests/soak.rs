@@ -8,12 +8,11 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use portchurn_tests::harness::compare::adds_up;
+use portchurn_tests::harness::compare::matches_as_a_program;
 use portchurn_tests::harness::programs::start_workload;
-use portchurn_tests::harness::report::{Report, Tally};
+use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check};
-use portchurn_tests::truth::{Counts, End, Truth};
 
 /// Objects between two looks at the memory; portchurn prints five a second.
 const LOOK_EVERY: u64 = 50;
@@ -42,7 +41,7 @@ fn memory_is_flat_and_counts_are_exact() {
                 break truth?;
             }
         };
-        tracer.wait_until(|report| is_complete(&truth, report))?;
+        tracer.wait_until(|report| matches_as_a_program(&truth, report))?;
         tracer.stop()?;
         is_flat(&looks)
     });
@@ -65,26 +64,6 @@ fn note(started: Instant, report: &Report, resident_kib: u64) {
         report.lost.total,
     );
     let _ = stderr().write_all(line.as_bytes());
-}
-
-/// There are too many clients to name, so the program as a whole is compared.
-fn is_complete(truth: &Truth, report: &Report) -> Result<()> {
-    adds_up(report)?;
-    let mut seen = Tally::default();
-    for program in report.programs.iter().filter(|program| program.program == "portchurn-workload") {
-        for destination in program.destinations.iter().filter(|there| there.netns == truth.netns) {
-            seen.add(&destination.tally);
-        }
-    }
-    let sum: Counts = truth.sum();
-    let expected =
-        Tally { opened: sum.opened, accepted: sum.accepted, closed: sum.closed(), ..Tally::default() };
-    ensure!(seen == expected, "{seen:?} instead of {expected:?}");
-    let server = truth.role("server").context("a server")?;
-    let tally = report.processes_of(server.tgid).next().context("the server is listed")?.tally;
-    ensure!(tally.accepted == server.sum().accepted, "the server: {tally:?}");
-    ensure!(matches!(server.ends[..], [(End::Accept(_), _)]), "one listening port");
-    Ok(())
 }
 
 /// The last half may not rise above the half before by more than a tenth: what is kept must be bounded. The first
