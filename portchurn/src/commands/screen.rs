@@ -107,7 +107,8 @@ impl Viewer {
             Action::SetInterval(interval) => session.set_interval(interval),
             Action::Reset => {
                 session.model.restart();
-                self.notes = vec!["counting since the reset; connections that were open then are known".to_owned()];
+                self.notes =
+                    vec!["counting since the reset; connections that were open then are known".to_owned()];
                 self.state.set_snapshot(Arc::new(session.model.snapshot()));
             }
             Action::WriteSnapshot(path) => match self.write(&path) {

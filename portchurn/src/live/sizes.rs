@@ -58,8 +58,7 @@ impl Sizes {
         let keys_max = (CHURN_BYTES_MAX / size_of::<Counters>() as u64) as u32;
         let keys = wanted.keys.unwrap_or(KEYS).clamp(16, keys_max);
         let affordable = (SHARDED_KEYS_MAX / keys).max(1).ilog2();
-        let shards_log2 =
-            host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX).min(affordable);
+        let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX).min(affordable);
         let conns =
             wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
         Self {

@@ -138,7 +138,8 @@ fn positive(count: i64) -> u64 {
 const LISTED_MAX: usize = 1000;
 
 fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination> {
-    let mut order: Vec<_> = destinations.iter().map(|(key, stats)| (activity(stats, window), key, stats)).collect();
+    let mut order: Vec<_> =
+        destinations.iter().map(|(key, stats)| (activity(stats, window), key, stats)).collect();
     let quieter = |a: &(Activity, &DestinationKey, &Stats), b: &(Activity, &DestinationKey, &Stats)| {
         b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))
     };

@@ -434,7 +434,10 @@ mod tests {
         ledger.restart();
         let (_, entry) = ledger.processes().next().unwrap();
         let after = entry.destinations.values().next().unwrap().counts;
-        assert_eq!((after.opened, after.closed_total(), after.open_now(), after.connecting_now()), (0, 0, 3, 1));
+        assert_eq!(
+            (after.opened, after.closed_total(), after.open_now(), after.connecting_now()),
+            (0, 0, 3, 1)
+        );
     }
 
     #[test]
