@@ -7,7 +7,8 @@
 //! | `cli` | nothing | wrong input, missing privileges, no tracefs: the right words and the right exit status |
 //! | `kernel_truth` | a tracer's privileges | every kind of open, close and failure, on every tier |
 //! | `kernel_bulk` | the same, two processors | exact at the highest rate, and on crowded processors |
-//! | `kernel_life` | the same | attach, detach, two at once, sockets from before, filters |
+//! | `kernel_life` | the same | attach, detach, two at once, sockets from before |
+//! | `kernel_filters` | the same | what is asked for is counted, and nothing else |
 //! | `soak` | the same, minutes, `--ignored` | memory is flat |
 //!
 //! The programs under test are those that cargo built beside the tests, or what these variables name:

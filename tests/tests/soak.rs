@@ -33,7 +33,7 @@ fn memory_is_flat_and_counts_are_exact() {
         let mut looks: Vec<u64> = Vec::new();
         let truth = loop {
             for _ in 0..LOOK_EVERY {
-                tracer.next()?;
+                tracer.advance()?;
             }
             looks.push(resident_kib(tracer.pid())?);
             note(started, &tracer.latest, looks[looks.len() - 1]);
