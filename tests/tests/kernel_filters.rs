@@ -105,5 +105,4 @@ filters! {
     ipv6_of_mapped: "mapped", |_: &Server| words(&["-6"]), NOTHING;
     own_netns: "v4", |_: &Server| words(&["--netns", &format!("pid:{}", std::process::id())]), BOTH;
     another_netns: "v4", |_: &Server| words(&["--netns", "1"]), NOTHING;
-    expression: "v4", |server: &Server| words(&["-f", &format!("dport={}", server.port)]), CONNECTS;
 }
