@@ -87,6 +87,9 @@ impl Collector {
         if settings.cookies != 0 {
             let processes = seed::sockets(&mut this._loaded, &mut this.keys, &this.procfs, &sizes, options)?;
             for process in processes {
+                // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
+                let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
+                this.introduced.insert(key, 1, 0).context("note a process from before the attach")?;
                 this.note_process(process, 0);
             }
         }
@@ -204,7 +207,8 @@ impl Collector {
     fn forget_processes(&mut self, now_ns: u64) {
         let (introduced, keys) = (&mut self.introduced, &self.keys);
         self.processes.retain(|id, told| {
-            let ended_lately = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+            let ended_lately =
+                told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
             let keep = ended_lately || keys.has_keys(*id);
             if !keep {
                 let _ =
