@@ -1,0 +1,41 @@
+//! Where the harness keeps its files: all of them under the target folder. Must not lead anywhere else.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::kernel::Arch;
+
+/// The folders.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) workspace: PathBuf,
+    /// `target/vm`.
+    pub(crate) vm: PathBuf,
+    /// Consoles and results of the last run.
+    pub(crate) logs: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new() -> Result<Self> {
+        // Set by `cargo run`; the other is for a binary that is started by hand where it was built.
+        let own = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let workspace = own.parent().context("xtask lies in no workspace")?.to_owned();
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+        let vm = workspace.join(target).join("vm");
+        let logs = vm.join("logs");
+        fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+        Ok(Self { workspace, vm, logs })
+    }
+}
+
+/// Name of a guest's files and its label in output: the kernel line, and the processor where it isn't the usual one.
+pub(crate) fn label(line: &str, arch: Arch) -> String {
+    match arch {
+        Arch::X86_64 => line.to_owned(),
+        Arch::Aarch64 => format!("{line}-{}", arch.name()),
+    }
+}
