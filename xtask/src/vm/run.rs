@@ -30,7 +30,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
         return shell(&guests);
     }
     if args.selftest {
-        return guests.iter().try_for_each(selftest::run);
+        return selftest::run(&guests);
     }
     entries.extend(all(&guests, args));
     entries.sort_by_key(|entry| position(args, &entry.label));

@@ -9,24 +9,28 @@ use anyhow::{Context as _, Result, ensure};
 use super::kernel::Arch;
 use super::say;
 
-/// Program and the package that has it.
+/// Program, or a file where there is no program, and the package that has it.
 type Need = (&'static str, &'static str);
 
 /// For every guest.
 const ALWAYS: [Need; 3] = [("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("cc", "gcc libc6-dev")];
 /// To build for ARM.
-const AARCH64: Need = ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu");
+const AARCH64: [Need; 2] = [
+    ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("/usr/aarch64-linux-gnu/lib/crt1.o", "libc6-dev-arm64-cross"),
+];
 
-/// Whether a program is on the path.
+/// Whether a program is on the path, or a file is there.
 pub(crate) fn is_installed(program: &str) -> bool {
+    // Joining an absolute path gives just that, so a file is looked for where it says.
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// What is missing.
 pub(crate) fn missing(arch: Arch) -> Vec<Need> {
-    let cross = (arch.name() != env::consts::ARCH).then_some(AARCH64);
-    let needs = ALWAYS.into_iter().chain([arch.qemu()]).chain(cross);
+    let cross: &[Need] = if arch.name() == env::consts::ARCH { &[] } else { &AARCH64 };
+    let needs = ALWAYS.into_iter().chain([arch.qemu()]).chain(cross.iter().copied());
     needs.filter(|(program, _)| !is_installed(program)).collect()
 }
 

@@ -132,6 +132,11 @@ fn panic_the_kernel() -> Result<(), String> {
 /// Takes the only processor with a priority above the first process's, and never gives it back.
 fn freeze() -> Result<(), String> {
     fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1").map_err(|error| error.to_string())?;
+    // Since 6.12 a server of its own lends time to those with a lower priority.
+    let lender = Path::new("/sys/kernel/debug/sched/fair_server/cpu0/runtime");
+    if lender.exists() {
+        fs::write(lender, "0").map_err(|error| error.to_string())?;
+    }
     let priority = libc::sched_param { sched_priority: 99 };
     // SAFETY: the parameters outlive the call.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
