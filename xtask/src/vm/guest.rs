@@ -15,7 +15,7 @@ use super::qemu::{self, Console, Spec};
 use super::say;
 use super::verdict::{End, Verdict, is_hopeless, judge};
 
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(100);
 /// How long a guest may take to power off once it has said everything.
 const POWER_OFF: Duration = Duration::from_secs(20);
 /// How much of the console is shown when a result is missing.
@@ -62,6 +62,9 @@ pub(crate) fn run(spec: &Spec, label: &str, limit: Duration) -> Result<Run> {
     let console = read(console_path);
     let verdict = judge(&read(&spec.results), &console, &end);
     let console = if verdict.broken.is_some() { last_lines(&console) } else { Vec::new() };
+    if read(&words_path).is_empty() {
+        fs::remove_file(&words_path).with_context(|| format!("remove {}", words_path.display()))?;
+    }
     Ok(Run { verdict, took: started.elapsed(), console })
 }
 
@@ -86,15 +89,20 @@ fn last_lines(console: &str) -> Vec<String> {
 struct Progress<'a> {
     label: &'a str,
     said: usize,
+    read_bytes: usize,
     done_at: Option<Instant>,
 }
 
 impl<'a> Progress<'a> {
     const fn new(label: &'a str) -> Self {
-        Self { label, said: 0, done_at: None }
+        Self { label, said: 0, read_bytes: 0, done_at: None }
     }
 
     fn show(&mut self, results: &str) {
+        if results.len() == self.read_bytes {
+            return;
+        }
+        self.read_bytes = results.len();
         // The last line may not be complete yet.
         let complete = results.rfind('\n').map_or("", |end| &results[..end]);
         let verdict = judge(complete, "", &End::TimeOut);

@@ -1,5 +1,6 @@
 //! From a kernel, a payload and the command line to a guest that can be started. Must not start it.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -26,6 +27,13 @@ pub(crate) struct Guests<'a> {
 pub(crate) struct Prepared {
     pub(crate) spec: Spec,
     _share: Option<Share>,
+}
+
+impl Drop for Prepared {
+    /// What a person may want to read stays: console and results.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.spec.initramfs);
+    }
 }
 
 impl Guests<'_> {

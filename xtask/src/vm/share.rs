@@ -20,7 +20,18 @@ const POLL: Duration = Duration::from_millis(20);
 /// The daemon of one guest.
 pub(crate) struct Share {
     pub(crate) socket: PathBuf,
-    _process: Process,
+    view: PathBuf,
+    process: Process,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.process.end();
+        // The view was mounted in the daemon's own namespace and went with it: here it is an empty folder. Never more than
+        // that may be removed.
+        let _ = fs::remove_dir(&self.view);
+        let _ = fs::remove_file(&self.socket);
+    }
 }
 
 /// Starts a daemon; its files carry the given stem.
@@ -56,5 +67,5 @@ pub(crate) fn start(directory: &Path, stem: &str) -> Result<Share> {
         }
         thread::sleep(POLL);
     }
-    Ok(Share { socket, _process: process })
+    Ok(Share { socket, view, process })
 }

@@ -129,14 +129,24 @@ fn panic_the_kernel() -> Result<(), String> {
     trigger.write_all(b"c").map_err(|error| error.to_string())
 }
 
-/// Takes the only processor with a priority above the first process's, and never gives it back.
+/// Takes every processor with a priority above the first process's, and never gives one back.
 fn freeze() -> Result<(), String> {
     fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1").map_err(|error| error.to_string())?;
-    // Since 6.12 a server of its own lends time to those with a lower priority.
-    let lender = Path::new("/sys/kernel/debug/sched/fair_server/cpu0/runtime");
-    if lender.exists() {
-        fs::write(lender, "0").map_err(|error| error.to_string())?;
+    let processors = thread::available_parallelism().map_err(|error| error.to_string())?.get();
+    for processor in 0..processors {
+        // Since 6.12 a server of its own lends time to those with a lower priority.
+        let lender = format!("/sys/kernel/debug/sched/fair_server/cpu{processor}/runtime");
+        if Path::new(&lender).exists() {
+            fs::write(lender, "0").map_err(|error| error.to_string())?;
+        }
     }
+    for _ in 1..processors {
+        thread::spawn(spin);
+    }
+    spin()
+}
+
+fn spin() -> Result<(), String> {
     let priority = libc::sched_param { sched_priority: 99 };
     // SAFETY: the parameters outlive the call.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
