@@ -190,6 +190,28 @@ impl Filters {
     };
 }
 
+/// Where a kprobe or kretprobe finds the registers of the function that it interrupts. Bytes into `struct pt_regs`,
+/// which every architecture lays out in its own way: by asking here, one object serves them all.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Registers {
+    /// The function's first argument.
+    pub argument: u32,
+    /// The function's result.
+    pub result: u32,
+}
+
+impl Registers {
+    /// Of the machine that this code was compiled for. Frozen user interface: `asm/ptrace.h` of each architecture.
+    pub const OF_THIS_MACHINE: Self = if cfg!(target_arch = "x86_64") {
+        Self { argument: 112, result: 80 } // di, ax
+    } else if cfg!(target_arch = "aarch64") {
+        Self { argument: 0, result: 0 } // regs[0] is both
+    } else {
+        Self { argument: UNKNOWN, result: UNKNOWN }
+    };
+}
+
 /// Everything the loader tells the kernel side. The global `SETTINGS` of the object.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -198,6 +220,8 @@ pub struct Settings {
     pub offsets: Offsets,
     /// From the tracepoint's format file.
     pub tracepoint: TracepointLayout,
+    /// From the machine's architecture.
+    pub registers: Registers,
     /// From the command line.
     pub filters: Filters,
     /// Places in the connection table minus one; a power of two minus one.
@@ -213,10 +237,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What stands in the object until the loader patches it.
+    /// What stands in the object until the loader patches it, and what the loader starts from.
     pub const UNSET: Self = Self {
         offsets: Offsets::UNKNOWN,
         tracepoint: TracepointLayout::UNKNOWN,
+        registers: Registers::OF_THIS_MACHINE,
         filters: Filters::NONE,
         conns_mask: 0,
         shards_log2: 0,

@@ -1,6 +1,7 @@
 //! Reading kernel memory. A program that the kernel loads with type information may load a field directly; the
 //! others must ask a helper. Which of the two is a type parameter, so each entry point is compiled for its own tier.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{bpf_get_current_task, bpf_get_current_task_btf},
@@ -55,4 +56,11 @@ impl Access for Probe {
         // SAFETY: no preconditions.
         unsafe { bpf_get_current_task() as *const u8 }
     }
+}
+
+/// A register of the function that a kprobe or kretprobe interrupts; `offset` is one of `setting!(registers)`.
+/// By helper, because the verifier forbids a load from a context pointer that was moved.
+#[inline(always)]
+pub fn register(ctx: &impl EbpfContext, offset: u32) -> u64 {
+    Probe::load(ctx.as_ptr().cast_const().cast(), offset)
 }

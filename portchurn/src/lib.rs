@@ -9,6 +9,7 @@
 //!
 //! `live` alone knows aya. `model` and `filter` are pure: no clock, no input or output. Only `commands` sees all parts.
 
+pub mod cli;
 pub mod commands;
 pub mod filter;
 #[cfg(feature = "live")]

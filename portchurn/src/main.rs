@@ -1,2 +1,10 @@
-//! Stub.
-fn main() {}
+//! The program: reads the command line, runs the command, turns its end into an exit status. Nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use portchurn::cli::Cli;
+
+fn main() -> ExitCode {
+    portchurn::commands::run(Cli::parse())
+}

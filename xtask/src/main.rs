@@ -1,24 +1,71 @@
-//! `cargo xtask`: everything about this repository that a program can do. Must not be needed to build or use portchurn.
+//! `cargo xtask`: everything that is done to this repository by machine. One module for each subcommand.
+//! It must not depend on the product's crates: it builds and judges them.
+#![expect(clippy::print_stdout, reason = "the output of a developer's tool is for the terminal")]
+
+mod check;
+mod ebpf;
+mod layers;
+mod protos;
+mod repo;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-mod vm;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-enum Xtask {
-    /// Runs the tests in virtual machines, on the kernels that people have.
+#[command(bin_name = "cargo xtask", about = "What is done to this repository by machine")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the compiler and linker of the kernel side
+    Setup,
+    /// Build the kernel side into portchurn/bpf/, or check what is there
+    Ebpf(ebpf::Args),
+    /// Check who imports whom
+    Layers,
+    /// Check sizes, headers and leftovers
+    Tidy,
+    /// Check that every hook quotes the prototype of its kernel function
+    Protos,
+    /// Everything that CI judges without running the product
+    Check,
+    /// Install what the tests need and run them all
+    Test,
+    /// Run the tests in virtual machines, on the kernels that people have
     Vm(vm::Args),
 }
 
+impl Task {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Setup => setup::run(),
+            Self::Ebpf(args) => ebpf::run(&args),
+            Self::Layers => layers::run(),
+            Self::Tidy => tidy::run(),
+            Self::Protos => protos::run(),
+            Self::Check => check::run(),
+            Self::Test => test::run(),
+            Self::Vm(args) => vm::run(&args),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let Xtask::Vm(args) = Xtask::parse();
-    match vm::run(args) {
+    match Cli::parse().task.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            vm::say::error(&format!("xtask: {error:#}"));
-            ExitCode::from(2)
+            println!("xtask: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -2,27 +2,46 @@
 //! match-proto:v5.10:net/ipv4/inet_connection_sock.c: struct sock *inet_csk_accept(struct sock *sk, int flags, int *err, bool kern)
 //! match-proto:v6.10:net/ipv4/inet_connection_sock.c: struct sock *inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg)
 
+use core::arch::asm;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{fexit, kretprobe};
 use aya_ebpf::programs::{FExitContext, RetProbeContext};
 
-use crate::kernel::{Access, Direct, Probe};
+use crate::kernel::{Direct, Probe, register};
 use crate::sock::{KernelSock, Sock};
 use crate::{conns, lifecycle, setting, who};
 
-/// The result follows the arguments, whose number changed after 6.8.
+/// The result follows the arguments, of which there were four, and two since 6.10.
 #[fexit(function = "inet_csk_accept")]
 pub fn inet_csk_accept_exit(ctx: FExitContext) -> i32 {
-    let result = Direct::load::<u64>(ctx.as_ptr().cast(), 8 * setting!(offsets.accept_result_index));
+    let result = match setting!(offsets.accept_result_index) {
+        2 => argument::<2>(&ctx),
+        4 => argument::<4>(&ctx),
+        _ => 0,
+    };
     if result != 0 {
         on_accept::<KernelSock<Direct>>(result as *const u8);
     }
     0
 }
 
+/// Loads one argument at a fixed place. In assembly, since LLVM would join two such loads into one from a pointer that
+/// was moved by a variable, which the verifier forbids for a context.
+#[inline(always)]
+fn argument<const INDEX: usize>(ctx: &FExitContext) -> u64 {
+    let value;
+    // SAFETY: reads the context, and the verifier knows its size.
+    unsafe {
+        asm!("{value} = *(u64 *)({ctx} + {offset})", value = out(reg) value, ctx = in(reg) ctx.as_ptr(),
+            offset = const 8 * INDEX, options(readonly, nostack));
+    }
+    value
+}
+
 #[kretprobe]
 pub fn inet_csk_accept_return(ctx: RetProbeContext) -> u32 {
-    let result: u64 = ctx.ret();
+    let result = register(&ctx, setting!(registers.result));
     if result != 0 {
         on_accept::<KernelSock<Probe>>(result as *const u8);
     }

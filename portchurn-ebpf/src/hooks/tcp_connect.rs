@@ -5,7 +5,7 @@ use aya_ebpf::macros::{fentry, kprobe};
 use aya_ebpf::programs::{FEntryContext, ProbeContext};
 
 use crate::conns;
-use crate::kernel::{Access, Probe};
+use crate::kernel::{Access, Probe, register};
 use crate::setting;
 
 #[fentry(function = "tcp_connect")]
@@ -16,8 +16,9 @@ pub fn tcp_connect_entry(ctx: FEntryContext) -> i32 {
 
 #[kprobe]
 pub fn tcp_connect_probe(ctx: ProbeContext) -> u32 {
-    if let Some(sock) = ctx.arg(0) {
-        on_tcp_connect(sock);
+    let sock = register(&ctx, setting!(registers.argument));
+    if sock != 0 {
+        on_tcp_connect(sock as *const u8);
     }
     0
 }

@@ -82,6 +82,8 @@ pub struct Hook {
     pub required: bool,
     /// What is lost without it.
     pub gives: &'static str,
+    /// Whether it can do nothing where the kernel has no type information, however it is attached.
+    pub needs_offsets: bool,
     /// Best first.
     pub attachments: &'static [Attachment],
 }
@@ -96,6 +98,7 @@ pub const HOOKS: &[Hook] = &[
         category: Some("sock"),
         required: true,
         gives: "all counts: opens, accepts, closes, failures",
+        needs_offsets: false,
         attachments: &[
             Attachment { tier: Tier::TpBtf, program: "inet_sock_set_state_btf" },
             Attachment { tier: Tier::RawTp, program: "inet_sock_set_state_raw" },
@@ -107,6 +110,7 @@ pub const HOOKS: &[Hook] = &[
         category: None,
         required: false,
         gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
+        needs_offsets: false,
         attachments: &[
             Attachment { tier: Tier::Fexit, program: "inet_csk_accept_exit" },
             Attachment { tier: Tier::Kretprobe, program: "inet_csk_accept_return" },
@@ -117,6 +121,7 @@ pub const HOOKS: &[Hook] = &[
         category: None,
         required: false,
         gives: "local port of a connect that is still in progress",
+        needs_offsets: true,
         attachments: &[
             Attachment { tier: Tier::Fentry, program: "tcp_connect_entry" },
             Attachment { tier: Tier::Kprobe, program: "tcp_connect_probe" },
@@ -127,6 +132,7 @@ pub const HOOKS: &[Hook] = &[
         category: Some("sched"),
         required: false,
         gives: "new name and arguments of a process that replaces its image",
+        needs_offsets: false,
         attachments: &[
             Attachment { tier: Tier::TpBtf, program: "sched_process_exec_btf" },
             Attachment { tier: Tier::RawTp, program: "sched_process_exec_raw" },
@@ -137,6 +143,7 @@ pub const HOOKS: &[Hook] = &[
         category: Some("sched"),
         required: false,
         gives: "end of a process at once; without it /proc is asked",
+        needs_offsets: true,
         attachments: &[
             Attachment { tier: Tier::TpBtf, program: "sched_process_exit_btf" },
             Attachment { tier: Tier::RawTp, program: "sched_process_exit_raw" },

@@ -1,4 +1,25 @@
-//! The only code that knows aya.
+//! The only code that knows aya: it gets the programs into the kernel and their numbers out.
+//!
+//! ```text
+//! preflight   what this kernel and these privileges allow
+//! btf         offsets of kernel fields    tracefs  layout of the classic tracepoint
+//! hooks       the table of hooks and tiers
+//! sizes       entries of the maps
+//! loader      all of the above → programs in the kernel
+//! tables      maps as memory    keys  their life    seed  sockets from before the attach
+//! collector   tables and records → Sample
+//! ```
 
 pub mod btf;
+pub mod collector;
+pub mod error;
 pub mod hooks;
+pub mod keys;
+pub mod loader;
+pub mod preflight;
+pub mod records;
+pub mod seed;
+pub mod sizes;
+pub mod tables;
+pub mod tracefs;
+pub mod usage;

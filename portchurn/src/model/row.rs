@@ -16,11 +16,22 @@ pub enum Level {
     Process,
 }
 
+/// What a row was made from: what outputs need to find it again in the next snapshot.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    /// A group of processes.
+    Program(&'a Program),
+    /// One process.
+    Process(&'a ProcessStats),
+}
+
 /// One line of a table.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
     /// What it stands for.
     pub level: Level,
+    /// What it was made from.
+    pub owner: Owner<'a>,
     /// What runs, interpreter and script: `python3 worker.py`.
     pub program: Cow<'a, str>,
     /// Path of the executable.
@@ -54,6 +65,7 @@ impl<'a> Row<'a> {
     pub fn of_program(program: &'a Program) -> Self {
         Self {
             level: Level::Program,
+            owner: Owner::Program(program),
             program: program_name(&program.program, program.script.as_deref()),
             exe: program.exe.as_deref(),
             argv: &program.argv,
@@ -75,6 +87,7 @@ impl<'a> Row<'a> {
         let argv0 = process.argv.first().map_or(process.comm.as_str(), String::as_str);
         Self {
             level: Level::Process,
+            owner: Owner::Process(process),
             program: if process.tgid == 0 { "(not attributed)".into() } else { file_name(argv0).into() },
             exe: process.exe.as_deref(),
             argv: &process.argv,

@@ -18,7 +18,7 @@ mod process;
 mod qemu;
 mod report;
 mod run;
-pub(crate) mod say;
+mod say;
 mod selftest;
 mod setup;
 mod share;
@@ -112,7 +112,7 @@ impl Args {
 }
 
 /// Does what the command line asks for.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let layout = Layout::new()?;
     if args.list {
         list::show(&layout);
@@ -123,5 +123,5 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     ensure!(args.cpus > 0 && args.jobs > 0, "--cpus and --jobs start at 1");
     setup::check(args.arch)?;
-    run::run(&layout, &args)
+    run::run(&layout, args)
 }

@@ -11,8 +11,3 @@ pub(crate) fn result(text: &str) {
 pub(crate) fn progress(text: &str) {
     let _ = writeln!(io::stderr().lock(), "vm: {text}");
 }
-
-/// A line that tells why nothing can go on.
-pub(crate) fn error(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}

@@ -1,7 +1,7 @@
 //! Columns: each is one value in one file, with everything that outputs need to know of it. A new column is one file
 //! here and one row in [`COLUMNS`]; no output names a column.
 
-use crate::model::row::Row;
+use crate::model::row::{Level, Row};
 
 mod accepts_per_s;
 mod closed;
@@ -48,6 +48,8 @@ pub enum Cell {
     Text(String),
     /// A number of things.
     Count(u64),
+    /// A number that names one thing, such as a PID: never grouped or shortened.
+    Id(u64),
     /// A rate per second.
     PerSecond(f64),
     /// A duration in microseconds.
@@ -79,7 +81,7 @@ pub struct Column {
 }
 
 /// Every column, in the order in which they are shown.
-pub(super) const COLUMNS: &[&Column] = &[
+pub const COLUMNS: &[&Column] = &[
     &program::COLUMN,
     &pid::COLUMN,
     &processes::COLUMN,
@@ -98,6 +100,17 @@ pub(super) const COLUMNS: &[&Column] = &[
     &parent::COLUMN,
     &unit::COLUMN,
 ];
+
+/// What is shown of rows of this level unless the user says otherwise.
+pub fn defaults(level: Level) -> Vec<&'static Column> {
+    let shown = |column: &&'static Column| match (level, column.key) {
+        // How many processes one process is says nothing; which one it is does.
+        (Level::Process, "pid") => true,
+        (Level::Process, "processes") => false,
+        _ => column.default,
+    };
+    COLUMNS.iter().copied().filter(shown).collect()
+}
 
 /// The column with this key.
 pub fn find(key: &str) -> Option<&'static Column> {

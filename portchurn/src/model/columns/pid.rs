@@ -12,5 +12,5 @@ pub(super) const COLUMN: Column = Column {
     width: 8,
     drop_order: 5,
     default: false,
-    cell: |row| row.tgid.filter(|&tgid| tgid != 0).map_or(Cell::Empty, |tgid| Cell::Count(u64::from(tgid))),
+    cell: |row| row.tgid.filter(|&tgid| tgid != 0).map_or(Cell::Empty, |tgid| Cell::Id(u64::from(tgid))),
 };

@@ -1,0 +1,209 @@
+//! Arguments that several subcommands share, and what they mean to the loader.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use portchurn_common::flow::Role;
+use portchurn_common::glob::PATTERN_LEN;
+use portchurn_common::settings::{Filters, port_filter_key};
+
+use crate::commands::Usage;
+use crate::filter::Filter;
+use crate::live::hooks::Forced;
+use crate::live::loader::Options;
+use crate::live::sizes::{Host, Wanted};
+
+/// Which connections. All but the last are decided in the kernel and cost nothing per connection.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Which connections")]
+pub struct SelectArgs {
+    /// Only these processes
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+    /// Only processes whose name matches: * any run, ? one character
+    #[arg(short, long, value_name = "GLOB", value_parser = parse_glob)]
+    pub comm: Option<String>,
+    /// Connects to these remote ports; without -L no accepts
+    #[arg(short = 'D', long = "dport", value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub dports: Vec<u16>,
+    /// Accepts on these local ports; without -D no connects
+    #[arg(short = 'L', long = "lport", value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub lports: Vec<u16>,
+    /// Only IPv4 (an IPv4-mapped IPv6 socket is IPv4)
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// Only this network namespace: a name of `ip netns`, a path, a PID's as `pid:N`, or an inode number
+    #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
+    pub netns: Option<u32>,
+    /// Only what matches, for example `dport=3306 life<10ms` or `dest in 10.0.0.0/8 and !comm=nginx`
+    #[arg(short, long, value_name = "EXPR", value_parser = parse_filter)]
+    pub filter: Option<Filter>,
+}
+
+/// How to trace.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "How to trace")]
+pub struct TracerArgs {
+    /// Room for this many pairs of process and destination at a time [default: 16384]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_keys: Option<u32>,
+    /// Room for this many connections at a time [default: 131072, or twice what is open]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Attach a hook in one way only: HOOK=TIER, or HOOK=none
+    #[arg(long, value_name = "HOOK=TIER", hide = true)]
+    pub attach: Vec<Forced>,
+    /// As on a kernel without type information
+    #[arg(long, hide = true)]
+    pub no_btf: bool,
+}
+
+/// When to stop.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "When to stop")]
+pub struct StopArgs {
+    /// Stop by itself after this time, such as 30s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Exit with status 6 if anything was lost
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// What the loader is to do.
+pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> Result<Options> {
+    for &pid in &select.pids {
+        if !PathBuf::from(format!("/proc/{pid}")).exists() {
+            return Err(Usage(format!("there is no process {pid}")).into());
+        }
+    }
+    Ok(Options {
+        filters: kernel_filters(select),
+        filter_tgids: select.pids.clone(),
+        filter_ports: port_filters(select),
+        trace,
+        forced: tracer.attach.clone(),
+        no_btf: tracer.no_btf,
+        wanted: Wanted { keys: tracer.max_keys, conns: tracer.max_connections, trace },
+        host: host()?,
+    })
+}
+
+fn kernel_filters(select: &SelectArgs) -> Filters {
+    let mut comm_glob = [0; PATTERN_LEN];
+    if let Some(glob) = &select.comm {
+        comm_glob[..glob.len()].copy_from_slice(glob.as_bytes());
+    }
+    let (by_dport, by_lport) = (!select.dports.is_empty(), !select.lports.is_empty());
+    Filters {
+        tgids: u32::from(!select.pids.is_empty()),
+        comm: u32::from(select.comm.is_some()),
+        connect_ports: u32::from(by_dport),
+        accept_ports: u32::from(by_lport),
+        no_connects: u32::from(by_lport && !by_dport),
+        no_accepts: u32::from(by_dport && !by_lport),
+        ip_version: if select.ipv4 { 4 } else if select.ipv6 { 6 } else { 0 },
+        netns: select.netns.unwrap_or(0),
+        comm_glob,
+    }
+}
+
+fn port_filters(select: &SelectArgs) -> Vec<u32> {
+    let connects = select.dports.iter().map(|&port| port_filter_key(Role::Connect, port));
+    let accepts = select.lports.iter().map(|&port| port_filter_key(Role::Accept, port));
+    connects.chain(accepts).collect()
+}
+
+fn host() -> Result<Host> {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").context("count the processors")?;
+    let cpus = possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()).unwrap_or(0) + 1;
+    let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    Ok(Host { cpus, tcp_sockets: tcp_in_use(&sockstat) })
+}
+
+/// `TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1` → 5.
+fn tcp_in_use(sockstat: &str) -> u32 {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP: inuse "));
+    line.and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// A duration as `500ms`, `2s`, `1m30s`, or a number of seconds. Zero is refused.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+    let duration = match seconds {
+        Some(seconds) => seconds.map_err(|err| err.to_string())?,
+        None => humantime::parse_duration(text).map_err(|err| err.to_string())?,
+    };
+    if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
+}
+
+fn parse_glob(text: &str) -> Result<String, String> {
+    if text.len() >= PATTERN_LEN {
+        return Err(format!("at most {} bytes", PATTERN_LEN - 1));
+    }
+    if text.is_empty() {
+        return Err("an empty name matches nothing".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_filter(text: &str) -> Result<Filter, String> {
+    Filter::parse(text).map_err(|err| format!("\n{err}"))
+}
+
+/// The inode number by which the kernel knows a network namespace.
+fn parse_netns(text: &str) -> Result<u32, String> {
+    use std::os::unix::fs::MetadataExt as _;
+    if let Ok(inode) = text.parse() {
+        return Ok(inode);
+    }
+    let path = match text.strip_prefix("pid:") {
+        Some(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        None if text.contains('/') => PathBuf::from(text),
+        None => PathBuf::from("/run/netns").join(text),
+    };
+    let metadata = path.metadata().map_err(|err| format!("{}: {err}", path.display()))?;
+    u32::try_from(metadata.ino()).map_err(|_| format!("{} is no network namespace", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{parse_duration, parse_glob, parse_netns, tcp_in_use};
+
+    #[test]
+    fn durations_have_units_or_are_seconds() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        for nonsense in ["0", "0s", "-1", "soon", "", "1e300", "NaN"] {
+            assert!(parse_duration(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_name_too_long_for_the_kernel_is_refused() {
+        assert!(parse_glob(&"x".repeat(32)).is_err());
+        assert!(parse_glob(&"x".repeat(31)).is_ok());
+        assert!(parse_glob("").is_err());
+    }
+
+    #[test]
+    fn network_namespaces_are_found() {
+        let own = parse_netns(&format!("pid:{}", std::process::id())).unwrap();
+        assert_eq!(parse_netns("/proc/self/ns/net"), Ok(own));
+        assert_eq!(parse_netns(&own.to_string()), Ok(own));
+        assert!(parse_netns("no-such-namespace").is_err());
+    }
+
+    #[test]
+    fn sockets_in_use_are_read() {
+        assert_eq!(tcp_in_use("sockets: used 90\nTCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1\nUDP: inuse 2"), 5);
+        assert_eq!(tcp_in_use(""), 0);
+    }
+}

@@ -1,0 +1,175 @@
+//! One run of the tracer: the collector, the model and the clock, paced by an interval and ended by a count, a time or
+//! a signal.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::commands::summary::Summary;
+use crate::live::collector::Collector;
+use crate::live::loader::Options;
+use crate::model::sample::Sample;
+use crate::model::snapshot::HookState;
+use crate::model::{Context, Model};
+
+/// How often the ring buffer is emptied, whatever the interval is.
+const PUMP_EVERY: Duration = Duration::from_millis(100);
+
+/// Now. Nanoseconds, CLOCK_MONOTONIC: the clock of the kernel side.
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// What happened.
+pub enum Event {
+    /// The interval is over.
+    Tick,
+    /// Time to empty the ring buffer; done already.
+    Pump,
+    /// Somebody wants an intermediate result on stderr.
+    Report,
+    /// SIGINT, SIGTERM, or the time is up.
+    Stop,
+}
+
+/// A tracer that runs.
+pub struct Session {
+    /// What comes from the kernel.
+    pub collector: Collector,
+    /// What it means.
+    pub model: Model,
+    /// The last line.
+    pub summary: Summary,
+    ticks: Interval,
+    pumps: Interval,
+    deadline: Option<Instant>,
+    interrupt: Signal,
+    terminate: Signal,
+    report: Signal,
+}
+
+impl Session {
+    /// Attaches, and starts the clock.
+    ///
+    /// # Errors
+    /// As [`Collector::attach`].
+    pub fn start(options: &Options, interval: Duration, duration: Option<Duration>) -> Result<Self> {
+        // Before the attach: a signal that comes meanwhile must not be lost.
+        let (interrupt, terminate, report) =
+            (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
+        let collector = Collector::attach(options, now_ns())?;
+        let attached_ns = now_ns();
+        let model = Model::new(context(&collector, attached_ns));
+        Ok(Self {
+            collector,
+            model,
+            summary: Summary::new(attached_ns),
+            ticks: every(interval),
+            pumps: every(PUMP_EVERY),
+            deadline: duration.map(|duration| Instant::now() + duration),
+            interrupt,
+            terminate,
+            report,
+        })
+    }
+
+    /// Changes the interval from now on.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.ticks = every(interval);
+    }
+
+    /// Waits for the next thing to do.
+    pub async fn next(&mut self) -> Event {
+        let deadline = self.deadline;
+        let time_is_up = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.report.recv() => Event::Report,
+            _ = self.ticks.tick() => Event::Tick,
+            () = time_is_up => Event::Stop,
+            _ = self.pumps.tick() => {
+                self.collector.pump(now_ns());
+                Event::Pump
+            }
+        }
+    }
+
+    /// Reads everything since the last time into the model.
+    ///
+    /// # Errors
+    /// As [`Collector::sample`].
+    pub fn sample(&mut self) -> Result<Sample> {
+        let sample = self.collector.sample(now_ns())?;
+        self.summary.add(&sample);
+        self.model.apply(&sample);
+        Ok(sample)
+    }
+}
+
+fn on(kind: SignalKind) -> Result<Signal> {
+    signal(kind).context("catch signals")
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn context(collector: &Collector, attached_ns: u64) -> Context {
+    let hooks = collector
+        .hooks()
+        .iter()
+        .map(|attached| HookState {
+            name: attached.hook.name,
+            attached: attached.tier.map_or("none", |tier| tier.name()),
+            required: attached.hook.required,
+            reason: attached.reason.clone(),
+        })
+        .collect();
+    Context {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        hooks,
+        knows_errors: collector.knows_errors(),
+        attached_ns,
+    }
+}
+
+/// Runs a future to its end on this thread.
+///
+/// # Errors
+/// When the runtime cannot be started, and those of the future.
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(future)
+}
+
+/// Where data goes: stdout, or a file that was named.
+///
+/// # Errors
+/// When the file cannot be created.
+pub fn open_output(path: Option<&std::path::Path>) -> Result<Box<dyn io::Write>> {
+    match path {
+        None => Ok(Box::new(io::BufWriter::new(io::stdout()))),
+        Some(path) if path.as_os_str() == "-" => open_output(None),
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| format!("write to {}", path.display()))?;
+            Ok(Box::new(io::BufWriter::new(file)))
+        }
+    }
+}

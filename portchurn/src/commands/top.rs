@@ -1,0 +1,194 @@
+//! `portchurn top`: who opens and closes connections, where to, how fast. A screen on a terminal, text everywhere else.
+
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
+use crate::commands::session::{Event, Session, block_on, open_output};
+use crate::commands::{EventsLost, Usage, logger, terminal};
+use crate::filter::Filter;
+use crate::model::row::Level;
+use crate::sinks::view::{columns_help, parse_columns, parse_sort};
+use crate::sinks::{Filtering, OutputFormat, Page, View};
+
+const EXAMPLES: &str = "\
+Examples:
+  portchurn top                                   who churns, where to, how fast
+  portchurn top -D 3306,6379                      only connects to MySQL and Redis
+  portchurn top --group-by process -f 'life<10ms' single processes with short-lived connections
+  portchurn top --once -i 5s -o json | jq .totals five seconds as one JSON document
+  portchurn top -b -o csv -w churn.csv            a table per second, into a file";
+
+/// Arguments of `top`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Time between refreshes, over which rates are taken
+    #[arg(short, long, alias = "delay", short_alias = 'd', value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    interval: Duration,
+    /// Stop after this many refreshes
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Text instead of the screen; implied when stdout is no terminal
+    #[arg(short, long)]
+    batch: bool,
+    /// One refresh as text, after one full interval
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    stop: StopArgs,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
+    tracer: TracerArgs,
+}
+
+/// What to show, and how.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What to show")]
+struct ShowArgs {
+    /// What a row stands for
+    #[arg(long, value_enum, default_value_t)]
+    group_by: Group,
+    /// Columns: a,b,c or +a,-b; `help` lists them
+    #[arg(long, value_name = "COLUMNS")]
+    columns: Option<String>,
+    /// Order: a,-b; - is largest first [default: busiest first]
+    #[arg(short, long, value_name = "COLUMNS", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// At most so many rows
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Format of the text
+    #[arg(short, long, value_enum)]
+    output: Option<OutputFormat>,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// No headings
+    #[arg(long)]
+    no_header: bool,
+    /// Never cut text to the width of the terminal
+    #[arg(long)]
+    wide: bool,
+    /// When to use colour
+    #[arg(long, value_enum, default_value_t)]
+    color: terminal::Color,
+    /// Leave the mouse to the terminal
+    #[arg(long)]
+    no_mouse: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Group {
+    /// Processes that run the same thing
+    #[default]
+    Program,
+    /// Programs and their destinations
+    Destination,
+    /// Single processes
+    Process,
+}
+
+impl From<Group> for Level {
+    fn from(group: Group) -> Self {
+        match group {
+            Group::Program => Self::Program,
+            Group::Destination => Self::Destination,
+            Group::Process => Self::Process,
+        }
+    }
+}
+
+/// Runs until it is told to stop.
+pub fn run(args: Args, quiet: bool) -> Result<u8> {
+    if args.show.columns.as_deref() == Some("help") {
+        std::io::stdout().write_all(columns_help().as_bytes())?;
+        return Ok(0);
+    }
+    let wants_text = args.batch || args.once || args.show.output.is_some() || args.show.write.is_some();
+    let is_screen = !wants_text && terminal::is_interactive();
+    let view = view(&args, is_screen)?;
+    let options = loader_options(&args.select, &args.tracer, false)?;
+    block_on(async {
+        let mut output = if is_screen { None } else { Some(open_output(args.show.write.as_deref())?) };
+        let mut session = Session::start(&options, args.interval, args.stop.duration)?;
+        match output.take() {
+            None => crate::commands::screen::run(&mut session, view, args.interval, args.count, !args.show.no_mouse).await?,
+            Some(output) => batch(&mut session, &args, &view, output).await?,
+        }
+        if !quiet {
+            logger::note(&session.summary.to_string());
+        }
+        match session.summary.lost() {
+            lost if args.stop.strict && lost > 0 => Err(EventsLost(lost).into()),
+            _ => Ok(0),
+        }
+    })
+}
+
+fn view(args: &Args, is_screen: bool) -> Result<View> {
+    let show = &args.show;
+    let level = show.group_by.into();
+    let columns = show.columns.as_deref().map(|text| parse_columns(text, level)).transpose().map_err(Usage)?;
+    let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();
+    let to_terminal = show.write.is_none() && std::io::stdout().is_terminal();
+    Ok(View {
+        level,
+        columns,
+        sort,
+        limit: show.limit,
+        filter: args.select.filter.clone().map(filtering),
+        include_exited: true,
+        page: Page {
+            host: terminal::host(),
+            width: if show.wide || !to_terminal { None } else { terminal::width() },
+            header: !show.no_header,
+            colour: show.color.is_on(to_terminal || is_screen),
+            unicode: terminal::speaks_unicode(),
+            terminal: to_terminal,
+        },
+    })
+}
+
+/// A filter as outputs take it.
+pub fn filtering(filter: Filter) -> Filtering {
+    Filtering { text: filter.text().to_owned(), matches: Box::new(move |row| filter.matches(row)) }
+}
+
+async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn Write>) -> Result<()> {
+    let mut sink = args.show.output.unwrap_or_default().open(output);
+    let count = if args.once { Some(args.count.unwrap_or(1)) } else { args.count };
+    let mut done = 0;
+    while count.is_none_or(|count| done < count) {
+        match session.next().await {
+            Event::Tick => {
+                session.sample()?;
+                sink.snapshot(view, &session.model.snapshot())?;
+                done += 1;
+            }
+            Event::Report => report(session, view)?,
+            Event::Pump => {}
+            Event::Stop => {
+                session.sample()?;
+                break;
+            }
+        }
+    }
+    sink.finish()?;
+    Ok(())
+}
+
+/// The current table, on stderr, in between.
+fn report(session: &mut Session, view: &View) -> Result<()> {
+    let mut sink = OutputFormat::Table.open(Box::new(std::io::stderr()));
+    sink.snapshot(view, &session.model.snapshot())?;
+    sink.finish()?;
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! What the kernel side counted and sent → [`Sample`]. It reads and adds up; what that means is the model's business.
+
+use std::collections::HashMap as StdHashMap;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use portchurn_common::flow::ChurnKey;
+use portchurn_common::loss::Loss;
+use portchurn_common::record::FlowRecord;
+use portchurn_common::settings::UNKNOWN;
+
+use crate::live::keys::{Keys, take};
+use crate::live::loader::{Attached, Loaded, Options, load};
+use crate::live::records::{CgroupId, Record, decode};
+use crate::live::seed;
+use crate::live::usage::Usage;
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::sources::procfs::{Procfs, cut_to_ticks};
+
+/// How long an ended process is kept here after its last connection closed. Nanoseconds.
+const FORGET_AFTER_NS: u64 = 5 * 1_000_000_000;
+
+/// The kernel side of `PROCESSES`, byte for byte.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct ProcessKey {
+    start_ns: u64,
+    tgid: u32,
+    zero: u32,
+}
+
+// SAFETY: `repr(C)`, integers only, no hidden padding.
+unsafe impl aya::Pod for ProcessKey {}
+
+/// What is remembered of a process that was told of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Its start as the kernel side has it; 0 if it came from `/proc`.
+    exact_start_ns: u64,
+    /// When its end was noticed. Nanoseconds, CLOCK_MONOTONIC.
+    ended_ns: Option<u64>,
+}
+
+/// The running kernel side.
+pub struct Collector {
+    keys: Keys,
+    records: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, u64>,
+    introduced: HashMap<MapData, ProcessKey, u8>,
+    usage: Usage,
+    procfs: Procfs,
+    hooks: Vec<Attached>,
+    knows_errors: bool,
+    /// Processes that were told of.
+    processes: StdHashMap<ProcessId, Told>,
+    pending: Sample,
+    lost: [u64; Loss::COUNT],
+    flows: Vec<FlowRecord>,
+    /// Kept for its `Drop`, which detaches.
+    _loaded: aya::Ebpf,
+}
+
+impl Collector {
+    /// Attaches, and reads the sockets that are there already.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn attach(options: &Options, now_ns: u64) -> Result<Self> {
+        let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
+        // Before the maps are taken out of the object: it adds up their memory.
+        let usage = Usage::new(&ebpf, &hooks, now_ns)?;
+        let mut this = Self {
+            keys: Keys::new(&mut ebpf, &sizes)?,
+            records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
+            losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
+            introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
+            usage,
+            procfs: Procfs::default(),
+            hooks,
+            knows_errors: settings.offsets.sk_err != UNKNOWN,
+            processes: StdHashMap::new(),
+            pending: Sample::default(),
+            lost: [0; Loss::COUNT],
+            flows: Vec::new(),
+            _loaded: ebpf,
+        };
+        if settings.cookies != 0 {
+            let processes = seed::sockets(&mut this._loaded, &mut this.keys, &this.procfs, &sizes, options)?;
+            for process in processes {
+                this.note_process(process, 0);
+            }
+        }
+        Ok(this)
+    }
+
+    /// Whether the kernel tells the error of a socket.
+    pub fn knows_errors(&self) -> bool {
+        self.knows_errors
+    }
+
+    /// All hooks, attached or not.
+    pub fn hooks(&self) -> &[Attached] {
+        &self.hooks
+    }
+
+    /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
+    pub fn pump(&mut self, now_ns: u64) {
+        self.usage.stop_statistics();
+        while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
+            match record {
+                Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
+                Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
+                Some(Record::Flow(flow)) => self.flows.push(flow),
+                None => log::warn!("a ring buffer record of unknown kind was skipped"),
+            }
+        }
+    }
+
+    fn introduce(&mut self, mut process: Process, cgroup: CgroupId) {
+        let exact_start_ns = process.id.start_ns;
+        process.id = cut(process.id);
+        self.procfs.enrich(&mut process);
+        if process.cgroup.is_none() {
+            self.procfs.locate(&mut process, cgroup.0);
+        }
+        self.note_process(process, exact_start_ns);
+    }
+
+    fn note_process(&mut self, process: Process, exact_start_ns: u64) {
+        self.processes.entry(process.id).or_default().exact_start_ns = exact_start_ns;
+        self.pending.processes.push(process);
+    }
+
+    fn note_exit(&mut self, id: ProcessId, now_ns: u64) {
+        self.processes.entry(id).or_default().ended_ns = Some(now_ns);
+        self.pending.exits.push(id);
+    }
+
+    /// Events since the last call, when `trace` was asked for.
+    pub fn take_flows(&mut self) -> Vec<FlowRecord> {
+        std::mem::take(&mut self.flows)
+    }
+
+    /// Everything since the last sample.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn sample(&mut self, now_ns: u64) -> Result<Sample> {
+        // Counters first: a process whose connection is counted was introduced before.
+        let churn = self.keys.read(now_ns);
+        self.pump(now_ns);
+        self.find_unnoticed_exits(now_ns);
+        let processes = &self.processes;
+        self.keys.retire(now_ns, |id| processes.get(&id).is_some_and(|told| told.ended_ns.is_some()))?;
+        self.forget_processes(now_ns);
+        let mut sample = std::mem::take(&mut self.pending);
+        self.name_strangers(&churn, &mut sample);
+        sample.at_ns = now_ns;
+        self.lost = self.read_losses()?;
+        sample.lost = self.lost;
+        let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
+        sample.own_cost = self.usage.measure(now_ns, ends);
+        self.usage.start_statistics(now_ns);
+        sample.churn = churn;
+        Ok(sample)
+    }
+
+    /// A process without an introduction (its record was lost): `/proc` may know it.
+    fn name_strangers(
+        &mut self,
+        churn: &[(ChurnKey, Counts)],
+        sample: &mut Sample,
+    ) {
+        for (key, _) in churn {
+            let id = ProcessId::of(key);
+            if id.tgid == 0 || self.processes.contains_key(&id) {
+                continue;
+            }
+            self.processes.insert(id, Told::default());
+            let mut process = Process { id, ..Process::default() };
+            self.procfs.enrich(&mut process);
+            sample.processes.push(process);
+        }
+    }
+
+    /// Without the exit hook, or when its record was lost, `/proc` tells.
+    fn find_unnoticed_exits(&mut self, now_ns: u64) {
+        let is_told =
+            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.tier.is_some());
+        if is_told && self.lost[Loss::ExitRecord as usize] == 0 {
+            return;
+        }
+        let ended: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|(id, told)| told.ended_ns.is_none() && !self.procfs.is_alive(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ended {
+            self.note_exit(id, now_ns);
+        }
+    }
+
+    /// Lets the kernel side forget ended processes too.
+    fn forget_processes(&mut self, now_ns: u64) {
+        let introduced = &mut self.introduced;
+        self.processes.retain(|id, told| {
+            let keep = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+            if !keep {
+                let _ = introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
+            }
+            keep
+        });
+    }
+
+    fn read_losses(&self) -> Result<[u64; Loss::COUNT]> {
+        let mut lost = [0; Loss::COUNT];
+        for loss in Loss::ALL {
+            let per_cpu = self.losses.get(&(loss as u32), 0).context("read LOSSES")?;
+            lost[loss as usize] = per_cpu.iter().sum();
+        }
+        lost[Loss::Nested as usize] += self.usage.nested();
+        Ok(lost)
+    }
+}
+
+/// Connections that began, and connections that ended.
+fn ends(counts: &Counts) -> u64 {
+    counts.attempts + counts.accepted.max(0).cast_unsigned() + counts.failed + counts.closed_total()
+}
+
+/// An id as `/proc` would give it.
+fn cut(id: ProcessId) -> ProcessId {
+    ProcessId { start_ns: cut_to_ticks(id.start_ns), ..id }
+}

@@ -1,0 +1,66 @@
+//! Why nothing could be attached, in words for a tired human, and the exit status that scripts rely on.
+
+use std::fmt;
+use std::io::ErrorKind;
+
+use crate::live::hooks::Tier;
+use crate::live::preflight::missing_capabilities;
+
+/// Why nothing could be attached.
+#[derive(Debug)]
+pub enum LoadError {
+    /// Privileges are missing: exit status 4.
+    NotPermitted {
+        /// What the kernel said, best tier first.
+        reason: String,
+        /// Capabilities that the process lacks.
+        missing: Vec<&'static str>,
+    },
+    /// This kernel cannot: exit status 5.
+    Unsupported {
+        /// What the kernel said, best tier first.
+        reason: String,
+    },
+}
+
+impl LoadError {
+    /// From the refusals of all tiers of the spine.
+    pub fn from_refusals(refused: Vec<(Tier, anyhow::Error)>) -> Self {
+        let denied = refused.iter().any(|(_, err)| is_permission(err));
+        let reason =
+            refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect::<Vec<_>>().join("; ");
+        let missing = missing_capabilities();
+        if denied && !missing.is_empty() {
+            return Self::NotPermitted { reason, missing };
+        }
+        Self::Unsupported { reason }
+    }
+}
+
+fn is_permission(err: &anyhow::Error) -> bool {
+    err.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied)
+    })
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPermitted { reason, missing } => write!(
+                f,
+                "cannot trace TCP: permission denied ({reason})\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
+                 sudo setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_ptrace,cap_dac_read_search+ep \
+                 $(command -v portchurn)\n  more:    portchurn check",
+                missing.join(", ")
+            ),
+            Self::Unsupported { reason } => {
+                write!(
+                    f,
+                    "this kernel does not let the TCP state program in: {reason}\n  more:    portchurn check"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}

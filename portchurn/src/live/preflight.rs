@@ -1,0 +1,219 @@
+//! What this kernel and these privileges allow, found out by asking, not by comparing versions: one line for each
+//! requirement, what is lost without it, and how to get it.
+
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use serde::Serialize;
+
+/// How a requirement stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Met.
+    Ok,
+    /// Not met; something is lost.
+    Degraded,
+    /// Not met; nothing works.
+    Missing,
+}
+
+/// One requirement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What is asked.
+    pub name: &'static str,
+    /// How it stands.
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// What is lost without it.
+    pub lost: Option<&'static str>,
+    /// How to get it.
+    pub remedy: Option<String>,
+}
+
+/// Capabilities, and what each is for.
+const CAPABILITIES: &[(Capability, Status, &str)] = &[
+    (Capability::CAP_BPF, Status::Missing, "nothing can be loaded"),
+    (Capability::CAP_PERFMON, Status::Missing, "nothing can be attached"),
+    (
+        Capability::CAP_NET_ADMIN,
+        Status::Degraded,
+        "sockets from before the attach have no cookie to find them by",
+    ),
+    (Capability::CAP_SYS_PTRACE, Status::Degraded, "full path and arguments of other users' processes"),
+    (Capability::CAP_DAC_READ_SEARCH, Status::Degraded, "owners of sockets from before the attach"),
+    (
+        Capability::CAP_SYS_ADMIN,
+        Status::Degraded,
+        "sockets of other network namespaces from before the attach",
+    ),
+];
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Whether a privilege is there, by itself or through CAP_SYS_ADMIN, which contains the two that BPF needs.
+fn is_granted(capability: Capability) -> bool {
+    let in_sys_admin = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+    has(capability) || in_sys_admin && has(Capability::CAP_SYS_ADMIN)
+}
+
+/// Capabilities without which nothing works and that are not there.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    CAPABILITIES
+        .iter()
+        .filter(|(capability, status, _)| *status == Status::Missing && !is_granted(*capability))
+        .map(|(capability, ..)| name_of(*capability))
+        .collect()
+}
+
+fn name_of(capability: Capability) -> &'static str {
+    match capability {
+        Capability::CAP_BPF => "CAP_BPF",
+        Capability::CAP_PERFMON => "CAP_PERFMON",
+        Capability::CAP_NET_ADMIN => "CAP_NET_ADMIN",
+        Capability::CAP_SYS_PTRACE => "CAP_SYS_PTRACE",
+        Capability::CAP_DAC_READ_SEARCH => "CAP_DAC_READ_SEARCH",
+        Capability::CAP_SYS_ADMIN => "CAP_SYS_ADMIN",
+        _ => "another capability",
+    }
+}
+
+/// Everything but the attach itself.
+pub fn checks() -> Vec<Check> {
+    let mut checks: Vec<_> =
+        CAPABILITIES.iter().map(|&(c, status, lost)| capability(c, status, lost)).collect();
+    checks.push(nosuid());
+    checks.push(btf());
+    checks.push(tracefs());
+    checks.push(lockdown());
+    checks.push(memlock());
+    checks
+}
+
+fn check(
+    name: &'static str,
+    is_met: bool,
+    otherwise: Status,
+    found: String,
+    lost: &'static str,
+    remedy: impl Into<String>,
+) -> Check {
+    let status = if is_met { Status::Ok } else { otherwise };
+    let (lost, remedy) = if is_met { (None, None) } else { (Some(lost), Some(remedy.into())) };
+    Check { name, status, found, lost, remedy }
+}
+
+fn capability(capability: Capability, otherwise: Status, lost: &'static str) -> Check {
+    let granted = is_granted(capability);
+    let name = name_of(capability);
+    let found = match (granted, has(capability)) {
+        (true, true) => "effective",
+        (true, false) => "through CAP_SYS_ADMIN",
+        _ => "not effective",
+    };
+    let remedy = format!("sudo, or: setcap {}+ep $(command -v portchurn)", name.to_lowercase());
+    check(name, granted, otherwise, found.to_owned(), lost, remedy)
+}
+
+/// File capabilities are ignored, silently, on a file system that is mounted nosuid.
+fn nosuid() -> Check {
+    let path = std::env::current_exe().unwrap_or_default();
+    let is_nosuid = rustix::fs::statvfs(&path)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+    check(
+        "file capabilities",
+        !is_nosuid,
+        Status::Degraded,
+        if is_nosuid { "the program lies on a nosuid mount" } else { "honoured here" }.to_owned(),
+        "setcap has no effect here",
+        "sudo, or copy the program to a mount without nosuid, such as /usr/local/bin",
+    )
+}
+
+fn btf() -> Check {
+    let path = "/sys/kernel/btf/vmlinux";
+    let is_there = Path::new(path).exists();
+    check(
+        "kernel types (BTF)",
+        is_there,
+        Status::Degraded,
+        if is_there { path.to_owned() } else { format!("{path} does not exist") },
+        "the fast hook, errno of failures, process details; counts stay exact through the classic tracepoint",
+        "a kernel with CONFIG_DEBUG_INFO_BTF=y",
+    )
+}
+
+fn tracefs() -> Check {
+    let layout = crate::live::tracefs::state_change_layout();
+    check(
+        "tracefs",
+        layout.is_ok(),
+        Status::Degraded,
+        layout.map_or_else(|err| format!("{err:#}"), |_| "readable".to_owned()),
+        "the classic tracepoint, the last resort when the better hooks are refused",
+        "mount -t tracefs tracefs /sys/kernel/tracing",
+    )
+}
+
+fn lockdown() -> Check {
+    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let mode =
+        text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("off", |(mode, _)| mode);
+    check(
+        "lockdown",
+        mode != "confidentiality",
+        Status::Missing,
+        mode.to_owned(),
+        "reading kernel memory is forbidden",
+        "boot with lockdown=integrity or off",
+    )
+}
+
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Never fatal: raising it may be refused, and newer ones ignore it.
+fn memlock() -> Check {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let charges = is_before_5_11(&release);
+    let enough = limit.is_none_or(|bytes| bytes >= 64 << 20);
+    check(
+        "locked memory",
+        !charges || enough,
+        Status::Degraded,
+        limit.map_or_else(|| "unlimited".to_owned(), |bytes| format!("{bytes} bytes")),
+        "the maps may not fit",
+        "ulimit -l unlimited",
+    )
+}
+
+/// The one place where a version is compared: the change left no trace to ask for.
+fn is_before_5_11(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version < (5, 11)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Status, checks, is_before_5_11};
+
+    #[test]
+    fn whatever_is_not_met_says_what_is_lost_and_how_to_get_it() {
+        for check in checks() {
+            let met = check.status == Status::Ok;
+            assert_eq!(check.lost.is_none(), met, "{}", check.name);
+            assert_eq!(check.remedy.is_none(), met, "{}", check.name);
+        }
+    }
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert!(is_before_5_11("5.10.0-32-cloud-amd64"));
+        assert!(is_before_5_11("4.19.1"));
+        assert!(!is_before_5_11("5.11.0"));
+        assert!(!is_before_5_11("6.1.0-56"));
+    }
+}

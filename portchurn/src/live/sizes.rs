@@ -1,0 +1,107 @@
+//! How large the maps are: from the size of the host, unless the command line says otherwise.
+
+use portchurn_common::counters::Counters;
+
+/// Entries of the maps.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sizes {
+    /// Keys: process and destination.
+    pub keys: u32,
+    /// log2 of the shards of the counters.
+    pub shards_log2: u32,
+    /// Whether processors must share shards.
+    pub shards_shared: bool,
+    /// Places for connections; a power of two.
+    pub conns: u32,
+    /// Connections that are kept by identity instead of place.
+    pub conns_by_id: u32,
+    /// Processes.
+    pub processes: u32,
+    /// Listening ports.
+    pub listeners: u32,
+    /// Ring buffer. Bytes, a power of two.
+    pub ring_bytes: u32,
+}
+
+/// What the sizes depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// Processors that may ever come online.
+    pub cpus: u32,
+    /// TCP sockets at this moment, all network namespaces that were read.
+    pub tcp_sockets: u32,
+}
+
+/// What the command line asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// `--max-keys`.
+    pub keys: Option<u32>,
+    /// `--max-connections`.
+    pub conns: Option<u32>,
+    /// A record for each event, not only for each process.
+    pub trace: bool,
+}
+
+/// More shards would cost memory on hosts that have many processors; fewer would let them wait for each other.
+const SHARDS_LOG2_MAX: u32 = 3;
+const KEYS: u32 = 16_384;
+const CONNS: u32 = 131_072;
+/// The verifier knows the size of an array entry as a signed 32-bit product.
+const CHURN_BYTES_MAX: u64 = 1 << 31;
+
+impl Sizes {
+    /// Sizes for a host. `cookies`: whether connections are found by place.
+    pub fn new(host: Host, wanted: Wanted, cookies: bool) -> Self {
+        let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX);
+        let keys_max = (CHURN_BYTES_MAX / size_of::<Counters>() as u64 >> shards_log2) as u32;
+        let keys = wanted.keys.unwrap_or(KEYS).clamp(16, keys_max);
+        let conns =
+            wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
+        Self {
+            keys,
+            shards_log2,
+            shards_shared: host.cpus > 1 << shards_log2,
+            conns: if cookies { conns.next_power_of_two() } else { 1 },
+            conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
+            processes: keys.max(4096),
+            listeners: 4096,
+            ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Host, Sizes, Wanted};
+
+    const SMALL: Host = Host { cpus: 2, tcp_sockets: 10 };
+
+    #[test]
+    fn a_small_host_has_a_shard_for_each_processor() {
+        let sizes = Sizes::new(SMALL, Wanted::default(), true);
+        assert_eq!((sizes.shards_log2, sizes.shards_shared), (1, false));
+        assert!(sizes.conns.is_power_of_two());
+    }
+
+    #[test]
+    fn a_large_host_shares_shards_and_has_room_for_its_sockets() {
+        let sizes = Sizes::new(Host { cpus: 96, tcp_sockets: 300_000 }, Wanted::default(), true);
+        assert_eq!((sizes.shards_log2, sizes.shards_shared), (3, true));
+        assert!(sizes.conns >= 600_000 && sizes.conns_by_id >= 600_000);
+    }
+
+    #[test]
+    fn wishes_are_kept_within_what_the_kernel_can_index() {
+        let wanted = Wanted { keys: Some(u32::MAX), conns: Some(5000), trace: false };
+        let sizes = Sizes::new(SMALL, wanted, true);
+        assert!(u64::from(sizes.keys) << sizes.shards_log2 < 1 << 23);
+        assert_eq!(sizes.conns, 8192);
+    }
+
+    #[test]
+    fn without_cookies_every_connection_needs_an_entry() {
+        let sizes = Sizes::new(SMALL, Wanted { conns: Some(50_000), ..Wanted::default() }, false);
+        assert_eq!((sizes.conns, sizes.conns_by_id), (1, 50_000));
+    }
+}

@@ -1,0 +1,136 @@
+//! What portchurn itself costs: processor time and memory of this process, memory of the maps, run time of the programs.
+//! The kernel's own program statistics cost two clock readings per run, for every BPF program of the host, so they are
+//! switched on only for a moment now and then.
+
+use std::fs::read_to_string;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::sys::{Stats, enable_stats};
+
+use crate::live::loader::Attached;
+use crate::model::sample::OwnCost;
+use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
+
+/// How often run times are measured. Nanoseconds.
+const MEASURE_EVERY_NS: u64 = 10 * 1_000_000_000;
+
+/// State changes of one end of a connection for each beginning and each end of it: five for a whole life.
+const RUNS_PER_END: f64 = 2.5;
+
+/// Keeps what the next measurement is compared with.
+pub struct Usage {
+    /// The programs, the spine first.
+    programs: Vec<RawFd>,
+    map_bytes: u64,
+    /// When processor time was read, and what it was. Nanoseconds.
+    before: (u64, u64),
+    nested_at_start: u64,
+    /// While it is held the kernel measures.
+    statistics: Option<(OwnedFd, ProgramStats)>,
+    statistics_ns: Option<u64>,
+    ns_per_event: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct ProgramStats {
+    run_time_ns: u64,
+    run_count: u64,
+    nested: u64,
+}
+
+impl Usage {
+    /// For the programs that are attached. Their descriptors live as long as the object.
+    pub fn new(ebpf: &Ebpf, hooks: &[Attached], now_ns: u64) -> Result<Self> {
+        let mut programs = Vec::new();
+        for name in hooks.iter().filter_map(|hook| hook.program) {
+            let program =
+                ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
+            programs.push(program.fd()?.as_fd().as_raw_fd());
+        }
+        let map_bytes =
+            ebpf.maps().filter_map(|(_, map)| map_fd(map)).filter_map(|fd| fdinfo(fd, "memlock:")).sum();
+        let mut this = Self {
+            programs,
+            map_bytes,
+            before: (now_ns, own_cpu_ns()),
+            nested_at_start: 0,
+            statistics: None,
+            statistics_ns: None,
+            ns_per_event: None,
+        };
+        this.nested_at_start = this.nested();
+        this.start_statistics(now_ns);
+        Ok(this)
+    }
+
+    /// What it cost since the last call, in which `ends` connections began or ended.
+    pub fn measure(&mut self, now_ns: u64, ends: u64) -> OwnCost {
+        let cpu_ns = own_cpu_ns();
+        let (before_ns, cpu_before_ns) = std::mem::replace(&mut self.before, (now_ns, cpu_ns));
+        let elapsed_ns = now_ns.saturating_sub(before_ns) as f64;
+        let ratio = |ns: f64| (elapsed_ns > 0.0).then_some(ns / elapsed_ns);
+        OwnCost {
+            cpu_ratio: ratio(cpu_ns.saturating_sub(cpu_before_ns) as f64),
+            rss_bytes: own_rss_bytes(),
+            map_bytes: Some(self.map_bytes),
+            bpf_ns_per_event: self.ns_per_event,
+            bpf_cpu_ratio: self.ns_per_event.and_then(|ns| ratio(ns * RUNS_PER_END * ends as f64)),
+        }
+    }
+
+    /// Switches the kernel's statistics on, once in a while. To be switched off by [`Usage::stop_statistics`] soon.
+    pub fn start_statistics(&mut self, now_ns: u64) {
+        if self.statistics_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS) {
+            self.statistics_ns = Some(now_ns);
+            self.statistics = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
+        }
+    }
+
+    /// Switches them off and reads them.
+    pub fn stop_statistics(&mut self) {
+        let Some((_, before)) = self.statistics.take() else { return };
+        let after = self.spine();
+        let runs = after.run_count.saturating_sub(before.run_count);
+        if runs > 0 {
+            self.ns_per_event = Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
+        }
+    }
+
+    fn spine(&self) -> ProgramStats {
+        self.programs.first().map_or_else(ProgramStats::default, |&fd| program_stats(fd))
+    }
+
+    /// Runs that the kernel skipped because the same processor was in one already, since the attach.
+    pub fn nested(&self) -> u64 {
+        let now: u64 = self.programs.iter().map(|&fd| program_stats(fd).nested).sum();
+        now.saturating_sub(self.nested_at_start)
+    }
+}
+
+fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {
+    use aya::maps::Map;
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data) => Some(data.fd().as_fd().as_raw_fd()),
+        _ => None,
+    }
+}
+
+fn program_stats(fd: RawFd) -> ProgramStats {
+    ProgramStats {
+        run_time_ns: fdinfo(fd, "run_time_ns:").unwrap_or_default(),
+        run_count: fdinfo(fd, "run_cnt:").unwrap_or_default(),
+        nested: fdinfo(fd, "recursion_misses:").unwrap_or_default(),
+    }
+}
+
+/// A number that the kernel tells about a descriptor of ours.
+fn fdinfo(fd: RawFd, name: &str) -> Option<u64> {
+    let text = read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}

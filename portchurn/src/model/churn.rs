@@ -1,0 +1,200 @@
+//! The ledger → what can be shown: rates, percentiles, sums. Derives, never remembers.
+
+use std::collections::BTreeMap;
+
+use portchurn_common::flow::{Address, Role as FlowRole};
+use portchurn_common::histogram::{BUCKETS, quantile_us};
+use portchurn_common::tcp::{CloseKind, FailKind};
+
+use crate::model::ledger::{DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats};
+use crate::model::program::ProgramKey;
+use crate::model::sample::{Counts, ProcessId};
+use crate::model::snapshot::{
+    ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
+};
+
+/// How the ledger is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// Length of the window. Seconds; 0 when there is none yet.
+    pub window_s: f64,
+    /// Whether resets can be told apart.
+    pub knows_errors: bool,
+}
+
+/// All programs, busiest first, and the sums over them: programs hold everything, what is folded, too.
+pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
+    let window = ledger.window();
+    let mut counts = Counts::ZERO;
+    let mut recent = Recent::default();
+    let mut programs = Vec::new();
+    for (key, (entry, destinations)) in ledger.programs() {
+        add_all(&mut counts, &mut recent, &destinations, window);
+        if !destinations.is_empty() {
+            programs.push(program(key, entry, &destinations, window, view));
+        }
+    }
+    programs.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.program.cmp(&b.program)));
+    let totals =
+        Totals { tally: tally(&counts, recent, view), connecting_now: positive(counts.connecting_now()) };
+    (totals, programs)
+}
+
+fn program(
+    key: &ProgramKey,
+    entry: &ProgramEntry,
+    destinations: &Destinations,
+    window: u64,
+    view: View,
+) -> Program {
+    Program {
+        program: key.program.clone(),
+        exe: entry.exe.clone(),
+        script: key.script.clone(),
+        unit: key.unit.clone(),
+        container: key.container.clone(),
+        parent_program: key.parent_program.clone(),
+        argv: entry.argv.clone(),
+        process_count: entry.process_count,
+        exited_count: entry.exited_count,
+        tally: sum(destinations, window, view),
+        destinations: list(destinations, window, view),
+    }
+}
+
+/// All processes that are kept one by one, busiest first.
+pub fn processes(ledger: &Ledger, view: View) -> Vec<ProcessStats> {
+    let window = ledger.window();
+    let mut processes: Vec<_> = ledger
+        .processes()
+        .filter(|(_, entry)| !entry.destinations.is_empty())
+        .map(|(id, entry)| process(*id, entry, window, view))
+        .collect();
+    processes.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.tgid.cmp(&b.tgid)));
+    processes
+}
+
+fn process(id: ProcessId, entry: &ProcessEntry, window: u64, view: View) -> ProcessStats {
+    let identity = &entry.identity;
+    ProcessStats {
+        tgid: id.tgid,
+        start_ns: id.start_ns,
+        comm: identity.comm.clone(),
+        exe: identity.exe.clone(),
+        argv: identity.argv.clone(),
+        ppid: identity.parent_tgid,
+        parent_comm: identity.parent_comm.clone(),
+        cgroup: identity.cgroup.clone(),
+        unit: identity.unit.clone(),
+        container: identity.container.clone(),
+        exited: entry.ended_ns.is_some(),
+        tally: sum(&entry.destinations, window, view),
+        destinations: list(&entry.destinations, window, view),
+    }
+}
+
+fn add_all(counts: &mut Counts, recent: &mut Recent, destinations: &Destinations, window: u64) {
+    for stats in destinations.values() {
+        counts.add(&stats.counts);
+        recent.add(stats.recent(window));
+    }
+}
+
+fn sum(destinations: &Destinations, window: u64, view: View) -> Tally {
+    let mut counts = Counts::ZERO;
+    let mut recent = Recent::default();
+    add_all(&mut counts, &mut recent, destinations, window);
+    tally(&counts, recent, view)
+}
+
+/// What was lost sight of counts as opened, so that the books balance.
+fn tally(counts: &Counts, recent: Recent, view: View) -> Tally {
+    let per_s = |count: f64| if view.window_s > 0.0 { count / view.window_s } else { 0.0 };
+    Tally {
+        opened: counts.opened + counts.lost,
+        accepted: positive(counts.accepted),
+        closed: counts.closed_total(),
+        failed: counts.failed,
+        open_now: positive(counts.open_now()),
+        before_attach: positive(counts.before_attach),
+        lost: counts.lost,
+        opened_per_s: per_s(recent.opened as f64),
+        accepted_per_s: per_s(recent.accepted.max(0) as f64),
+        closed_per_s: per_s(recent.closed as f64),
+        failed_per_s: per_s(recent.failed as f64),
+    }
+}
+
+/// A reading may fall between the two halves of a move; the next one is whole again.
+fn positive(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination> {
+    let mut list: Vec<_> =
+        destinations.iter().map(|(key, stats)| (key, destination(key, stats, window, view))).collect();
+    list.sort_by(|(a_key, a), (b_key, b)| busier(&a.tally, &b.tally).then_with(|| a_key.cmp(b_key)));
+    list.into_iter().map(|(_, destination)| destination).collect()
+}
+
+/// Busiest first: by what happens now, then by what happened.
+fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
+    let now = |tally: &Tally| tally.opened_per_s + tally.accepted_per_s + tally.failed_per_s;
+    let ever = |tally: &Tally| tally.opened + tally.accepted + tally.failed + tally.before_attach;
+    now(b).total_cmp(&now(a)).then_with(|| ever(b).cmp(&ever(a)))
+}
+
+fn destination(key: &DestinationKey, stats: &Stats, window: u64, view: View) -> Destination {
+    let counts = &stats.counts;
+    let is_connect = key.role == FlowRole::Connect;
+    let port = (key.port != 0).then_some(key.port);
+    Destination {
+        role: if is_connect { Role::Connect } else { Role::Accept },
+        netns: key.netns,
+        remote_address: (is_connect && (key.remote != Address::UNSPECIFIED || port.is_some()))
+            .then(|| key.remote.into()),
+        remote_port: if is_connect { port } else { None },
+        local_port: if is_connect { None } else { port },
+        tally: tally(counts, stats.recent(window), view),
+        closed_by: closed_by(counts),
+        reset_by: view.knows_errors.then(|| reset_by(counts)),
+        time_wait_entered: counts.time_wait,
+        failed_by: failed_by(counts),
+        lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),
+        connect_us: quantiles(&counts.connect, counts.connect_max_us),
+        call_sites: None,
+    }
+}
+
+fn closed_by(counts: &Counts) -> ClosedBy {
+    let of = |kind: CloseKind| counts.closed[kind as usize];
+    ClosedBy {
+        local: of(CloseKind::Local),
+        remote: of(CloseKind::Remote),
+        simultaneous: of(CloseKind::Simultaneous),
+        reset: of(CloseKind::ResetLocal) + of(CloseKind::ResetRemote) + of(CloseKind::TimedOut),
+        process_exit: of(CloseKind::ProcessExit),
+    }
+}
+
+fn reset_by(counts: &Counts) -> ResetBy {
+    let of = |kind: CloseKind| counts.closed[kind as usize];
+    ResetBy {
+        local: of(CloseKind::ResetLocal),
+        remote: of(CloseKind::ResetRemote),
+        timed_out: of(CloseKind::TimedOut),
+    }
+}
+
+fn failed_by(counts: &Counts) -> BTreeMap<&'static str, u64> {
+    FailKind::ALL
+        .into_iter()
+        .map(|kind| (kind.name(), counts.failed_by[kind as usize]))
+        .filter(|&(_, count)| count > 0)
+        .collect()
+}
+
+fn quantiles(histogram: &[u64; BUCKETS], max_us: u64) -> Option<Quantiles> {
+    let at = |quantile| quantile_us(histogram, quantile, max_us);
+    Some(Quantiles { p50: at(0.50)?, p95: at(0.95)?, p99: at(0.99)?, max: max_us })
+}

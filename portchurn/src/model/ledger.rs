@@ -1,0 +1,408 @@
+//! Who did what: processes, their destinations, and programs as groups of processes. Memory is bounded: processes that
+//! ended long ago and destinations beyond a limit are folded together, their counts kept, so that totals stay exact.
+
+use hashbrown::HashMap;
+use portchurn_common::flow::{Address, ChurnKey, Role};
+
+use crate::model::program::ProgramKey;
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
+
+/// Ended processes that are kept one by one. The oldest beyond this are folded into their program.
+const ENDED_MAX: usize = 1024;
+/// Destinations that are kept one by one, for each process and each program.
+const DESTINATIONS_MAX: usize = 8192;
+/// Programs that are kept one by one.
+const PROGRAMS_MAX: usize = 4096;
+
+/// A remote address and port that is connected to, or a local port that is accepted on.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DestinationKey {
+    /// Which side of the handshake.
+    pub role: Role,
+    /// Network namespace, inode number.
+    pub netns: u32,
+    /// Connect: remote address; unspecified for accepts and for what was folded together.
+    pub remote: Address,
+    /// Connect: remote port. Accept: local port. 0 for what was folded together.
+    pub port: u16,
+}
+
+impl DestinationKey {
+    fn of(key: &ChurnKey) -> Self {
+        let role = Role::from_raw(key.role).unwrap_or(Role::Connect);
+        Self { role, netns: key.netns, remote: key.remote, port: key.port }
+    }
+
+    /// Where destinations go for which there is no room.
+    fn folded(self) -> Self {
+        Self { remote: Address::UNSPECIFIED, port: 0, netns: 0, ..self }
+    }
+}
+
+/// Counts of one destination: since the attach, and in the window.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Since the attach.
+    pub counts: Counts,
+    /// In the window with number `window`.
+    recent: Recent,
+    window: u64,
+}
+
+/// What happened in one window.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recent {
+    /// Connects established.
+    pub opened: u64,
+    /// Passive opens established.
+    pub accepted: i64,
+    /// Connections ended.
+    pub closed: u64,
+    /// Connects failed.
+    pub failed: u64,
+}
+
+impl Recent {
+    /// Adds another destination's.
+    pub fn add(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.accepted += other.accepted;
+        self.closed += other.closed;
+        self.failed += other.failed;
+    }
+}
+
+impl Stats {
+    fn record(&mut self, counts: &Counts, window: u64) {
+        self.counts.add(counts);
+        if self.window != window {
+            (self.window, self.recent) = (window, Recent::default());
+        }
+        self.recent.add(Recent {
+            opened: counts.opened,
+            accepted: counts.accepted,
+            closed: counts.closed_total(),
+            failed: counts.failed,
+        });
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        match self.window.cmp(&other.window) {
+            std::cmp::Ordering::Less => (self.window, self.recent) = (other.window, other.recent),
+            std::cmp::Ordering::Equal => self.recent.add(other.recent),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+
+    /// What happened in the window with this number.
+    pub fn recent(&self, window: u64) -> Recent {
+        if self.window == window { self.recent } else { Recent::default() }
+    }
+}
+
+/// Stats by destination, bounded.
+pub type Destinations = HashMap<DestinationKey, Stats>;
+
+fn bounded(destinations: &mut Destinations, key: DestinationKey) -> &mut Stats {
+    let has_room = destinations.len() < DESTINATIONS_MAX || destinations.contains_key(&key);
+    destinations.entry(if has_room { key } else { key.folded() }).or_default()
+}
+
+/// One process.
+#[derive(Debug)]
+pub struct ProcessEntry {
+    /// Who it is, as far as is known.
+    pub identity: Process,
+    /// The group it belongs to.
+    pub program: ProgramKey,
+    /// When its end was noticed. Nanoseconds, CLOCK_MONOTONIC.
+    pub ended_ns: Option<u64>,
+    /// What it did.
+    pub destinations: Destinations,
+}
+
+impl ProcessEntry {
+    fn new(identity: Process) -> Self {
+        let program = ProgramKey::of(&identity);
+        Self { identity, program, ended_ns: None, destinations: Destinations::new() }
+    }
+
+    /// Whether a connection, or a connect in progress, may still report under this process.
+    fn is_settled(&self) -> bool {
+        self.destinations
+            .values()
+            .all(|stats| stats.counts.open_now() <= 0 && stats.counts.connecting_now() <= 0)
+    }
+}
+
+/// What is kept of a program beside its single processes.
+#[derive(Debug, Default)]
+pub struct ProgramEntry {
+    /// Processes seen, folded ones included.
+    pub process_count: u64,
+    /// Processes of these that have ended.
+    pub exited_count: u64,
+    /// Path of the executable, from the latest process that had one.
+    pub exe: Option<String>,
+    /// Arguments of the latest process that had any.
+    pub argv: Vec<String>,
+    /// What processes did that are not kept one by one any more.
+    pub folded: Destinations,
+}
+
+/// Everything since the attach.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    processes: HashMap<ProcessId, ProcessEntry>,
+    programs: HashMap<ProgramKey, ProgramEntry>,
+    window: u64,
+}
+
+impl Ledger {
+    /// Takes one interval in, as a new window.
+    pub fn apply(&mut self, sample: &Sample) {
+        self.window += 1;
+        for process in &sample.processes {
+            self.introduce(process);
+        }
+        for (key, counts) in &sample.churn {
+            let window = self.window;
+            let process = self.entry(ProcessId::of(key));
+            bounded(&mut process.destinations, DestinationKey::of(key)).record(counts, window);
+        }
+        for id in &sample.exits {
+            self.end(*id, sample.at_ns);
+        }
+        self.fold_ended();
+    }
+
+    /// A new process, or one that replaced its image and now belongs to another program.
+    fn introduce(&mut self, identity: &Process) {
+        let mut entry = ProcessEntry::new(identity.clone());
+        if let Some(known) = self.processes.remove(&identity.id) {
+            self.leave(&known);
+            entry.ended_ns = known.ended_ns;
+            entry.destinations = known.destinations;
+        }
+        self.insert(entry);
+    }
+
+    fn insert(&mut self, mut entry: ProcessEntry) {
+        if self.programs.len() >= PROGRAMS_MAX && !self.programs.contains_key(&entry.program) {
+            entry.program = ProgramKey { program: "(other programs)".to_owned(), ..ProgramKey::default() };
+        }
+        let program = self.program(&entry.program);
+        program.process_count += 1;
+        program.exited_count += u64::from(entry.ended_ns.is_some());
+        if entry.identity.exe.is_some() {
+            program.exe.clone_from(&entry.identity.exe);
+        }
+        if !entry.identity.argv.is_empty() {
+            program.argv.clone_from(&entry.identity.argv);
+        }
+        self.processes.insert(entry.identity.id, entry);
+    }
+
+    fn leave(&mut self, entry: &ProcessEntry) {
+        let program = self.program(&entry.program);
+        program.process_count -= 1;
+        program.exited_count -= u64::from(entry.ended_ns.is_some());
+        if program.process_count == 0 {
+            self.programs.remove(&entry.program);
+        }
+    }
+
+    fn program(&mut self, key: &ProgramKey) -> &mut ProgramEntry {
+        self.programs.entry(key.clone()).or_default()
+    }
+
+    /// The process, introduced or not.
+    fn entry(&mut self, id: ProcessId) -> &mut ProcessEntry {
+        if !self.processes.contains_key(&id) {
+            self.insert(ProcessEntry::new(stranger(id)));
+        }
+        self.processes.entry(id).or_insert_with(|| ProcessEntry::new(stranger(id)))
+    }
+
+    fn end(&mut self, id: ProcessId, at_ns: u64) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.ended_ns.replace(at_ns).is_none() {
+            let program = process.program.clone();
+            self.program(&program).exited_count += 1;
+        }
+    }
+
+    /// Folds the ended processes beyond the limit into their programs, the longest ended first.
+    fn fold_ended(&mut self) {
+        let mut ended: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.is_settled())
+            .filter_map(|(id, process)| process.ended_ns.map(|at_ns| (at_ns, *id)))
+            .collect();
+        if ended.len() <= ENDED_MAX {
+            return;
+        }
+        let excess = ended.len() - ENDED_MAX;
+        ended.select_nth_unstable(excess);
+        for (_, id) in &ended[..excess] {
+            let Some(process) = self.processes.remove(id) else { continue };
+            let program = self.program(&process.program);
+            for (key, stats) in &process.destinations {
+                bounded(&mut program.folded, *key).merge(stats);
+            }
+        }
+    }
+
+    /// Number of the current window.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Processes that are kept one by one.
+    pub fn processes(&self) -> impl Iterator<Item = (&ProcessId, &ProcessEntry)> {
+        self.processes.iter()
+    }
+
+    /// Programs, each with all its destinations, those of single processes included.
+    pub fn programs(&self) -> HashMap<&ProgramKey, (&ProgramEntry, Destinations)> {
+        let mut programs: HashMap<_, _> =
+            self.programs.iter().map(|(key, entry)| (key, (entry, entry.folded.clone()))).collect();
+        for process in self.processes.values() {
+            if let Some((_, destinations)) = programs.get_mut(&process.program) {
+                for (key, stats) in &process.destinations {
+                    bounded(destinations, *key).merge(stats);
+                }
+            }
+        }
+        programs
+    }
+}
+
+/// A process of which nothing is known but its number, or the place of connections that nobody is known to own.
+fn stranger(id: ProcessId) -> Process {
+    let comm = if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
+    Process { id, comm, ..Process::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use portchurn_common::flow::{Address, ChurnKey, Role};
+
+    use super::{DESTINATIONS_MAX, ENDED_MAX, Ledger};
+    use crate::model::sample::{Counts, Process, ProcessId, Sample};
+
+    fn id(tgid: u32) -> ProcessId {
+        ProcessId { tgid, start_ns: u64::from(tgid) * 10 }
+    }
+
+    fn process(tgid: u32, name: &str) -> Process {
+        Process { id: id(tgid), comm: name.to_owned(), argv: vec![name.to_owned()], ..Process::default() }
+    }
+
+    fn connect_key(tgid: u32, host: u16) -> ChurnKey {
+        let [high, low] = host.to_be_bytes();
+        ChurnKey {
+            tgid,
+            start_ns: u64::from(tgid) * 10,
+            remote: Address::from_v4([10, 0, high, low]),
+            port: 3306,
+            role: Role::Connect as u8,
+            ..ChurnKey::default()
+        }
+    }
+
+    fn one_closed() -> Counts {
+        let mut counts = Counts { attempts: 1, opened: 1, ..Counts::ZERO };
+        counts.closed[0] = 1;
+        counts
+    }
+
+    fn total(ledger: &Ledger) -> u64 {
+        ledger.programs().values().flat_map(|(_, d)| d.values()).map(|stats| stats.counts.opened).sum()
+    }
+
+    #[test]
+    fn many_short_lived_processes_are_one_program_and_none_is_forgotten() {
+        let mut ledger = Ledger::default();
+        let count = 3 * ENDED_MAX as u32;
+        for tgid in 1..=count {
+            ledger.apply(&Sample {
+                processes: vec![process(tgid, "curl")],
+                churn: vec![(connect_key(tgid, 1), one_closed())],
+                exits: vec![id(tgid)],
+                at_ns: u64::from(tgid),
+                ..Sample::default()
+            });
+        }
+        let programs = ledger.programs();
+        assert_eq!(programs.len(), 1);
+        let (entry, _) = programs.values().next().unwrap();
+        assert_eq!((entry.process_count, entry.exited_count), (u64::from(count), u64::from(count)));
+        assert_eq!(total(&ledger), u64::from(count));
+        assert!(ledger.processes().count() <= ENDED_MAX);
+    }
+
+    #[test]
+    fn a_process_with_open_connections_is_not_folded() {
+        let mut ledger = Ledger::default();
+        let open = Counts { attempts: 1, opened: 1, ..Counts::ZERO };
+        for tgid in 1..=ENDED_MAX as u32 + 10 {
+            ledger.apply(&Sample {
+                processes: vec![process(tgid, "curl")],
+                churn: vec![(connect_key(tgid, 1), open)],
+                exits: vec![id(tgid)],
+                ..Sample::default()
+            });
+        }
+        assert_eq!(ledger.processes().count(), ENDED_MAX + 10);
+    }
+
+    #[test]
+    fn destinations_beyond_the_limit_are_folded_and_counted() {
+        let mut ledger = Ledger::default();
+        let count = DESTINATIONS_MAX as u16 + 100;
+        let churn = (0..count).map(|host| (connect_key(1, host), one_closed())).collect();
+        ledger.apply(&Sample { processes: vec![process(1, "crawler")], churn, ..Sample::default() });
+        assert_eq!(total(&ledger), u64::from(count));
+        let (_, entry) = ledger.processes().next().unwrap();
+        assert!(entry.destinations.len() <= DESTINATIONS_MAX + 1);
+    }
+
+    #[test]
+    fn a_new_image_moves_the_process_to_another_program() {
+        let mut ledger = Ledger::default();
+        ledger.apply(&Sample {
+            processes: vec![process(1, "sh")],
+            churn: vec![(connect_key(1, 1), one_closed())],
+            ..Sample::default()
+        });
+        ledger.apply(&Sample { processes: vec![process(1, "curl")], ..Sample::default() });
+        let programs = ledger.programs();
+        assert_eq!(programs.keys().map(|key| key.program.as_str()).collect::<Vec<_>>(), ["curl"]);
+        assert_eq!(total(&ledger), 1);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let mut ledger = Ledger::default();
+        let mut again = process(1, "b");
+        again.id.start_ns = 999;
+        ledger.apply(&Sample { processes: vec![process(1, "a"), again], ..Sample::default() });
+        assert_eq!(ledger.processes().count(), 2);
+    }
+
+    #[test]
+    fn windows_hold_only_their_own_interval() {
+        let mut ledger = Ledger::default();
+        ledger.apply(&Sample { churn: vec![(connect_key(1, 1), one_closed())], ..Sample::default() });
+        let recent = |ledger: &Ledger| {
+            let (_, entry) = ledger.processes().next().unwrap();
+            entry.destinations.values().next().unwrap().recent(ledger.window()).opened
+        };
+        assert_eq!(recent(&ledger), 1);
+        ledger.apply(&Sample::default());
+        assert_eq!(recent(&ledger), 0);
+    }
+}

@@ -1,0 +1,90 @@
+//! Rows as comma-separated values (RFC 4180, lines end with a line feed): plain numbers, units in the column's key,
+//! unknown is an empty field. Every line begins with `cumulative_s`, so that intervals can be told apart.
+
+use std::io;
+use std::io::Write;
+
+use ::csv::Writer;
+
+use crate::model::columns::Cell;
+use crate::model::snapshot::Snapshot;
+use crate::sinks::Sink;
+use crate::sinks::text::clean;
+use crate::sinks::view::View;
+
+/// Starts a CSV file.
+pub(super) fn open(out: Box<dyn Write>) -> Box<dyn Sink> {
+    Box::new(Csv { out: Writer::from_writer(out), begun: false })
+}
+
+struct Csv {
+    out: Writer<Box<dyn Write>>,
+    begun: bool,
+}
+
+impl Sink for Csv {
+    fn snapshot(&mut self, view: &View, snapshot: &Snapshot) -> io::Result<()> {
+        let columns = view.columns_at(view.level);
+        if view.page.header && !self.begun {
+            let keys = columns.iter().map(|column| column.key);
+            self.out.write_record(std::iter::once("cumulative_s").chain(keys))?;
+        }
+        self.begun = true;
+        let at = format!("{:.3}", snapshot.cumulative_s);
+        for row in &view.select(snapshot).rows {
+            let fields = columns.iter().map(|column| field((column.cell)(row)));
+            self.out.write_record(std::iter::once(at.clone()).chain(fields))?;
+        }
+        self.out.flush()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn field(cell: Cell) -> String {
+    match cell {
+        Cell::Text(text) => clean(&text, true).into_owned(),
+        Cell::Count(number) | Cell::Id(number) | Cell::Micros(number) => number.to_string(),
+        Cell::PerSecond(rate) if rate.is_finite() => rate.to_string(),
+        Cell::PerSecond(_) | Cell::Empty => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::columns::COLUMNS;
+    use crate::model::row::Level;
+    use crate::sinks::OutputFormat;
+    use crate::sinks::tests::written;
+    use crate::sinks::view::{Page, View, parse_columns};
+
+    #[test]
+    fn programs_as_values() {
+        let text = written(OutputFormat::Csv, &View::new(Level::Program), 1);
+        assert_eq!(text, include_str!("golden/programs.csv"));
+    }
+
+    #[test]
+    fn every_record_has_every_field_and_the_head_comes_once() {
+        let view = View { columns: Some(COLUMNS.to_vec()), ..View::new(Level::Process) };
+        let text = written(OutputFormat::Csv, &view, 2);
+        let mut reader = ::csv::Reader::from_reader(text.as_bytes());
+        assert_eq!(reader.headers().unwrap().len(), COLUMNS.len() + 1);
+        assert_eq!(reader.records().map(Result::unwrap).count(), 2 * 6);
+    }
+
+    #[test]
+    fn a_name_with_commas_and_quotes_stays_one_field() {
+        let view = View {
+            columns: Some(parse_columns("program,unit", Level::Program).unwrap()),
+            page: Page { header: false, ..Page::default() },
+            ..View::new(Level::Program)
+        };
+        let text = written(OutputFormat::Csv, &view, 1);
+        let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+        let units: Vec<_> = reader.records().map(|record| record.unwrap()[2].to_owned()).collect();
+        assert!(units.contains(&"odd,\"name\".service".to_owned()), "{units:?}");
+    }
+}

@@ -1,0 +1,308 @@
+//! TCP sockets of a network namespace as the kernel lists them, TIME_WAIT included, over netlink `sock_diag`.
+//! It must not start `ss`, and must not hide that a list is incomplete.
+
+use std::io::{Error, ErrorKind};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use netlink_packet_core::{
+    DoneBuffer, ErrorBuffer, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, Parseable,
+};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::{SOCK_DIAG_BY_FAMILY, SockDiagMessage};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use portchurn_common::flow::{AF_INET, AF_INET6, Address, IPPROTO_TCP};
+use portchurn_common::tcp::TcpState;
+use rustix::io::Errno;
+
+use crate::sources::netns::in_namespace;
+
+/// States to list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StateSet(u32);
+
+impl StateSet {
+    /// Every state.
+    pub const ALL: Self = Self::of(&TcpState::ALL);
+    /// Sockets that hold a local port for nobody.
+    pub const TIME_WAIT: Self = Self::of(&[TcpState::TimeWait]);
+    /// Everything that is, or was, a connection: all but listeners and closed sockets.
+    pub const CONNECTIONS: Self = Self::ALL.without(TcpState::Listen).without(TcpState::Close);
+
+    /// These states.
+    pub const fn of(states: &[TcpState]) -> Self {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < states.len() {
+            bits |= 1 << states[i].raw();
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// All of them but one.
+    pub const fn without(self, state: TcpState) -> Self {
+        Self(self.0 & !(1 << state.raw()))
+    }
+
+    /// Whether a state is among them.
+    pub const fn contains(self, state: TcpState) -> bool {
+        self.0 & (1 << state.raw()) != 0
+    }
+}
+
+/// One TCP socket, or what is left of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Socket {
+    /// Unique for the life of the host, and kept in TIME_WAIT.
+    pub cookie: u64,
+    /// State. A request socket is listed as SYN_RECV; a FIN_WAIT2 with inode 0 is a mini-socket already.
+    pub state: TcpState,
+    /// Local address; unspecified for a wildcard.
+    pub local: Address,
+    /// Remote address.
+    pub remote: Address,
+    /// Local port. Host order.
+    pub local_port: u16,
+    /// Remote port. Host order.
+    pub remote_port: u16,
+    /// Inode of the file, as in `/proc/PID/fd`; 0: no process holds it.
+    pub inode: u32,
+    /// User who made it; 0 for TIME_WAIT, where the kernel does not tell.
+    pub uid: u32,
+}
+
+/// Whether a list is the whole list.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Completeness {
+    /// The table changed under the kernel's hands (NLM_F_DUMP_INTR): some sockets may be missing or listed twice.
+    pub interrupted: bool,
+    /// Replies were dropped or did not fit, or there were more than [`MAX_SOCKETS`].
+    pub truncated: bool,
+}
+
+/// A list of sockets.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// The sockets, IPv4 before IPv6. A busy table changes while it is read: a socket may appear twice.
+    pub sockets: Vec<Socket>,
+    /// See [`Completeness::interrupted`].
+    pub interrupted: bool,
+    /// See [`Completeness::truncated`].
+    pub truncated: bool,
+}
+
+/// More sockets than this are not kept: 64 MB.
+pub const MAX_SOCKETS: usize = 1 << 20;
+
+/// The kernel fills at most 32 KiB per reply (`max_recvmsg_len` in net/netlink/af_netlink.c), and as much as that
+/// only for a reader that offers it.
+const REPLY_BYTES: usize = 32 << 10;
+
+/// An open line to the socket tables of one network namespace: that in which it was opened, whatever thread uses it.
+/// It keeps that namespace alive.
+#[derive(Debug)]
+pub struct SockDiag {
+    socket: NetlinkSocket,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+impl SockDiag {
+    /// Opens it in the network namespace of this thread.
+    pub fn open() -> Result<Self> {
+        Ok(Self { socket: connect()?, buffer: Vec::with_capacity(REPLY_BYTES), sequence: 0 })
+    }
+
+    /// Opens it in another network namespace, given by its file (`/proc/PID/ns/net`, `/run/netns/NAME`).
+    pub fn open_in(namespace: &Path) -> Result<Self> {
+        in_namespace(namespace, Self::open)?
+    }
+
+    /// Lists the sockets in these states.
+    pub fn dump(&mut self, states: StateSet) -> Result<Dump> {
+        let mut sockets = Vec::new();
+        let mut dropped = false;
+        let seen = self.visit(states, |socket| {
+            if sockets.len() < MAX_SOCKETS {
+                sockets.push(*socket);
+            } else {
+                dropped = true;
+            }
+        })?;
+        Ok(Dump { sockets, interrupted: seen.interrupted, truncated: seen.truncated || dropped })
+    }
+
+    /// Shows every socket in these states to `visitor`, and keeps none: for a table of unknown size.
+    pub fn visit(&mut self, states: StateSet, mut visitor: impl FnMut(&Socket)) -> Result<Completeness> {
+        let mut seen = Completeness::default();
+        for family in [AF_INET, AF_INET6] {
+            self.request(family, states).context("ask for the list of TCP sockets")?;
+            let ended = self.replies(&mut seen, &mut visitor).context("read the list of TCP sockets")?;
+            if !ended {
+                // The end of this list may still be on its way: it must not become the beginning of the next.
+                self.socket = connect()?;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn request(&mut self, family: u16, states: StateSet) -> Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.sequence_number = self.sequence;
+        let request = InetRequest {
+            family: family as u8,
+            protocol: IPPROTO_TCP as u8,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::from_bits_retain(states.0),
+            socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
+        };
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        self.buffer.resize(message.buffer_len(), 0);
+        message.serialize(&mut self.buffer);
+        self.socket.send(&self.buffer, 0)?;
+        Ok(())
+    }
+
+    /// Reads replies to the end of the list; false if the end was not seen.
+    fn replies(&mut self, seen: &mut Completeness, visitor: &mut impl FnMut(&Socket)) -> Result<bool> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, MSG_TRUNC) {
+                Ok(length) if length > self.buffer.len() => seen.truncated = true,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                    seen.truncated = true;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            match read_reply(&self.buffer, self.sequence, seen, visitor)? {
+                Progress::More if seen.truncated => return Ok(false),
+                Progress::More => {}
+                Progress::End => return Ok(true),
+            }
+        }
+    }
+}
+
+/// Lists the TCP sockets in these states, in the network namespace of this thread.
+pub fn dump(states: StateSet) -> Result<Dump> {
+    SockDiag::open()?.dump(states)
+}
+
+/// `MSG_TRUNC` of include/linux/socket.h: return the real length of a reply even if it did not fit.
+const MSG_TRUNC: i32 = 0x20;
+
+fn connect() -> Result<NetlinkSocket> {
+    let socket = NetlinkSocket::new(NETLINK_SOCK_DIAG).context("open a sock_diag socket")?;
+    // The kernel alone is listened to.
+    socket.connect(&SocketAddr::new(0, 0)).context("connect a sock_diag socket")?;
+    Ok(socket)
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Progress {
+    More,
+    End,
+}
+
+/// Reads one reply, which carries many messages.
+fn read_reply(
+    mut rest: &[u8],
+    sequence: u32,
+    seen: &mut Completeness,
+    visitor: &mut impl FnMut(&Socket),
+) -> Result<Progress> {
+    while !rest.is_empty() {
+        let Ok(message) = NetlinkBuffer::new_checked(rest) else {
+            if seen.truncated {
+                break;
+            }
+            bail!("a reply of the kernel is malformed");
+        };
+        if message.sequence_number() == sequence {
+            seen.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            if read_message(&message, seen, visitor)? == Progress::End {
+                return Ok(Progress::End);
+            }
+        }
+        let length = (message.length() as usize).next_multiple_of(4);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(Progress::More)
+}
+
+fn read_message(
+    message: &NetlinkBuffer<&[u8]>,
+    seen: &mut Completeness,
+    visitor: &mut impl FnMut(&Socket),
+) -> Result<Progress> {
+    let payload = message.payload();
+    match message.message_type() {
+        SOCK_DIAG_BY_FAMILY => {
+            // The header alone: the attributes, never asked for, would be allocated one by one.
+            let header = InetResponseHeader::parse(payload).context("a socket is malformed")?;
+            if let Some(socket) = socket_of(&header) {
+                visitor(&socket);
+            }
+            Ok(Progress::More)
+        }
+        NLMSG_DONE => {
+            let code = DoneBuffer::new_checked(payload).map_or(0, |done| done.code());
+            refused(code).map(|()| Progress::End)
+        }
+        NLMSG_ERROR => {
+            let error = ErrorBuffer::new_checked(payload).context("an error is malformed")?;
+            refused(error.code().map_or(0, Into::into)).map(|()| Progress::End)
+        }
+        NLMSG_OVERRUN => {
+            seen.truncated = true;
+            Ok(Progress::More)
+        }
+        _ => Ok(Progress::More),
+    }
+}
+
+/// A negative code is an errno.
+fn refused(code: i32) -> Result<()> {
+    if code >= 0 {
+        return Ok(());
+    }
+    let error = Error::from_raw_os_error(code.saturating_neg());
+    match error.kind() {
+        ErrorKind::NotFound => bail!("this kernel does not list TCP sockets (module tcp_diag is missing)"),
+        _ => Err(error.into()),
+    }
+}
+
+/// `None` for states that are no TCP states, as TCP_BOUND_INACTIVE (13), which is listed only when asked for.
+fn socket_of(header: &InetResponseHeader) -> Option<Socket> {
+    let id = &header.socket_id;
+    Some(Socket {
+        cookie: cookie_of(id.cookie),
+        state: TcpState::ALL.into_iter().find(|state| state.raw() == header.state)?,
+        local: id.source_address.into(),
+        remote: id.destination_address.into(),
+        local_port: id.source_port,
+        remote_port: id.destination_port,
+        inode: header.inode,
+        uid: header.uid,
+    })
+}
+
+/// Two words in the byte order of the host, the low one first (`sock_diag_save_cookie`, net/core/sock_diag.c).
+fn cookie_of([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
+    let low = u32::from_ne_bytes([a, b, c, d]);
+    let high = u32::from_ne_bytes([e, f, g, h]);
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[cfg(test)]
+#[path = "sock_diag_tests.rs"]
+mod tests;
