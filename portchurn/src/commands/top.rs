@@ -159,7 +159,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
 
 /// A filter as outputs take it.
 pub fn filtering(filter: Filter) -> Filtering {
-    Filtering { text: filter.text().to_owned(), matches: Box::new(move |row| filter.matches(row)) }
+    Filtering { text: filter.as_str().to_owned(), matches: Box::new(move |row| filter.matches(row)) }
 }
 
 async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn Write>) -> Result<()> {

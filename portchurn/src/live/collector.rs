@@ -110,7 +110,9 @@ impl Collector {
             match record {
                 Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
                 Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
-                Some(Record::Flow(flow)) => self.flows.push(flow),
+                Some(Record::Flow(flow)) => {
+                    self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
+                }
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }

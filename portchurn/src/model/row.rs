@@ -66,7 +66,7 @@ impl<'a> Row<'a> {
         Self {
             level: Level::Program,
             owner: Owner::Program(program),
-            program: program_name(&program.program, program.script.as_deref()),
+            program: display_name(&program.program, program.script.as_deref()),
             exe: program.exe.as_deref(),
             argv: &program.argv,
             unit: program.unit.as_deref(),
@@ -192,7 +192,8 @@ pub fn destination_text(destination: &Destination) -> String {
     }
 }
 
-fn program_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
+/// A program as people call it, with its script: `python3 worker.py`.
+pub fn display_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
     match script {
         Some(script) => format!("{program} {}", file_name(script)).into(),
         None => program.into(),

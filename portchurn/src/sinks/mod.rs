@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use crate::model::snapshot::Snapshot;
 
 mod csv;
+pub mod events;
 pub mod human;
 mod json;
 pub mod layout;
@@ -91,6 +92,13 @@ pub(crate) mod tests {
     /// A writer whose bytes stay readable after it was given away.
     #[derive(Clone, Default)]
     pub(crate) struct Shared(Rc<RefCell<Vec<u8>>>);
+
+    impl Shared {
+        /// What was written so far.
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).unwrap()
+        }
+    }
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
