@@ -12,6 +12,7 @@ pub mod compare;
 pub mod mounts;
 pub mod programs;
 pub mod report;
+pub mod run_counts;
 pub mod tracer;
 
 /// A test that cannot run here, and why.

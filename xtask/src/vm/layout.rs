@@ -16,6 +16,8 @@ pub(crate) struct Layout {
     pub(crate) vm: PathBuf,
     /// Consoles and results of the last run.
     pub(crate) logs: PathBuf,
+    /// What the attach matrix showed in the last run of each kernel.
+    pub(crate) matrix: PathBuf,
 }
 
 impl Layout {
@@ -26,9 +28,11 @@ impl Layout {
         let workspace = own.parent().context("xtask lies in no workspace")?.to_owned();
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
         let vm = workspace.join(target).join("vm");
-        let logs = vm.join("logs");
-        fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        Ok(Self { workspace, vm, logs })
+        let (logs, matrix) = (vm.join("logs"), vm.join("matrix"));
+        for folder in [&logs, &matrix] {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        Ok(Self { workspace, vm, logs, matrix })
     }
 }
 

@@ -23,6 +23,7 @@ mod selftest;
 mod setup;
 mod share;
 mod sources;
+mod support;
 mod verdict;
 
 use anyhow::{Result, ensure};
@@ -80,6 +81,12 @@ pub(crate) struct Args {
     /// Show that failing tests, panics and hangs are reported as such
     #[arg(long)]
     selftest: bool,
+    /// Write docs/support.md from what the attach matrix showed in the last run of each kernel
+    #[arg(long, exclusive = true)]
+    table: bool,
+    /// Test programs to run, by name of their file in tests/tests [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    test: Vec<String>,
     /// Filter and libtest arguments
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -117,6 +124,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.list {
         list::show(&layout);
         return Ok(());
+    }
+    if args.table {
+        return support::write(&layout);
     }
     if args.setup {
         return setup::install(args.arch);

@@ -39,14 +39,16 @@ impl Payload {
     }
 
     /// The product and its kernel tests.
-    pub(crate) fn product(layout: &Layout, arch: Arch) -> Result<Self> {
+    pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String]) -> Result<Self> {
         let packages = ["--package", "vm-init", "--package", PRODUCT, "--package", TESTS];
         let tools = cargo(layout, arch, &[&["build", "--bins"], &packages[..]].concat())?;
         let tests = cargo(layout, arch, &["test", "--no-run", "--package", TESTS, "--tests"])?;
-        let tests = tests.into_iter().filter(|artifact| artifact.is_kind("test"));
+        let is_wanted =
+            |a: &Artifact| a.is_kind("test") && (only.is_empty() || only.contains(&a.target.name));
+        let tests = tests.into_iter().filter(is_wanted);
         let tests: Vec<_> =
             tests.filter_map(|a| Some(Program { name: a.target.name, path: a.executable? })).collect();
-        ensure!(!tests.is_empty(), "crate {TESTS} has no integration tests");
+        ensure!(!tests.is_empty(), "crate {TESTS} has no such integration test");
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };

@@ -11,7 +11,7 @@ use super::layout::{Layout, label};
 use super::payload::Payload;
 use super::plan::Guests;
 use super::report::{self, Entry, Guest};
-use super::{Args, accelerator, guest, say, selftest};
+use super::{Args, accelerator, guest, say, selftest, support};
 
 /// Runs what the command line asks for.
 pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     let payload = if args.selftest {
         Payload::selftest(layout, args.arch)?
     } else {
-        Payload::product(layout, args.arch)?
+        Payload::product(layout, args.arch, &args.test)?
     };
     let guests =
         images.into_iter().map(|image| Guests { layout, args, image, payload: &payload, accelerator });
@@ -95,6 +95,7 @@ fn one(guests: &Guests<'_>, args: &Args) -> Entry {
         say::progress(&format!("{label:8} started: {release}, {} processors", args.cpus));
         guest::run(&prepared.spec, &label, Duration::from_secs(args.timeout_s)).context("run a guest")
     });
+    let run = run.and_then(|run| support::keep(guests.layout, &label, &release, &run.verdict).map(|()| run));
     let guest = match run {
         Ok(run) => Guest::Ran { verdict: run.verdict, took: run.took, console: run.console },
         Err(error) => Guest::Broke(format!("{error:#}")),

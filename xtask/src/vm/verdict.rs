@@ -149,6 +149,9 @@ impl Reader {
 
 fn finished(name: String, exit: Exit, took_ms: u64, lines: Vec<String>) -> Test {
     let skipped = lines.iter().find_map(|line| skip_reason(line));
+    // Tests may repeat their own name before the reason.
+    let own_name = format!("{}: ", name.rsplit("::").next().unwrap_or_default());
+    let skipped = skipped.map(|reason| reason.strip_prefix(own_name.as_str()).unwrap_or(reason));
     let outcome = Outcome::judge(exit, skipped.is_some());
     let reason = match (outcome, exit) {
         (Outcome::Skipped, _) => skipped.unwrap_or_default().to_owned(),
