@@ -5,14 +5,16 @@
 use std::fs;
 use std::io::{Write as _, stderr};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{complaint, run_portchurn, run_workload};
+use portchurn_tests::harness::programs::{complaint, portchurn, run_portchurn, run_workload};
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Skip, check, skip};
+use serde::Deserialize;
 
 /// Hooks with their ways, best first. portchurn's own list is held to it.
 const HOOKS: &[(&str, &[&str])] = &[
@@ -26,7 +28,7 @@ const SPINE: &str = "inet_sock_set_state";
 
 /// What is made and counted each time: both families, both closers, a failure, an end by the process's end.
 const WORKLOADS: &[&[&str]] = &[
-    &["active-close", "--netns", "own", "--count", "101"],
+    &["active-close", "--count", "101"],
     &["passive-close", "--family", "v6"],
     &["refused", "--count", "29"],
     &["process-exit"],
@@ -188,14 +190,32 @@ fn counts(tracer: &mut Tracer, precision: Precision) -> Result<Made> {
 
 /// What portchurn says when a hook cannot be attached in one way; nothing if it can.
 fn refusal(hook: &str, tier: &str) -> Result<Option<String>> {
-    let arguments = ["--attach", &format!("{hook}={tier}")];
-    match Tracer::start_with(&arguments, tracefs_for(tier)) {
-        Ok(tracer) => tracer.stop().map(|_| None),
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(said) => Ok(Some(said.to_string().replace('\n', " "))),
-            None => Err(error),
-        },
+    let mut command = Command::new(portchurn()?);
+    command.args(["check", "-o", "json", "--attach", &format!("{hook}={tier}")]).stdin(Stdio::null());
+    tracefs_for(tier).prepare(&mut command);
+    let output = command.output().context("run portchurn check")?;
+    let said = complaint(&output)?;
+    let found: Checked =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("understand check: {said}"))?;
+    let is_attached = found.hooks.iter().any(|found| found.name == hook && found.attached == tier);
+    if output.status.success() && is_attached {
+        return Ok(None);
     }
+    let reasons: Vec<_> = found.hooks.into_iter().filter_map(|hook| hook.reason).collect();
+    Ok(Some(reasons.join("; ").replace('\n', " ")))
+}
+
+/// What `check` says of hooks.
+#[derive(Deserialize)]
+struct Checked {
+    hooks: Vec<CheckedHook>,
+}
+
+#[derive(Deserialize)]
+struct CheckedHook {
+    name: String,
+    attached: String,
+    reason: Option<String>,
 }
 
 fn tracefs_for(tier: &str) -> Tracefs {
@@ -239,7 +259,7 @@ fn tell(hook: &str, tier: &str, outcome: Result<u64>) -> Result<()> {
     let line = match &outcome {
         Ok(runs) => format!("works runs={runs}"),
         Err(error) if error.is::<Skip>() => format!("unavailable {error}"),
-        Err(error) => format!("failed {}", format!("{error:#}").replace('\n', " ")),
+        Err(error) => format!("failed {}", format!("{error:#}").lines().next().unwrap_or_default()),
     };
     // Past libtest's capture, as with a skip.
     let _ = stderr().write_all(format!("\nMATRIX {hook} {tier} {line}\n").as_bytes());

@@ -40,11 +40,14 @@ impl Payload {
 
     /// The product and its kernel tests.
     pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String]) -> Result<Self> {
+        // The same packages both times: with others cargo would choose other features and build everything again.
         let packages = ["--package", "vm-init", "--package", PRODUCT, "--package", TESTS];
         let tools = cargo(layout, arch, &[&["build", "--bins"], &packages[..]].concat())?;
-        let tests = cargo(layout, arch, &["test", "--no-run", "--package", TESTS, "--tests"])?;
-        let is_wanted =
-            |a: &Artifact| a.is_kind("test") && (only.is_empty() || only.contains(&a.target.name));
+        let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], &packages[..]].concat())?;
+        let is_wanted = |artifact: &Artifact| {
+            let is_named = only.is_empty() || only.contains(&artifact.target.name);
+            artifact.is_kind("test") && artifact.package_id.contains(TESTS) && is_named
+        };
         let tests = tests.into_iter().filter(is_wanted);
         let tests: Vec<_> =
             tests.filter_map(|a| Some(Program { name: a.target.name, path: a.executable? })).collect();
@@ -65,6 +68,7 @@ impl Payload {
 /// cargo's message about something that it built.
 #[derive(Debug, Deserialize)]
 struct Artifact {
+    package_id: String,
     target: Target,
     executable: Option<PathBuf>,
 }
