@@ -1,12 +1,13 @@
 //! Where the harness keeps its files: all of them under the target folder. Must not lead anywhere else.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use super::kernel::Arch;
+use super::say;
 
 /// The folders.
 #[derive(Clone, Debug)]
@@ -33,6 +34,17 @@ impl Layout {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         Ok(Self { workspace, vm, logs, matrix })
+    }
+
+    /// Waits until no other run writes the same logs; the next waits until the guard is dropped.
+    pub(crate) fn alone(&self) -> Result<File> {
+        let path = self.vm.join("lock");
+        let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            say::progress("another run is at work in this target folder: waiting for its end");
+            lock.lock().with_context(|| format!("lock {}", path.display()))?;
+        }
+        Ok(lock)
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     if args.shell {
         return shell(&guests);
     }
+    let _alone = layout.alone()?;
     if args.selftest {
         return selftest::run(&guests);
     }
@@ -62,7 +63,7 @@ fn kernels(layout: &Layout, args: &Args) -> Result<(Vec<Image>, Vec<Entry>)> {
 
 fn shell(guests: &[Guests<'_>]) -> Result<()> {
     let [only] = guests else { bail!("--shell takes one kernel: --kernel 6.1") };
-    let prepared = only.prepare(&only.label(), only.plan())?;
+    let prepared = only.prepare(&format!("shell-{}", only.label()), only.plan())?;
     guest::shell(&prepared.spec)
 }
 
