@@ -51,7 +51,7 @@ workloads! {
     refused_v6: "refused" "--family" "v6";
     timed_out: "timed-out";
     abandoned: "abandoned";
-    no_port_left: "no-port-left";
+    no_port_left: "no-port-left" "--count" "22";
     port_taken: "port-taken";
     nonblocking: "nonblocking";
     nonblocking_refused: "nonblocking-refused";

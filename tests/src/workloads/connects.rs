@@ -139,6 +139,8 @@ const TOO_MANY: u64 = 7;
 
 fn no_port_left(plan: &Plan) -> Result<Vec<ProcessTruth>> {
     ensure!(plan.own_netns, "no-port-left needs --netns own");
+    // Of a range of odd length the kernel searches all but one, and which one is chance (__inet_hash_connect).
+    ensure!(plan.count.is_multiple_of(2), "no-port-left needs an even --count");
     solo(plan, |truth| {
         // The server's port is taken before the range shrinks to what the clients will use up.
         let (listener, target) = listener(plan.family, plan.mptcp)?;

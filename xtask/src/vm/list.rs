@@ -1,17 +1,15 @@
 //! `--list`: the kernel lines, where they come from, what is cached, what is missing. Must not fetch.
 
-use comfy_table::{Table, presets};
-
 use super::image;
 use super::kernel::{Arch, LINES, Package};
 use super::layout::Layout;
+use super::table::columns;
 use super::{say, setup};
 
 /// Says it.
 pub(crate) fn show(layout: &Layout) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["kernel", "from", "package", "cached x86_64", "cached aarch64"]);
+    let mut rows =
+        vec![["kernel", "from", "package", "cached x86_64", "cached aarch64"].map(str::to_owned).to_vec()];
     for line in LINES {
         let package = match line.package {
             Package::Meta(name) => name.to_owned(),
@@ -21,7 +19,7 @@ pub(crate) fn show(layout: &Layout) {
             let newest = image::cached(&layout.vm, line, arch).into_iter().next();
             newest.map_or_else(|| "-".to_owned(), |image| image.release)
         };
-        table.add_row([
+        rows.push(vec![
             line.name.to_owned(),
             line.suites.join(", "),
             package.replace("{arch}", "*"),
@@ -29,7 +27,7 @@ pub(crate) fn show(layout: &Layout) {
             cached(Arch::Aarch64),
         ]);
     }
-    say::result(&table.to_string());
+    say::result(&columns(&rows));
     for arch in [Arch::X86_64, Arch::Aarch64] {
         match setup::check(arch) {
             Ok(()) => say::result(&format!("{} guests: ready", arch.name())),

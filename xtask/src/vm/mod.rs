@@ -24,6 +24,7 @@ mod setup;
 mod share;
 mod sources;
 mod support;
+mod table;
 mod verdict;
 
 use anyhow::{Result, ensure};

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
 use vm_init::frame::{Counts, Outcome};
 
 use super::say;
+use super::table::columns;
 use super::verdict::{Test, Verdict};
 
 /// What became of one kernel line.
@@ -83,20 +83,18 @@ fn details(entry: &Entry) -> Vec<String> {
 fn table(entries: &[Entry]) -> String {
     let ran: Vec<_> = entries.iter().map(|entry| (entry, tests(&entry.guest))).collect();
     let names: BTreeSet<_> = ran.iter().flat_map(|(_, tests)| tests.iter().map(|test| &test.name)).collect();
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([String::new()].into_iter().chain(ran.iter().map(|(entry, _)| entry.label.clone())));
-    table
-        .add_row(["kernel".to_owned()].into_iter().chain(ran.iter().map(|(entry, _)| entry.release.clone())));
+    let row = |name: &str, cell: &dyn Fn(&Entry, &[Test]) -> String| -> Vec<String> {
+        std::iter::once(name.to_owned()).chain(ran.iter().map(|(entry, tests)| cell(entry, tests))).collect()
+    };
+    let mut rows =
+        vec![row("", &|entry, _| entry.label.clone()), row("kernel", &|entry, _| entry.release.clone())];
     for name in names {
-        let cells = ran.iter().map(|(_, tests)| {
-            let test = tests.iter().find(|test| test.name == *name);
-            test.map_or_else(|| "-".to_owned(), cell)
-        });
-        table.add_row([name.clone()].into_iter().chain(cells));
+        rows.push(row(name, &|_, tests| {
+            tests.iter().find(|test| test.name == *name).map_or_else(|| "-".to_owned(), cell)
+        }));
     }
-    table.add_row(["guest".to_owned()].into_iter().chain(ran.iter().map(|(entry, _)| summary(&entry.guest))));
-    table.to_string()
+    rows.push(row("guest", &|entry, _| summary(&entry.guest)));
+    columns(&rows)
 }
 
 fn tests(guest: &Guest) -> &[Test] {
