@@ -175,9 +175,10 @@ fn counts(tracer: &mut Tracer, precision: Precision) -> Result<Made> {
     let mut made = Made::default();
     for workload in WORKLOADS {
         let truth = run_workload(workload)?;
-        tracer
-            .wait_until(|report| matches_truth(&truth, report, precision))
-            .with_context(|| workload.join(" "))?;
+        let outcome = tracer.wait_until(|report| matches_truth(&truth, report, precision));
+        let left_out =
+            run_counts::left_out(tracer.pid())?.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        outcome.with_context(|| format!("{} (the kernel left out {left_out} runs)", workload.join(" ")))?;
         made.processes += 1;
         for process in &truth.processes {
             let sum = process.sum();

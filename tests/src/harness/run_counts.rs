@@ -32,21 +32,42 @@ impl Counting {
 /// Sum of the runs of those programs whose name starts so. The kernel keeps 15 bytes of a name.
 pub fn of_programs(pid: u32, name: &str) -> Result<u64> {
     let wanted = &name.as_bytes()[..name.len().min(15)];
+    let mut runs = Vec::new();
+    for program in programs_of(pid)? {
+        if program_name(program.id)?.starts_with(wanted) {
+            runs.push(program.runs);
+        }
+    }
+    ensure!(!runs.is_empty(), "process {pid} holds no BPF program {name}");
+    Ok(runs.iter().sum())
+}
+
+/// How often the kernel left out one of a process's programs, as a program was at work on that processor already; unknown
+/// where the kernel does not count it.
+pub fn left_out(pid: u32) -> Result<Option<u64>> {
+    Ok(programs_of(pid)?.iter().map(|program| program.left_out).sum())
+}
+
+struct Program {
+    id: u32,
+    runs: u64,
+    left_out: Option<u64>,
+}
+
+fn programs_of(pid: u32) -> Result<Vec<Program>> {
     let folder = format!("/proc/{pid}/fdinfo");
-    let (mut ids, mut runs) = (Vec::new(), 0);
+    let mut programs: Vec<Program> = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("read {folder}"))? {
         let Ok(text) = fs::read_to_string(entry.context("read a folder")?.path()) else { continue };
         let field =
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        let (Some(id), Some(count)) = (field("prog_id:"), field("run_cnt:")) else { continue };
         // A descriptor of a link names its program, too; only the program's own has a count.
-        if !ids.contains(&id) && program_name(id as u32)?.starts_with(wanted) {
-            ids.push(id);
-            runs += count;
+        let (Some(id), Some(runs)) = (field("prog_id:"), field("run_cnt:")) else { continue };
+        if programs.iter().all(|known| u64::from(known.id) != id) {
+            programs.push(Program { id: id as u32, runs, left_out: field("recursion_misses:") });
         }
     }
-    ensure!(!ids.is_empty(), "process {pid} holds no BPF program {name}");
-    Ok(runs)
+    Ok(programs)
 }
 
 fn program_name(id: u32) -> Result<Vec<u8>> {

@@ -62,10 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
     /// Longest time for one guest, in seconds
-    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 900)]
     timeout_s: u64,
     /// Longest time for one test, in seconds
-    #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 90)]
+    #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 180)]
     test_timeout_s: u64,
     /// Start a shell on this terminal instead of the tests
     #[arg(long)]
