@@ -235,6 +235,10 @@ fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
     if matches!(tier, "fentry" | "fexit") && !has_symbol("register_ftrace_direct") {
         return Some(format!("this kernel cannot call a program directly from a function ({said})"));
     }
+    // The verifier's own words for a helper and for an instruction that came with a later kernel.
+    if said.contains("invalid func unknown#") || said.contains("BPF_STX uses reserved fields") {
+        return Some(format!("this kernel is too old for the program ({said})"));
+    }
     // A host may forbid what its kernel could do; a guest of ours forbids nothing.
     let is_guest = std::env::var_os("PORTCHURN_VM").is_some();
     (!is_guest && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
