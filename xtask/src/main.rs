@@ -17,6 +17,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,8 @@ enum Task {
     BenchLoad(bench::load::Args),
     /// Build one static file for each architecture
     Release(release::Args),
+    /// Run the tests in virtual machines, on the kernels that people have
+    Vm(vm::Args),
 }
 
 impl Task {
@@ -68,6 +71,7 @@ impl Task {
             Self::Bench(args) => bench::run(&args),
             Self::BenchLoad(args) => bench::load::generate(&args),
             Self::Release(args) => release::run(&args),
+            Self::Vm(args) => vm::run(&args),
         }
     }
 }

@@ -270,8 +270,7 @@ fn explain(err: ProgramError) -> anyhow::Error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             log::debug!("verifier:\n{log}");
-            let verdict =
-                log.trim().lines().rev().find(|line| !line.starts_with("processed ")).unwrap_or_default();
+            let verdict = log.trim().lines().rev().find(|line| !is_statistics(line)).unwrap_or_default();
             let said =
                 if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
             anyhow::Error::new(io_error).context(said)
@@ -284,6 +283,11 @@ fn explain(err: ProgramError) -> anyhow::Error {
         }
         err => anyhow::Error::new(err),
     }
+}
+
+/// What the verifier adds after its verdict.
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
 }
 
 fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {

@@ -13,6 +13,7 @@ pub mod folder;
 pub mod mounts;
 pub mod programs;
 pub mod report;
+pub mod run_counts;
 pub mod tracer;
 
 /// A test that cannot run here, and why.

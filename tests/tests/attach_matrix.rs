@@ -1,0 +1,298 @@
+//! Every hook in every way that it can be attached: each forced in turn, each counting the same known connections to the
+//! same exact numbers. A way that this kernel cannot give is skipped with the kernel's reason, but only where something
+//! else than portchurn says so, too. Needs the privileges of a tracer.
+
+use std::fs;
+use std::io::{Write as _, stderr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use portchurn_tests::harness::compare::{Precision, matches_truth};
+use portchurn_tests::harness::mounts::Tracefs;
+use portchurn_tests::harness::programs::{complaint, portchurn, run_portchurn, run_workload};
+use portchurn_tests::harness::report::Report;
+use portchurn_tests::harness::run_counts::{self, Counting};
+use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::{Skip, check, skip};
+use serde::Deserialize;
+
+/// Hooks with their ways, best first. portchurn's own list is held to it.
+const HOOKS: &[(&str, &[&str])] = &[
+    (SPINE, &["tp_btf", "raw_tp", "tracepoint"]),
+    ("inet_csk_accept", &["fexit", "kretprobe"]),
+    ("tcp_connect", &["fentry", "kprobe"]),
+    ("sched_process_exec", &["tp_btf", "raw_tp"]),
+    ("sched_process_exit", &["tp_btf", "raw_tp"]),
+];
+const SPINE: &str = "inet_sock_set_state";
+
+/// What is made and counted each time: both families, both closers, a failure, an end by the process's end.
+const WORKLOADS: &[&[&str]] = &[
+    &["active-close", "--count", "101"],
+    &["passive-close", "--family", "v6"],
+    &["refused", "--count", "29"],
+    &["process-exit"],
+];
+
+/// How often counting may be tried where the kernel may leave out events.
+const ATTEMPTS: u32 = 5;
+
+macro_rules! matrix {
+    ($($test:ident: $hook:literal $tier:literal;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                check(stringify!($test), || tell($hook, $tier, counts_when_forced($hook, $tier)));
+            }
+        )*
+
+        const TESTED: &[(&str, &str)] = &[$(($hook, $tier)),*];
+    };
+}
+
+matrix! {
+    inet_sock_set_state_by_tp_btf: "inet_sock_set_state" "tp_btf";
+    inet_sock_set_state_by_raw_tp: "inet_sock_set_state" "raw_tp";
+    inet_sock_set_state_by_tracepoint: "inet_sock_set_state" "tracepoint";
+    inet_csk_accept_by_fexit: "inet_csk_accept" "fexit";
+    inet_csk_accept_by_kretprobe: "inet_csk_accept" "kretprobe";
+    tcp_connect_by_fentry: "tcp_connect" "fentry";
+    tcp_connect_by_kprobe: "tcp_connect" "kprobe";
+    sched_process_exec_by_tp_btf: "sched_process_exec" "tp_btf";
+    sched_process_exec_by_raw_tp: "sched_process_exec" "raw_tp";
+    sched_process_exit_by_tp_btf: "sched_process_exit" "tp_btf";
+    sched_process_exit_by_raw_tp: "sched_process_exit" "raw_tp";
+}
+
+#[test]
+fn every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has() {
+    check("every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has", || {
+        let known: Vec<_> = HOOKS.iter().map(|(hook, _)| (*hook).to_owned()).collect();
+        ensure!(have("no-such-hook=none")? == known, "hooks: {:?}", have("no-such-hook=none")?);
+        for (hook, tiers) in HOOKS {
+            let mut has = have(&format!("{hook}=no-such-tier"))?;
+            ensure!(has.pop().as_deref() == Some("none"), "{hook} cannot be left out");
+            ensure!(has == *tiers, "{hook} has {has:?}, not {tiers:?}");
+            for tier in *tiers {
+                ensure!(TESTED.contains(&(hook, tier)), "no test of {hook} by {tier}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_best_way_that_works_is_chosen() {
+    check("the_best_way_that_works_is_chosen", || {
+        let tracer = Tracer::start(&[])?;
+        for (hook, tiers) in HOOKS {
+            let mut works = tiers.iter().filter(|tier| refusal(hook, tier).is_ok_and(|said| said.is_none()));
+            let best = works.next().copied().unwrap_or("none");
+            let chosen = tracer.latest.attached(hook);
+            ensure!(chosen == best, "{hook} is attached by {chosen}, but {best} works");
+        }
+        tracer.stop().map(drop)
+    });
+}
+
+#[test]
+fn without_types_the_classic_tracepoint_serves() {
+    check("without_types_the_classic_tracepoint_serves", || {
+        let outcome = || {
+            let (tracer, _) = counted(&["--no-btf"], Tracefs::Mounted, Precision::NoTypes)?;
+            let chosen = tracer.latest.attached(SPINE).to_owned();
+            ensure!(chosen == "tracepoint", "{SPINE} is attached by {chosen}");
+            tracer.stop()
+        };
+        tell("no-btf", "tracepoint", outcome().map(|_| 0))
+    });
+}
+
+#[test]
+fn check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached() {
+    check("check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached", || {
+        let output = run_portchurn(["check"])?;
+        let text = String::from_utf8(output.stdout).context("read what check says")?;
+        stderr().write_all(text.as_bytes()).context("show what check says")?;
+        for (hook, _) in HOOKS {
+            let mut lines = text.lines().skip_while(|line| line.split_whitespace().nth(1) != Some(hook));
+            let line = lines.next().with_context(|| format!("{hook} is not named"))?;
+            let is_explained =
+                lines.take_while(|line| line.starts_with(' ')).any(|line| line.contains("why:"));
+            ensure!(!line.ends_with(" none") || is_explained, "{hook} is not attached, and nobody says why");
+        }
+        Ok(())
+    });
+}
+
+/// Attaches a hook in one way; how often the kernel has run its program, once all counts were right.
+fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
+    if let Some(said) = refusal(hook, tier)? {
+        let Some(reason) = kernel_lacks(tier, &said) else {
+            bail!("{hook} cannot be attached by {tier}: {said}")
+        };
+        return Err(skip(reason));
+    }
+    let _counting = Counting::start()?;
+    let forced = format!("--attach={hook}={tier}");
+    let mut arguments = vec![forced.as_str()];
+    // The kernel keeps so little of a name that these two have the same.
+    match hook {
+        "sched_process_exec" => arguments.push("--attach=sched_process_exit=none"),
+        "sched_process_exit" => arguments.push("--attach=sched_process_exec=none"),
+        _ => {}
+    }
+    let (tracer, made) = counted(&arguments, tracefs_for(tier), Precision::Full)?;
+    let attached = tracer.latest.attached(hook);
+    ensure!(attached == tier, "{hook} is attached by {attached}, although {tier} was forced");
+    let least = made.least_runs(hook);
+    let runs = run_counts::of_programs(tracer.pid(), hook)?;
+    ensure!(runs >= least, "the program of {hook} ran {runs} times; what was made takes {least}");
+    tracer.stop()?;
+    Ok(runs)
+}
+
+/// What the workloads made.
+#[derive(Default)]
+struct Made {
+    connects: u64,
+    accepts: u64,
+    processes: u64,
+}
+
+impl Made {
+    /// How often a hook must have been run, at least.
+    fn least_runs(&self, hook: &str) -> u64 {
+        match hook {
+            // Each connection comes and goes at both ends.
+            SPINE => self.connects + self.accepts,
+            "inet_csk_accept" => self.accepts,
+            "tcp_connect" => self.connects,
+            _ => self.processes,
+        }
+    }
+}
+
+/// A tracer that has counted every workload to the exact numbers. With the classic tracepoint the kernel leaves out an
+/// event that comes while it handles another one, which nobody can mend; portchurn must then say that it has lost one,
+/// and the numbers are held to the truth once more.
+fn counted(arguments: &[&str], tracefs: Tracefs, precision: Precision) -> Result<(Tracer, Made)> {
+    for _ in 0..ATTEMPTS {
+        let mut tracer = Tracer::start_with(arguments, tracefs)?;
+        if let Some(made) = counts(&mut tracer, precision)? {
+            return Ok((tracer, made));
+        }
+        tracer.stop()?;
+    }
+    bail!("the kernel left out events {ATTEMPTS} times in a row")
+}
+
+/// What was made; nothing where portchurn says that the kernel left out an event, and may.
+fn counts(tracer: &mut Tracer, precision: Precision) -> Result<Option<Made>> {
+    let mut made = Made::default();
+    let has_guard = tracer.latest.attached(SPINE) == "tracepoint";
+    let has_lost =
+        |report: &Report| has_guard && report.lost.by_reason.get("nested").is_some_and(|count| *count > 0);
+    for workload in WORKLOADS {
+        let truth = run_workload(workload)?;
+        let outcome = tracer.wait_until(|report| {
+            if has_lost(report) { Ok(()) } else { matches_truth(&truth, report, precision) }
+        });
+        let left_out =
+            run_counts::left_out(tracer.pid())?.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        outcome.with_context(|| format!("{} (the kernel left out {left_out} runs)", workload.join(" ")))?;
+        if has_lost(&tracer.latest) {
+            return Ok(None);
+        }
+        made.processes += 1;
+        for process in &truth.processes {
+            let sum = process.sum();
+            made.connects += sum.opened;
+            made.accepts += sum.accepted;
+        }
+    }
+    Ok(Some(made))
+}
+
+/// What portchurn says when a hook cannot be attached in one way; nothing if it can.
+fn refusal(hook: &str, tier: &str) -> Result<Option<String>> {
+    let mut command = Command::new(portchurn()?);
+    command.args(["check", "-o", "json", "--attach", &format!("{hook}={tier}")]).stdin(Stdio::null());
+    tracefs_for(tier).prepare(&mut command);
+    let output = command.output().context("run portchurn check")?;
+    let said = complaint(&output)?;
+    let found: Checked =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("understand check: {said}"))?;
+    let is_attached = found.hooks.iter().any(|found| found.name == hook && found.attached == tier);
+    if output.status.success() && is_attached {
+        return Ok(None);
+    }
+    let reasons: Vec<_> = found.hooks.into_iter().filter_map(|hook| hook.reason).collect();
+    Ok(Some(reasons.join("; ").replace('\n', " ")))
+}
+
+/// What `check` says of hooks.
+#[derive(Deserialize)]
+struct Checked {
+    hooks: Vec<CheckedHook>,
+}
+
+#[derive(Deserialize)]
+struct CheckedHook {
+    name: String,
+    attached: String,
+    reason: Option<String>,
+}
+
+fn tracefs_for(tier: &str) -> Tracefs {
+    if tier == "tracepoint" { Tracefs::Mounted } else { Tracefs::AsItIs }
+}
+
+/// Why this kernel cannot attach in this way, by something else than portchurn's word.
+fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
+    let exists = |path: &str| Path::new(path).exists();
+    if matches!(tier, "kprobe" | "kretprobe") && !exists("/sys/bus/event_source/devices/kprobe") {
+        return Some(format!("this kernel has no kprobes ({said})"));
+    }
+    if matches!(tier, "tp_btf" | "fentry" | "fexit") && !exists("/sys/kernel/btf/vmlinux") {
+        return Some(format!("this kernel has no BTF ({said})"));
+    }
+    if matches!(tier, "fentry" | "fexit") && !has_symbol("register_ftrace_direct") {
+        return Some(format!("this kernel cannot call a program directly from a function ({said})"));
+    }
+    // The verifier's own words for a helper and for an instruction that came with a later kernel.
+    if said.contains("invalid func unknown#") || said.contains("BPF_STX uses reserved fields") {
+        return Some(format!("this kernel is too old for the program ({said})"));
+    }
+    // A host may forbid what its kernel could do; a guest of ours forbids nothing.
+    let is_guest = std::env::var_os("PORTCHURN_VM").is_some();
+    (!is_guest && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
+}
+
+fn has_symbol(name: &str) -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
+}
+
+/// The names that portchurn offers instead of a wrong one.
+fn have(wrong: &str) -> Result<Vec<String>> {
+    let output = run_portchurn(["check", "--attach", wrong])?;
+    ensure!(!output.status.success(), "--attach {wrong} is accepted");
+    let text = complaint(&output)?;
+    let list = text.split_once("(have: ").and_then(|(_, rest)| rest.split_once(')'));
+    let (list, _) = list.with_context(|| format!("no list of names in: {text}"))?;
+    Ok(list.split(", ").map(str::to_owned).collect())
+}
+
+/// Says the outcome in a line for machines, too: the table of support is made from them.
+fn tell(hook: &str, tier: &str, outcome: Result<u64>) -> Result<()> {
+    let line = match &outcome {
+        Ok(runs) => format!("works runs={runs}"),
+        Err(error) if error.is::<Skip>() => format!("unavailable {error}"),
+        Err(error) => format!("failed {}", format!("{error:#}").lines().next().unwrap_or_default()),
+    };
+    // Past libtest's capture, as with a skip.
+    let _ = stderr().write_all(format!("\nMATRIX {hook} {tier} {line}\n").as_bytes());
+    outcome.map(drop)
+}

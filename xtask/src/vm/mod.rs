@@ -1,0 +1,138 @@
+//! `cargo xtask vm`: the tests in virtual machines, on the kernels that people have. Must not change the machine: what it
+//! fetches and builds lies under `target/vm/`.
+
+mod accelerator;
+mod apt;
+mod cpio;
+mod cross;
+mod guest;
+mod image;
+mod initramfs;
+mod kernel;
+mod layout;
+mod list;
+mod modules;
+mod payload;
+mod plan;
+mod process;
+mod qemu;
+mod report;
+mod run;
+mod say;
+mod selftest;
+mod setup;
+mod share;
+mod sources;
+mod support;
+mod table;
+mod verdict;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+
+use self::accelerator::Choice;
+use self::kernel::{Arch, DEFAULT, LINES, Line};
+use self::layout::Layout;
+
+/// Run the tests in virtual machines, on the kernels that people have
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kernel lines, as `--list` shows them
+    #[arg(long, value_delimiter = ',', default_values = DEFAULT, conflicts_with = "all")]
+    kernel: Vec<String>,
+    /// Every kernel line
+    #[arg(long)]
+    all: bool,
+    /// Processor of the guests
+    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    arch: Arch,
+    /// Root of the guests: only what the tests need, or this machine's, read-only under a layer in memory
+    #[arg(long, value_enum, default_value_t = Root::Initramfs)]
+    root: Root,
+    /// Processors of each guest
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// Memory of each guest [default: 512M, with the host's root 1G]
+    #[arg(long, value_name = "SIZE")]
+    mem: Option<String>,
+    /// What executes the guests
+    #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PORTCHURN_VM_ACCEL")]
+    accel: Choice,
+    /// Guests at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: usize,
+    /// Longest time for one guest, in seconds
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 900)]
+    timeout_s: u64,
+    /// Longest time for one test, in seconds
+    #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 180)]
+    test_timeout_s: u64,
+    /// Start a shell on this terminal instead of the tests
+    #[arg(long)]
+    shell: bool,
+    /// Fail, instead of skipping, when a kernel can't be had
+    #[arg(long)]
+    require: bool,
+    /// Show the kernel lines, what is cached and what is missing to run them
+    #[arg(long, exclusive = true)]
+    list: bool,
+    /// Install the programs that the guests need
+    #[arg(long)]
+    setup: bool,
+    /// Show that failing tests, panics and hangs are reported as such
+    #[arg(long)]
+    selftest: bool,
+    /// Write docs/support.md from what the attach matrix showed in the last run of each kernel
+    #[arg(long, exclusive = true)]
+    table: bool,
+    /// Test programs to run, by name of their file in tests/tests [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    test: Vec<String>,
+    /// Filter and libtest arguments
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Root of a guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Root {
+    /// The archive that the kernel starts from, and nothing else.
+    Initramfs,
+    /// This machine's.
+    Host,
+}
+
+impl Args {
+    fn has_host_root(&self) -> bool {
+        self.root == Root::Host
+    }
+
+    fn memory(&self) -> &str {
+        self.mem.as_deref().unwrap_or(if self.has_host_root() { "1G" } else { "512M" })
+    }
+
+    fn lines(&self) -> Result<Vec<&'static Line>> {
+        if self.all {
+            return Ok(LINES.iter().collect());
+        }
+        self.kernel.iter().map(|name| kernel::find(name)).collect()
+    }
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let layout = Layout::new()?;
+    if args.list {
+        list::show(&layout);
+        return Ok(());
+    }
+    if args.table {
+        return support::write(&layout);
+    }
+    if args.setup {
+        return setup::install(args.arch);
+    }
+    ensure!(args.cpus > 0 && args.jobs > 0, "--cpus and --jobs start at 1");
+    setup::check(args.arch)?;
+    run::run(&layout, args)
+}

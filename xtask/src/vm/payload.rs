@@ -1,0 +1,118 @@
+//! Builds what runs in a guest: static executables, in a target folder of their own so that their flags never disturb other
+//! builds. Must not take flags from the caller's shell: a lost variable would silently give a dynamic executable.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use super::cross;
+use super::initramfs::Program;
+use super::kernel::Arch;
+use super::layout::Layout;
+use super::say;
+
+/// Static, so that a guest's root needs nothing else.
+const STATIC: &str = "-C target-feature=+crt-static";
+/// The crate with the kernel tests, the program that makes known connections, and the product.
+const TESTS: &str = "portchurn-tests";
+const WORKLOAD: &str = "portchurn-workload";
+const PRODUCT: &str = "portchurn";
+
+/// What a guest runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Payload {
+    pub(crate) init: PathBuf,
+    /// Executables with tests.
+    pub(crate) tests: Vec<Program>,
+    /// Executables that the tests use, each with the variable by which they find it.
+    pub(crate) tools: Vec<(&'static str, Program)>,
+}
+
+impl Payload {
+    /// The harness's own test program.
+    pub(crate) fn selftest(layout: &Layout, arch: Arch) -> Result<Self> {
+        let built = cargo(layout, arch, &["build", "--package", "vm-init"])?;
+        let selftest = Program { name: "vm-selftest".to_owned(), path: executable(&built, "vm-selftest")? };
+        Ok(Self { init: executable(&built, "vm-init")?, tests: vec![selftest], tools: Vec::new() })
+    }
+
+    /// The product and its kernel tests.
+    pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String]) -> Result<Self> {
+        // The same packages both times: with others cargo would choose other features and build everything again.
+        let packages = ["--package", "vm-init", "--package", PRODUCT, "--package", TESTS];
+        let tools = cargo(layout, arch, &[&["build", "--bins"], &packages[..]].concat())?;
+        let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], &packages[..]].concat())?;
+        let is_wanted = |artifact: &Artifact| {
+            let is_named = only.is_empty() || only.contains(&artifact.target.name);
+            artifact.is_kind("test") && artifact.package_id.contains(TESTS) && is_named
+        };
+        let tests = tests.into_iter().filter(is_wanted);
+        let tests: Vec<_> =
+            tests.filter_map(|a| Some(Program { name: a.target.name, path: a.executable? })).collect();
+        ensure!(!tests.is_empty(), "crate {TESTS} has no such integration test");
+        let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
+            Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
+        };
+        let used = vec![tool("PORTCHURN_BIN", PRODUCT)?, tool("PORTCHURN_WORKLOAD", WORKLOAD)?];
+        Ok(Self { init: executable(&tools, "vm-init")?, tests, tools: used })
+    }
+
+    /// Everything that has to be in the guest.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.tests.iter().chain(self.tools.iter().map(|(_, program)| program))
+    }
+}
+
+/// cargo's message about something that it built.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    package_id: String,
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Artifact {
+    fn is_kind(&self, kind: &str) -> bool {
+        self.target.kind.iter().any(|own| own == kind)
+    }
+}
+
+fn executable(built: &[Artifact], name: &str) -> Result<PathBuf> {
+    let artifact = built.iter().find(|artifact| artifact.target.name == name && artifact.is_kind("bin"));
+    artifact.and_then(|a| a.executable.clone()).with_context(|| format!("cargo built no program {name}"))
+}
+
+fn cargo(layout: &Layout, arch: Arch, arguments: &[&str]) -> Result<Vec<Artifact>> {
+    let target = arch.rust_target();
+    say::progress(&format!("cargo {} for {target}, static", arguments.join(" ")));
+    let variable = target.replace('-', "_").to_uppercase();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&layout.workspace).args(arguments);
+    command.args(["--target", target, "--message-format", "json-render-diagnostics"]);
+    command.arg("--target-dir").arg(layout.vm.join("build"));
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
+    let mut flags = STATIC.to_owned();
+    if arch.name() != std::env::consts::ARCH {
+        let toolchain = cross::toolchain(layout, arch)?;
+        command.env(format!("CARGO_TARGET_{variable}_LINKER"), toolchain.linker);
+        if let Some((rustc, sysroot)) = toolchain.own_std {
+            flags = format!("{flags} --sysroot {}", sysroot.display());
+            command.env("RUSTC", rustc);
+        }
+    }
+    command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags);
+    // Emulation is slow enough without unoptimised code; the full optimisation of a release takes longer than it saves.
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    let output = command.stderr(Stdio::inherit()).output().context("run cargo")?;
+    ensure!(output.status.success(), "cargo {} failed: see above", arguments.join(" "));
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
