@@ -62,7 +62,8 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
-        let collector = Collector::attach(options, now_ns())?;
+        let mut collector = Collector::attach(options, now_ns())?;
+        collector.read_sockets()?;
         let attached_ns = now_ns();
         let model = Model::new(context(&collector, attached_ns));
         Ok(Self {

@@ -7,6 +7,7 @@ use aya::maps::{HashMap, MapData, Queue};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener, Role};
 
+use crate::live::retired::Retired;
 use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
 use crate::model::sample::{Counts, ProcessId};
@@ -55,6 +56,7 @@ pub struct Keys {
     by_key: HashMap<MapData, ChurnKey, KeyRef>,
     free: Queue<MapData, KeyRef>,
     listeners: HashMap<MapData, ListenKey, Listener>,
+    retired: Retired,
     shards: usize,
     known: Vec<Option<Box<Known>>>,
 }
@@ -69,9 +71,15 @@ impl Keys {
             by_key: HashMap::try_from(take(ebpf, "KEYS")?)?,
             free: Queue::try_from(take(ebpf, "FREE_KEYS")?)?,
             listeners: HashMap::try_from(take(ebpf, "LISTENERS")?)?,
+            retired: Retired::default(),
             shards,
             known: std::iter::repeat_with(|| None).take(sizes.keys as usize).collect(),
         })
+    }
+
+    /// What references meant that were taken back.
+    pub fn retired(&self) -> Retired {
+        self.retired.clone()
     }
 
     /// What was counted since the last call, for each key that changed.
@@ -167,6 +175,7 @@ impl Keys {
         for shard in 0..self.shards {
             self.churn.set(index * self.shards + shard, Counters::ZERO);
         }
+        self.retired.note(known.key_ref, known.key);
         self.slots.set(index, KeySlot::default());
         let next = KeyRef::new(known.key_ref.index(), known.key_ref.generation().wrapping_add(1));
         self.free.push(next, 0).context("give a key back")

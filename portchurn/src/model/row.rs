@@ -192,7 +192,8 @@ pub fn destination_text(destination: &Destination) -> String {
     }
 }
 
-fn program_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
+/// What runs, interpreter and script: `python3 worker.py`.
+pub fn program_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
     match script {
         Some(script) => format!("{program} {}", file_name(script)).into(),
         None => program.into(),

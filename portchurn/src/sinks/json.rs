@@ -60,6 +60,7 @@ fn narrowed(view: &View, snapshot: &Snapshot) -> Option<Snapshot> {
         hooks: snapshot.hooks.clone(),
         time_wait: snapshot.time_wait.clone(),
         ports: snapshot.ports.clone(),
+        exhaustion: snapshot.exhaustion.clone(),
         lost: snapshot.lost.clone(),
         ..*snapshot
     })

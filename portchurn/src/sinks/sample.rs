@@ -24,6 +24,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
         processes,
         time_wait: None,
         ports: None,
+        exhaustion: Vec::new(),
         lost: Lost { total: 0, by_reason: [("keys_full", 0), ("connections_full", 0)].into() },
         own_cost: OwnCost {
             cpu_ratio: Some(0.004),
