@@ -1,11 +1,22 @@
 //! `cargo xtask`: everything that is done to this repository by machine. One module for each subcommand.
 //! It must not depend on the product's crates: it builds and judges them.
-#![expect(clippy::print_stdout, reason = "the output of a developer's tool is for the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a developer's tool is for the terminal"
+)]
 
+mod bench;
+mod check;
 mod ebpf;
+mod layers;
+mod protos;
+mod release;
 mod repo;
 mod run;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -25,6 +36,23 @@ enum Task {
     Setup,
     /// Build the kernel side into portchurn/bpf/, or check what is there
     Ebpf(ebpf::Args),
+    /// Check who imports whom
+    Layers,
+    /// Check sizes, headers and leftovers
+    Tidy,
+    /// Check that every hook quotes the prototype of its kernel function
+    Protos,
+    /// Everything that CI judges without running the product
+    Check,
+    /// Install what the tests need and run them all
+    Test,
+    /// Measure what tracing costs, in paired runs
+    Bench(bench::Args),
+    /// The load of `bench`, which runs it
+    #[command(hide = true)]
+    BenchLoad(bench::load::Args),
+    /// Build one static file for each architecture
+    Release(release::Args),
 }
 
 impl Task {
@@ -32,6 +60,14 @@ impl Task {
         match self {
             Self::Setup => setup::run(),
             Self::Ebpf(args) => ebpf::run(&args),
+            Self::Layers => layers::run(),
+            Self::Tidy => tidy::run(),
+            Self::Protos => protos::run(),
+            Self::Check => check::run(),
+            Self::Test => test::run(),
+            Self::Bench(args) => bench::run(&args),
+            Self::BenchLoad(args) => bench::load::generate(&args),
+            Self::Release(args) => release::run(&args),
         }
     }
 }
@@ -40,7 +76,7 @@ fn main() -> ExitCode {
     match Cli::parse().task.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("xtask: {error:#}");
+            eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
     }

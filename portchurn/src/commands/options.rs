@@ -9,7 +9,7 @@ use portchurn_common::glob::PATTERN_LEN;
 use portchurn_common::settings::{Filters, port_filter_key};
 
 use crate::commands::Usage;
-use crate::filter::Filter;
+use crate::filter::{Filter, Scope};
 use crate::live::hooks::Forced;
 use crate::live::loader::Options;
 use crate::live::sizes::{Host, Wanted};
@@ -42,6 +42,25 @@ pub struct SelectArgs {
     /// Only what matches, for example `dport=3306 life<10ms` or `dest in 10.0.0.0/8 and !comm=nginx`
     #[arg(short, long, value_name = "EXPR", value_parser = parse_filter)]
     pub filter: Option<Filter>,
+}
+
+impl SelectArgs {
+    /// The command line that selects the same in the kernel. The filter is left out: the screen may change it.
+    pub fn command_line(&self, command: &str) -> String {
+        let list = |flag: &str, items: Vec<String>| {
+            (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")))
+        };
+        let parts = [
+            list("-p", self.pids.iter().map(ToString::to_string).collect()),
+            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
+            list("-D", self.dports.iter().map(ToString::to_string).collect()),
+            list("-L", self.lports.iter().map(ToString::to_string).collect()),
+            self.ipv4.then(|| "-4".to_owned()),
+            self.ipv6.then(|| "-6".to_owned()),
+            self.netns.map(|inode| format!("--netns {inode}")),
+        ];
+        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
+    }
 }
 
 /// How to trace.
@@ -106,7 +125,13 @@ fn kernel_filters(select: &SelectArgs) -> Filters {
         accept_ports: u32::from(by_lport),
         no_connects: u32::from(by_lport && !by_dport),
         no_accepts: u32::from(by_dport && !by_lport),
-        ip_version: if select.ipv4 { 4 } else if select.ipv6 { 6 } else { 0 },
+        ip_version: if select.ipv4 {
+            4
+        } else if select.ipv6 {
+            6
+        } else {
+            0
+        },
         netns: select.netns.unwrap_or(0),
         comm_glob,
     }
@@ -119,8 +144,10 @@ fn port_filters(select: &SelectArgs) -> Vec<u32> {
 }
 
 fn host() -> Result<Host> {
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").context("count the processors")?;
-    let cpus = possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()).unwrap_or(0) + 1;
+    let possible =
+        std::fs::read_to_string("/sys/devices/system/cpu/possible").context("count the processors")?;
+    let cpus =
+        possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()).unwrap_or(0) + 1;
     let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     Ok(Host { cpus, tcp_sockets: tcp_in_use(&sockstat) })
 }
@@ -149,6 +176,17 @@ fn parse_glob(text: &str) -> Result<String, String> {
         return Err("an empty name matches nothing".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.
+///
+/// # Errors
+/// A [`Usage`], with a caret at the place.
+pub fn check_filter(select: &SelectArgs, scope: Scope) -> Result<()> {
+    match select.filter.as_ref().map(|filter| filter.check(scope)) {
+        Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
+        _ => Ok(()),
+    }
 }
 
 fn parse_filter(text: &str) -> Result<Filter, String> {

@@ -1,7 +1,196 @@
-//! Stub.
+//! `portchurn trace`: one line for each connect, accept, close and failure. For a look at single connections; every
+//! event crosses to user space, which `top` avoids.
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
-/// Stub.
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use portchurn_common::record::FlowRecord;
+
+use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
+use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
+use crate::commands::{EventsLost, logger, terminal};
+use crate::filter::{Filter, Scope};
+use crate::model::event::TraceEvent;
+use crate::model::program::ProgramKey;
+use crate::model::row::display_name;
+use crate::model::sample::{Process, ProcessId, Sample};
+use crate::sinks::Page;
+use crate::sinks::events::{EventFormat, EventSink};
+
+const EXAMPLES: &str = "\
+Examples:
+  portchurn trace                          everything
+  portchurn trace -p 4711 -n 100           a hundred events of one process
+  portchurn trace -D 3306 -f 'event=fail'  connects to MySQL that fail
+  portchurn trace -o jsonl | jq .remote_address
+
+Events that come faster than they can be written are counted as lost; counts of `top` are not touched by that.";
+
+/// Arguments of `trace`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
-/// Stub.
-pub fn run(_a: Args, _q: bool) -> Result<u8> { Ok(0) }
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Stop after this many events
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Format of the lines
+    #[arg(short, long, value_enum, default_value_t)]
+    output: EventFormat,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Times in UTC instead of local time
+    #[arg(long)]
+    utc: bool,
+    /// No heading
+    #[arg(long)]
+    no_header: bool,
+    #[command(flatten)]
+    stop: StopArgs,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    tracer: TracerArgs,
+}
+
+/// Names are read, and events are written, at this pace; also when nothing happens.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs until it is told to stop.
+pub fn run(args: Args, quiet: bool) -> Result<u8> {
+    check_filter(&args.select, Scope::Events)?;
+    let options = loader_options(&args.select, &args.tracer, true)?;
+    block_on(async {
+        let output = open_output(args.write.as_deref())?;
+        let to_terminal = args.write.is_none() && std::io::stdout().is_terminal();
+        let page = Page {
+            width: if to_terminal { terminal::width() } else { None },
+            header: !args.no_header,
+            unicode: terminal::speaks_unicode(),
+            terminal: to_terminal,
+            ..Page::default()
+        };
+        let mut session = Session::start(&options, INTERVAL, args.stop.duration)?;
+        let mut tracer = Tracer {
+            sink: EventSink::new(output, args.output, page),
+            clock: Clock::new(args.utc),
+            names: Names::default(),
+            filter: args.select.filter.clone(),
+            left: args.count,
+        };
+        trace(&mut session, &mut tracer).await?;
+        if !quiet {
+            logger::note(&session.summary.to_string());
+        }
+        match session.summary.lost() {
+            lost if args.stop.strict && lost > 0 => Err(EventsLost(lost).into()),
+            _ => Ok(0),
+        }
+    })
+}
+
+async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
+    while tracer.left != Some(0) {
+        let event = session.next().await;
+        if matches!(event, Event::Pump | Event::Report) {
+            continue;
+        }
+        let sample = session.sample()?;
+        tracer.names.learn(&sample);
+        for record in session.collector.take_flows() {
+            tracer.write(&record)?;
+        }
+        tracer.sink.flush()?;
+        tracer.names.forget(&sample);
+        if matches!(event, Event::Stop) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+struct Tracer {
+    sink: EventSink,
+    clock: Clock,
+    names: Names,
+    filter: Option<Filter>,
+    /// How many events are still wanted.
+    left: Option<u64>,
+}
+
+impl Tracer {
+    fn write(&mut self, record: &FlowRecord) -> Result<()> {
+        if self.left == Some(0) {
+            return Ok(());
+        }
+        let id = ProcessId { tgid: record.tgid, start_ns: record.start_ns };
+        let (process, program) = self.names.of(id);
+        let Some(event) = TraceEvent::new(record, process, program) else { return Ok(()) };
+        if self.filter.as_ref().is_some_and(|filter| !filter.matches_event(&event)) {
+            return Ok(());
+        }
+        let (time, rfc3339) = self.clock.tell(event.at_ns);
+        self.sink.event(&event, &time, &rfc3339)?;
+        self.left = self.left.map(|left| left - 1);
+        Ok(())
+    }
+}
+
+/// Turns the kernel's clock into that on the wall.
+struct Clock {
+    started: Timestamp,
+    started_ns: u64,
+    zone: TimeZone,
+}
+
+impl Clock {
+    fn new(utc: bool) -> Self {
+        let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
+        Self { started: Timestamp::now(), started_ns: now_ns(), zone }
+    }
+
+    fn tell(&self, at_ns: u64) -> (String, String) {
+        let since_ns = at_ns.cast_signed() - self.started_ns.cast_signed();
+        let at = self.started.saturating_add(SignedDuration::from_nanos(since_ns)).unwrap_or(self.started);
+        let local = at.to_zoned(self.zone.clone());
+        (local.strftime("%H:%M:%S%.6f").to_string(), local.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string())
+    }
+}
+
+/// Who is behind an id.
+#[derive(Default)]
+struct Names {
+    known: HashMap<ProcessId, (Arc<Process>, Arc<str>)>,
+    /// Ended processes, to be forgotten one interval later: their last closes come after their end.
+    ended: Vec<ProcessId>,
+}
+
+impl Names {
+    fn learn(&mut self, sample: &Sample) {
+        for process in &sample.processes {
+            let key = ProgramKey::of(process);
+            let program = display_name(&key.program, key.script.as_deref());
+            self.known.insert(process.id, (Arc::new(process.clone()), program.into()));
+        }
+    }
+
+    fn forget(&mut self, sample: &Sample) {
+        for id in std::mem::replace(&mut self.ended, sample.exits.clone()) {
+            self.known.remove(&id);
+        }
+    }
+
+    fn of(&self, id: ProcessId) -> (Arc<Process>, Arc<str>) {
+        self.known.get(&id).cloned().unwrap_or_else(|| {
+            let program =
+                if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
+            (Arc::new(Process { id, ..Process::default() }), program.into())
+        })
+    }
+}

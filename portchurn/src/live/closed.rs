@@ -71,7 +71,11 @@ impl Closed {
             return None;
         }
         let slot = self.slots.get((key_ref.index() as usize).min(self.slots.len() - 1));
-        let key = if slot.key_ref == key_ref && slot.key.role != 0 { Some(slot.key) } else { self.retired.find(key_ref) };
+        let key = if slot.key_ref == key_ref && slot.key.role != 0 {
+            Some(slot.key)
+        } else {
+            self.retired.find(key_ref)
+        };
         key.map(|key| ChurnKey { start_ns: cut_to_ticks(key.start_ns), ..key })
     }
 

@@ -19,8 +19,8 @@ use crate::live::records::{CgroupId, Record, decode};
 use crate::live::seed;
 use crate::live::sizes::Sizes;
 use crate::live::usage::Usage;
-use crate::model::sockets::{SocketReading, Unowned};
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sockets::{SocketReading, Unowned};
 use crate::sources::procfs::{Procfs, cut_to_ticks};
 
 /// How long an ended process is kept here after its last connection closed. Nanoseconds.
@@ -152,7 +152,9 @@ impl Collector {
             match record {
                 Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
                 Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
-                Some(Record::Flow(flow)) => self.flows.push(flow),
+                Some(Record::Flow(flow)) => {
+                    self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
+                }
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }
@@ -214,16 +216,14 @@ impl Collector {
         let reader = self.reader.as_mut()?;
         if churn.iter().any(|(_, counts)| counts.failed_by[FailKind::Eaddrnotavail as usize] > 0) {
             reader.hurry();
+        } else if churn.iter().any(|(_, counts)| ends(counts) > 0) {
+            reader.wake();
         }
         reader.take()
     }
 
     /// A process without an introduction (its record was lost): `/proc` may know it.
-    fn name_strangers(
-        &mut self,
-        churn: &[(ChurnKey, Counts)],
-        sample: &mut Sample,
-    ) {
+    fn name_strangers(&mut self, churn: &[(ChurnKey, Counts)], sample: &mut Sample) {
         for (key, _) in churn {
             let id = ProcessId::of(key);
             if id.tgid == 0 || self.processes.contains_key(&id) {
@@ -260,7 +260,8 @@ impl Collector {
         self.processes.retain(|id, told| {
             let keep = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
             if !keep {
-                let _ = introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
+                let _ =
+                    introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
             }
             keep
         });

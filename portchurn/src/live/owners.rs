@@ -121,7 +121,8 @@ impl Owners {
     fn known_of(&mut self, conn: &Conn) -> Option<Known> {
         let owner = self.owner_of(conn.key_ref)?;
         // In TIME_WAIT already, and not yet marked: the mark is on its way.
-        let unmarked = if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
+        let unmarked =
+            if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
         Some(Known {
             owner,
             seen: 0,
@@ -177,7 +178,9 @@ impl Owners {
                 return self.resolved(known, false);
             }
         }
-        let Entry::Occupied(mut entry) = self.known.entry(cookie) else { return self.resolved(NOT_KNOWN, false) };
+        let Entry::Occupied(mut entry) = self.known.entry(cookie) else {
+            return self.resolved(NOT_KNOWN, false);
+        };
         let repeated = entry.get().seen == self.reading;
         entry.get_mut().seen = self.reading;
         let known = *entry.get();

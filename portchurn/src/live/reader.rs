@@ -23,7 +23,7 @@ const SPACING: u32 = 100;
 const SOONEST: Duration = Duration::from_secs(1);
 /// The longest. Between two readings the model carries on by itself, and errs more the longer it must.
 const LATEST: Duration = Duration::from_secs(60);
-/// The time between two readings while nothing changes.
+/// How much longer it rests while nothing changes.
 const IDLE: Duration = Duration::from_secs(10);
 /// How often the table of connections is looked after.
 const HARVEST_EVERY: Duration = Duration::from_millis(250);
@@ -34,6 +34,8 @@ enum Command {
     Now(Sender<()>),
     /// Something happened that a fresh reading would explain.
     Hurry,
+    /// Something goes on: no time to rest.
+    Wake,
 }
 
 /// The running thread. It ends when this is dropped.
@@ -75,8 +77,18 @@ impl Reader {
 
     /// Asks for a fresh reading soon, within the budget of one processor's tenth.
     pub fn hurry(&self) {
+        self.tell(Command::Hurry);
+    }
+
+    /// Says that connections come and go: what was still when the tables were read last is not any more.
+    pub fn wake(&self) {
+        self.tell(Command::Wake);
+    }
+
+    fn tell(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            let _ = commands.send(Command::Hurry);
+            // A thread that ended says so by readings that do not come.
+            let _ = commands.send(command);
         }
     }
 }
@@ -111,7 +123,7 @@ impl Worker {
     }
 
     fn run(mut self, orders: &Receiver<Command>, readings: &Sender<SocketReading>) {
-        let mut next = Instant::now();
+        let (mut next, mut busy) = (Instant::now(), Instant::now());
         loop {
             let mut waiting = None;
             while waiting.is_none() && Instant::now() < next {
@@ -119,12 +131,18 @@ impl Worker {
                 match orders.recv_timeout(pause) {
                     Ok(Command::Now(done)) => waiting = Some(done),
                     Ok(Command::Hurry) => next = next.min(self.soonest()),
+                    Ok(Command::Wake) => next = next.min(busy),
                     Err(RecvTimeoutError::Timeout) => self.owners.harvest(),
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
             let reading = self.read();
-            next = Instant::now() + pause_after(&reading, self.last.as_ref());
+            busy = Instant::now() + spaced(&reading);
+            next = if self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)) {
+                busy + IDLE
+            } else {
+                busy
+            };
             self.last = Some(reading.clone());
             if readings.send(reading).is_err() {
                 return;
@@ -154,7 +172,8 @@ impl Worker {
         let is_whole = |namespace: &NamespaceReading| !namespace.interrupted && !namespace.truncated;
         self.owners.end(reading.unread.is_empty() && reading.namespaces.iter().all(is_whole));
         let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
-        self.waiting = reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
+        self.waiting =
+            reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
         reading.at_ns = now_ns(ClockId::Monotonic);
         reading.cpu_ns = now_ns(ClockId::ThreadCPUTime).saturating_sub(cpu_before_ns);
         reading
@@ -221,11 +240,9 @@ fn cost(reading: &SocketReading) -> Duration {
     Duration::from_nanos(reading.cpu_ns)
 }
 
-/// How long to wait: so long that the cost is a hundredth, longer while nothing changes.
-fn pause_after(reading: &SocketReading, before: Option<&SocketReading>) -> Duration {
-    let spaced = (cost(reading) * SPACING).clamp(SOONEST, LATEST);
-    let is_same = before.is_some_and(|before| sockets(before) == sockets(reading));
-    if is_same { spaced.max(IDLE) } else { spaced }
+/// How long to wait after it: so long that the cost is a hundredth.
+fn spaced(reading: &SocketReading) -> Duration {
+    (cost(reading) * SPACING).clamp(SOONEST, LATEST)
 }
 
 /// Enough to tell whether anything goes on.
@@ -247,7 +264,7 @@ fn now_ns(clock: ClockId) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::{IDLE, LATEST, SOONEST, pause_after};
+    use super::{LATEST, SOONEST, sockets, spaced};
     use crate::model::sockets::{NamespaceReading, SocketReading, TupleReading};
 
     fn reading(cpu_ms: u64, established: u32) -> SocketReading {
@@ -258,13 +275,14 @@ mod tests {
 
     #[test]
     fn a_reading_never_costs_more_than_a_hundredth() {
-        assert_eq!(pause_after(&reading(1, 5), Some(&reading(1, 4))), SOONEST);
-        assert_eq!(pause_after(&reading(150, 5), Some(&reading(1, 4))), Duration::from_secs(15));
-        assert_eq!(pause_after(&reading(5000, 5), None), LATEST);
+        assert_eq!(spaced(&reading(1, 5)), SOONEST);
+        assert_eq!(spaced(&reading(150, 5)), Duration::from_secs(15));
+        assert_eq!(spaced(&reading(5000, 5)), LATEST);
     }
 
     #[test]
-    fn while_nothing_changes_it_rests() {
-        assert_eq!(pause_after(&reading(1, 5), Some(&reading(1, 5))), IDLE);
+    fn what_changes_is_told_from_what_does_not() {
+        assert_eq!(sockets(&reading(1, 5)), sockets(&reading(9, 5)));
+        assert_ne!(sockets(&reading(1, 5)), sockets(&reading(1, 4)));
     }
 }

@@ -95,7 +95,14 @@ impl Exhaustions {
 
 impl Event {
     fn new(now_ns: u64) -> Self {
-        Self { count: 0, first_ns: now_ns, last_ns: now_ns, failed: HashMap::new(), holders: Vec::new(), holders_ns: None }
+        Self {
+            count: 0,
+            first_ns: now_ns,
+            last_ns: now_ns,
+            failed: HashMap::new(),
+            holders: Vec::new(),
+            holders_ns: None,
+        }
     }
 
     fn is_ongoing(&self, now_ns: u64) -> bool {

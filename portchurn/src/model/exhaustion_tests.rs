@@ -31,7 +31,8 @@ fn failing(at_s: u64, tgid: u32, kind: FailKind, count: u64) -> Sample {
 
 fn read(at_s: u64, held: u32) -> Sample {
     let holders = vec![Holder { process: Some(HOG), time_wait: held, live: 0 }];
-    let tuple = TupleReading { remote: SERVER, port: 3306, time_wait: held, holders, ..TupleReading::default() };
+    let tuple =
+        TupleReading { remote: SERVER, port: 3306, time_wait: held, holders, ..TupleReading::default() };
     let namespace = NamespaceReading { netns: 5, tuples: vec![tuple], ..NamespaceReading::default() };
     let reading = SocketReading {
         began_ns: at_s * S,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use portchurn_common::loss::Loss;
 
+use crate::model::budget::Exhaustion;
 use crate::model::churn::View;
 use crate::model::exhaustion::Exhaustions;
 use crate::model::ledger::Ledger;
@@ -17,6 +18,7 @@ use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 pub mod budget;
 pub mod churn;
 pub mod columns;
+pub mod event;
 pub mod exhaustion;
 pub mod forecast;
 pub mod ledger;
@@ -102,6 +104,19 @@ impl Model {
         self.exhaustions.apply(sample, &self.ports, &self.names);
     }
 
+    /// Counts from here on. What is open stays known, as if portchurn had been attached at this moment.
+    pub fn restart(&mut self) {
+        self.context.attached_ns = self.last_ns;
+        self.ledger.restart();
+        self.rates.restart();
+        self.exhaustions = Exhaustions::default();
+    }
+
+    /// Connects that failed because no local port was left, the latest first.
+    pub fn exhaustion(&self) -> Vec<Exhaustion> {
+        self.exhaustions.snapshot(self.context.attached_ns)
+    }
+
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let view = View { window_s: self.window_s, knows_errors: self.context.knows_errors };
@@ -117,7 +132,7 @@ impl Model {
             processes: churn::processes(&self.ledger, view),
             time_wait: self.time_wait.snapshot(&self.names),
             ports: self.ports.snapshot(&self.rates, &self.names, self.context.sees_binds()),
-            exhaustion: self.exhaustions.snapshot(self.context.attached_ns),
+            exhaustion: self.exhaustion(),
             lost: lost(&self.lost),
             own_cost: snapshot::OwnCost {
                 cpu_ratio: self.own_cost.cpu_ratio,

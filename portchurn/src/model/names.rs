@@ -4,7 +4,7 @@
 use hashbrown::HashMap;
 
 use crate::model::program::ProgramKey;
-use crate::model::row::program_name;
+use crate::model::row::display_name;
 use crate::model::sample::{Process, ProcessId, Sample};
 
 /// How long the name of an ended process is kept: longer than any TIME_WAIT. Nanoseconds.
@@ -48,7 +48,7 @@ impl Names {
 
     fn program(&mut self, process: &Process) -> u32 {
         let key = ProgramKey::of(process);
-        let name = program_name(&key.program, key.script.as_deref()).into_owned();
+        let name = display_name(&key.program, key.script.as_deref()).into_owned();
         *self.by_program.entry(name).or_insert_with_key(|name| {
             self.programs.push(name.clone());
             self.programs.len() as u32 - 1

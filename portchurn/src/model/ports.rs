@@ -64,11 +64,16 @@ impl Ports {
         for namespace in &last.namespaces {
             let Some(sysctls) = &namespace.sysctls else { continue };
             for tuple in &namespace.tuples {
-                let Some(after_s) = Reuse::of(sysctls, tuple.source, tuple.remote, false).after_s else { continue };
-                let flow = rates.at(target(namespace.netns, tuple)).map_or(Flow::default(), |recent| recent.per_s());
+                let Some(after_s) = Reuse::of(sysctls, tuple.source, tuple.remote, false).after_s else {
+                    continue;
+                };
+                let flow =
+                    rates.at(target(namespace.netns, tuple)).map_or(Flow::default(), |recent| recent.per_s());
                 let too_young = flow.waits * after_s;
-                let share = (f64::from(tuple.time_wait) - too_young).max(0.0) / f64::from(range(sysctls).max(1));
-                self.recycling.entry(namespace.netns).or_default().expected += flow.opened * elapsed_s * share.min(1.0);
+                let share =
+                    (f64::from(tuple.time_wait) - too_young).max(0.0) / f64::from(range(sysctls).max(1));
+                self.recycling.entry(namespace.netns).or_default().expected +=
+                    flow.opened * elapsed_s * share.min(1.0);
             }
         }
     }
@@ -112,8 +117,17 @@ impl Ports {
             }
             rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, sees_binds)));
         }
-        rows.extend(last.namespaces.iter().flat_map(|namespace| unlisted(namespace, rates, &shown, self, names, elapsed_s)));
-        rows.sort_by(|a, b| b.pressure_ratio.unwrap_or(0.0).total_cmp(&a.pressure_ratio.unwrap_or(0.0)).then_with(|| place(a).cmp(&place(b))));
+        rows.extend(
+            last.namespaces
+                .iter()
+                .flat_map(|namespace| unlisted(namespace, rates, &shown, self, names, elapsed_s)),
+        );
+        rows.sort_by(|a, b| {
+            b.pressure_ratio
+                .unwrap_or(0.0)
+                .total_cmp(&a.pressure_ratio.unwrap_or(0.0))
+                .then_with(|| place(a).cmp(&place(b)))
+        });
         rows.truncate(SHOWN_MAX);
         Some(rows)
     }
@@ -131,7 +145,13 @@ fn unlisted(
     let missing = rates.iter().filter(|(at, _)| at.netns == namespace.netns && !shown.contains(*at));
     let look = Look { rates, names, elapsed_s, share: 1.0, is_inert: ports.is_inert(namespace.netns) };
     missing
-        .map(|(at, _)| budget(namespace, &TupleReading { remote: at.remote, port: at.port, ..TupleReading::default() }, &look))
+        .map(|(at, _)| {
+            budget(
+                namespace,
+                &TupleReading { remote: at.remote, port: at.port, ..TupleReading::default() },
+                &look,
+            )
+        })
         .filter(|row| row.used > 0 || row.failed > 0)
         .collect()
 }
@@ -160,7 +180,9 @@ fn range(sysctls: &Sysctls) -> u32 {
 fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
     let mut count = PortCount::default();
     let is_reserved = |port: u16| sysctls.reserved.iter().any(|&(low, high)| (low..=high).contains(&port));
-    for port in (sysctls.port_low..=sysctls.port_high).filter(|&port| sysctls.reserved.is_empty() || !is_reserved(port)) {
+    for port in (sysctls.port_low..=sysctls.port_high)
+        .filter(|&port| sysctls.reserved.is_empty() || !is_reserved(port))
+    {
         count.all += 1;
         count.first_half += u32::from(port & 1 == sysctls.port_low & 1);
     }
@@ -184,8 +206,12 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     let recent = look.rates.at(target(namespace.netns, tuple));
     let per_s = recent.map_or(Flow::default(), |recent| recent.per_s().scaled(look.share));
     let since = recent.map_or(Flow::default(), |recent| recent.since_reading.scaled(look.share));
-    let reuse = namespace.sysctls.as_ref().map(|sysctls| Reuse::of(sysctls, tuple.source, tuple.remote, look.is_inert));
-    let reuse = reuse.unwrap_or(Reuse { after_s: None, because: "the settings could not be read".to_owned() });
+    let reuse = namespace
+        .sysctls
+        .as_ref()
+        .map(|sysctls| Reuse::of(sysctls, tuple.source, tuple.remote, look.is_inert));
+    let reuse =
+        reuse.unwrap_or(Reuse { after_s: None, because: "the settings could not be read".to_owned() });
     let ages: [f64; AGE_STEPS] = std::array::from_fn(|step| f64::from(tuple.ages[step]));
     let gone = expired(&ages, look.elapsed_s);
     let limits = namespace.sysctls.as_ref().map(|sysctls| {
@@ -270,7 +296,11 @@ fn assumption(per_s: &Flow, reuse: &Reuse) -> String {
         "as in the last seconds: {:.1} opens/s, {:.0} % of ends leave a TIME_WAIT of 60 s; {}",
         per_s.opened,
         waits * 100.0,
-        if reuse.after_s.is_some() { format!("ports are taken over ({})", reuse.because) } else { format!("no port is taken over ({})", reuse.because) },
+        if reuse.after_s.is_some() {
+            format!("ports are taken over ({})", reuse.because)
+        } else {
+            format!("no port is taken over ({})", reuse.because)
+        },
     )
 }
 
@@ -285,7 +315,12 @@ fn shown_holders(holders: &[Holder], names: &Names) -> Vec<PortHolder> {
     shown.collect()
 }
 
-fn pool_budget(namespace: &NamespaceReading, pool: &PoolReading, names: &Names, sees_binds: bool) -> PortBudget {
+fn pool_budget(
+    namespace: &NamespaceReading,
+    pool: &PoolReading,
+    names: &Names,
+    sees_binds: bool,
+) -> PortBudget {
     let limit = namespace.sysctls.as_ref().map(|sysctls| {
         let listening = namespace.blocked.all.saturating_sub(pool.bound);
         available(sysctls, PortCount::default()).all.saturating_sub(listening)

@@ -51,11 +51,26 @@ impl Churn {
         }
         let time_wait: u32 = ages.iter().sum();
         let first_half = time_wait.min(1000);
-        TupleReading { source: CLIENT, remote: self.remote, port: 3306, time_wait, first_half, ages, ..TupleReading::default() }
+        TupleReading {
+            source: CLIENT,
+            remote: self.remote,
+            port: 3306,
+            time_wait,
+            first_half,
+            ages,
+            ..TupleReading::default()
+        }
     }
 
     fn sample(&self, at_s: u64) -> Sample {
-        let key = ChurnKey { tgid: 7, netns: 5, remote: self.remote, port: 3306, role: Role::Connect as u8, ..ChurnKey::default() };
+        let key = ChurnKey {
+            tgid: 7,
+            netns: 5,
+            remote: self.remote,
+            port: 3306,
+            role: Role::Connect as u8,
+            ..ChurnKey::default()
+        };
         let count = u64::from(self.per_s);
         let mut counts = Counts { attempts: count, opened: count, time_wait: count, ..Counts::ZERO };
         counts.closed[CloseKind::Local as usize] = count;
@@ -157,9 +172,27 @@ fn a_peer_without_timestamps_shows_by_what_does_not_happen() {
 fn what_is_reserved_listened_on_and_bound_is_no_part_of_the_limit() {
     let namespace = NamespaceReading {
         netns: 5,
-        sysctls: Some(Sysctls { port_low: 40_000, port_high: 40_099, reserved: vec![(40_000, 40_009)], ..Sysctls::default() }),
-        tuples: vec![TupleReading { source: CLIENT, remote: SERVER, port: 1, established: 45, bound: 2, ..TupleReading::default() }],
-        pools: vec![PoolReading { source: CLIENT, used: 45, bound: 2, established: 45, ..PoolReading::default() }],
+        sysctls: Some(Sysctls {
+            port_low: 40_000,
+            port_high: 40_099,
+            reserved: vec![(40_000, 40_009)],
+            ..Sysctls::default()
+        }),
+        tuples: vec![TupleReading {
+            source: CLIENT,
+            remote: SERVER,
+            port: 1,
+            established: 45,
+            bound: 2,
+            ..TupleReading::default()
+        }],
+        pools: vec![PoolReading {
+            source: CLIENT,
+            used: 45,
+            bound: 2,
+            established: 45,
+            ..PoolReading::default()
+        }],
         blocked: PortCount { all: 5, first_half: 3 },
         ..NamespaceReading::default()
     };

@@ -131,7 +131,14 @@ impl Rates {
                 recent.intervals.pop_front();
             }
         }
-        self.targets.retain(|_, recent| recent.exhausted > 0 || recent.intervals.iter().any(|(.., flow)| !flow.is_nothing()));
+        self.targets.retain(|_, recent| {
+            recent.exhausted > 0 || recent.intervals.iter().any(|(.., flow)| !flow.is_nothing())
+        });
+    }
+
+    /// Failures are counted from here on.
+    pub fn restart(&mut self) {
+        self.targets.values_mut().for_each(|recent| recent.exhausted = 0);
     }
 
     /// What goes on at a destination; `None`: nothing.

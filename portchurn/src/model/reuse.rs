@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn the_delay_is_the_kernel_s_own() {
-        let sysctls = Sysctls { tw_reuse: 1, timestamps: 1, tw_reuse_delay_ms: Some(250), ..Sysctls::default() };
+        let sysctls =
+            Sysctls { tw_reuse: 1, timestamps: 1, tw_reuse_delay_ms: Some(250), ..Sysctls::default() };
         assert_eq!(Reuse::of(&sysctls, HOST, HOST, false).after_s, Some(0.25));
         assert_eq!(Reuse::of(&sysctls, HOST, HOST, true).after_s, None);
     }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crate::model::program::name_and_script;
 use crate::model::snapshot::{ClosedBy, Destination, ProcessStats, Program, Role, Snapshot, Tally};
 
 /// What a row stands for.
@@ -66,7 +67,7 @@ impl<'a> Row<'a> {
         Self {
             level: Level::Program,
             owner: Owner::Program(program),
-            program: program_name(&program.program, program.script.as_deref()),
+            program: display_name(&program.program, program.script.as_deref()),
             exe: program.exe.as_deref(),
             argv: &program.argv,
             unit: program.unit.as_deref(),
@@ -84,11 +85,16 @@ impl<'a> Row<'a> {
 
     /// One process.
     pub fn of_process(process: &'a ProcessStats) -> Self {
-        let argv0 = process.argv.first().map_or(process.comm.as_str(), String::as_str);
+        let program: Cow<'_, str> = if process.tgid == 0 {
+            "(not attributed)".into()
+        } else {
+            let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
+            display_name(&program, script.as_deref()).into_owned().into()
+        };
         Self {
             level: Level::Process,
             owner: Owner::Process(process),
-            program: if process.tgid == 0 { "(not attributed)".into() } else { file_name(argv0).into() },
+            program,
             exe: process.exe.as_deref(),
             argv: &process.argv,
             unit: process.unit.as_deref(),
@@ -192,8 +198,8 @@ pub fn destination_text(destination: &Destination) -> String {
     }
 }
 
-/// What runs, interpreter and script: `python3 worker.py`.
-pub fn program_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
+/// A program as people call it, with its script: `python3 worker.py`.
+pub fn display_name<'a>(program: &'a str, script: Option<&str>) -> Cow<'a, str> {
     match script {
         Some(script) => format!("{program} {}", file_name(script)).into(),
         None => program.into(),

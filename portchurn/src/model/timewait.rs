@@ -13,7 +13,9 @@ use crate::model::rates::{Rates, Target};
 use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::Role;
-use crate::model::sockets::{AGE_STEP_S, AGE_STEPS, Ages, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned};
+use crate::model::sockets::{
+    AGE_STEP_S, AGE_STEPS, Ages, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
+};
 
 /// One owner's sockets to one destination.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +59,8 @@ impl Ledger {
         for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
             let ownership =
                 if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
-            self.groups.entry((ownership, *key)).or_default().entered += counts.time_wait as f64 * after_reading;
+            self.groups.entry((ownership, *key)).or_default().entered +=
+                counts.time_wait as f64 * after_reading;
         }
     }
 
@@ -113,7 +116,10 @@ impl Ledger {
             }
             if count > 0 {
                 *by_ownership.entry(*ownership).or_default() += count;
-                owners.entry((*ownership, ProcessId::of(key))).or_default().push(destination(key, group, count));
+                owners
+                    .entry((*ownership, ProcessId::of(key)))
+                    .or_default()
+                    .push(destination(key, group, count));
             }
         }
         let mut owners: Vec<_> =
@@ -202,7 +208,10 @@ fn incomplete_because(last: &SocketReading) -> Vec<String> {
         .collect();
     for namespace in &last.namespaces {
         if namespace.interrupted {
-            reasons.push(format!("the table of network namespace {} changed while it was read", namespace.netns));
+            reasons.push(format!(
+                "the table of network namespace {} changed while it was read",
+                namespace.netns
+            ));
         }
         if namespace.truncated {
             reasons.push(format!("the list of network namespace {} was cut off", namespace.netns));

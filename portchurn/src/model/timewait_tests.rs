@@ -43,9 +43,18 @@ fn group(ownership: Ownership, tgid: u32, count: u32, step: usize) -> TimeWaitGr
 
 fn reading(at_s: u64, groups: Vec<TimeWaitGroup>) -> SocketReading {
     let sysctls = Sysctls { port_low: 1, port_high: 1000, max_tw_buckets: 1000, ..Sysctls::default() };
-    let namespace =
-        NamespaceReading { netns: 5, sysctls: Some(sysctls), time_wait: groups, ..NamespaceReading::default() };
-    SocketReading { began_ns: at_s * S, at_ns: at_s * S, namespaces: vec![namespace], ..SocketReading::default() }
+    let namespace = NamespaceReading {
+        netns: 5,
+        sysctls: Some(sysctls),
+        time_wait: groups,
+        ..NamespaceReading::default()
+    };
+    SocketReading {
+        began_ns: at_s * S,
+        at_ns: at_s * S,
+        namespaces: vec![namespace],
+        ..SocketReading::default()
+    }
 }
 
 fn entered(tgid: u32, count: u64) -> (ChurnKey, Counts) {
@@ -74,7 +83,8 @@ fn coverage_is_what_is_proven_of_what_the_kernel_holds() {
         group(Ownership::BeforeAttach, 0, 6, 0),
         group(Ownership::Unowned(Unowned::NotFollowed), 0, 4, 0),
     ];
-    let process = Process { id: ProcessId { tgid: 7, start_ns: 7 }, comm: "app".into(), ..Process::default() };
+    let process =
+        Process { id: ProcessId { tgid: 7, start_ns: 7 }, comm: "app".into(), ..Process::default() };
     let first = Sample { sockets: Some(reading(1, groups)), processes: vec![process], ..sample(1) };
     let seen = after(vec![first, Sample { exits: vec![ProcessId { tgid: 7, start_ns: 7 }], ..sample(1) }]);
     assert_eq!((seen.total, seen.owned, seen.before_attach, seen.unowned), (100, 90, 6, 4));

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use crate::model::snapshot::Snapshot;
 
 mod csv;
+pub mod events;
 pub mod human;
 mod json;
 pub mod layout;
@@ -24,6 +25,7 @@ pub mod view;
 #[cfg(test)]
 mod sample;
 
+pub use json::document as json_document;
 #[cfg(test)]
 pub(crate) use sample::sample_snapshot;
 pub use view::{Filtering, Page, RowFilter, SortKey, View};
@@ -91,6 +93,13 @@ pub(crate) mod tests {
     /// A writer whose bytes stay readable after it was given away.
     #[derive(Clone, Default)]
     pub(crate) struct Shared(Rc<RefCell<Vec<u8>>>);
+
+    impl Shared {
+        /// What was written so far.
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).unwrap()
+        }
+    }
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

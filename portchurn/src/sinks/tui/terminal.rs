@@ -1,0 +1,79 @@
+//! The terminal while the screen has it: raw mode and the alternate screen, given back however the program ends.
+//! Draws nothing itself.
+
+use std::io;
+use std::io::stdout;
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+
+/// Has the terminal; gives it back when dropped. A panic gives it back before its message is printed.
+pub struct Screen {
+    terminal: DefaultTerminal,
+    mouse: bool,
+}
+
+impl Screen {
+    /// Takes the terminal; with `mouse` also the mouse, which then no longer selects text.
+    pub fn open(mouse: bool) -> io::Result<Self> {
+        match take(mouse) {
+            Ok(terminal) => Ok(Self { terminal, mouse }),
+            Err(error) => {
+                // It may have got half way.
+                give_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// The terminal, to draw on. It notices by itself when it was resized.
+    pub fn terminal(&mut self) -> &mut DefaultTerminal {
+        &mut self.terminal
+    }
+
+    /// Gives the terminal back for a while, as before SIGTSTP.
+    pub fn suspend(&mut self) {
+        give_back();
+    }
+
+    /// Takes it again, as after SIGCONT.
+    pub fn resume(&mut self) -> io::Result<()> {
+        enable_raw_mode()?;
+        execute!(stdout(), EnterAlternateScreen)?;
+        if self.mouse {
+            execute!(stdout(), EnableMouseCapture)?;
+        }
+        self.terminal.clear()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn take(mouse: bool) -> io::Result<DefaultTerminal> {
+    // It also has a panic give the terminal back.
+    let terminal = ratatui::try_init()?;
+    if mouse {
+        execute!(stdout(), EnableMouseCapture)?;
+        let give_back_the_rest = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = execute!(stdout(), DisableMouseCapture);
+            give_back_the_rest(panic);
+        }));
+    }
+    Ok(terminal)
+}
+
+/// There is nobody left to tell if this fails: the terminal is gone.
+fn give_back() {
+    // Without a mouse taken this says nothing that matters to a terminal.
+    let _ = execute!(stdout(), DisableMouseCapture);
+    let _ = ratatui::try_restore();
+    let _ = execute!(stdout(), Show);
+}
