@@ -117,7 +117,9 @@ impl Keys {
             let entry = self.churn.entry(index * self.shards + shard).cast::<u32>();
             for (word, total) in now.iter_mut().enumerate() {
                 // SAFETY: the summary is the first part of an entry.
-                *total = total.wrapping_add(unsafe { entry.add(word).read_volatile() });
+                let one = unsafe { entry.add(word).read_volatile() };
+                // Of the shards' maxima the greatest counts; their sum would look like a change for ever.
+                *total = if word >= FIRST_MAXIMUM { one.max(*total) } else { total.wrapping_add(one) };
             }
         }
         now != summary(before)
@@ -228,6 +230,10 @@ pub fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
 
 /// Words of the first cache line of [`Counters`].
 const SUMMARY_WORDS: usize = 16;
+/// The last of them are maxima, the others are sums.
+const FIRST_MAXIMUM: usize = core::mem::offset_of!(Counters, lifetime_max_us) / 4;
+const _: () = assert!(core::mem::offset_of!(Counters, connect_max_us) == 4 * (SUMMARY_WORDS - 1));
+const _: () = assert!(FIRST_MAXIMUM == SUMMARY_WORDS - 2);
 
 fn summary(counters: &Counters) -> [u32; SUMMARY_WORDS] {
     let words: *const [u32; SUMMARY_WORDS] = std::ptr::from_ref(counters).cast();

@@ -22,6 +22,7 @@ pub mod event;
 pub mod exhaustion;
 pub mod forecast;
 pub mod ledger;
+pub mod lists;
 pub mod names;
 pub mod ports;
 pub mod program;

@@ -21,6 +21,9 @@ pub const ALARM_RATIO: f64 = 0.45;
 const EXPECTED_RECYCLES: f64 = 20.0;
 /// Destinations that are shown.
 const SHOWN_MAX: usize = 256;
+/// A destination at which nothing was seen to begin is shown from this share of its ports on. It may as well be the far
+/// end of a server that has ended: nothing tells the two apart.
+const SHOWN_RATIO: f64 = 0.01;
 /// Holders that are shown of one destination.
 const HOLDERS_SHOWN: usize = 8;
 /// Failed binds, where the hook that sees them is not attached.
@@ -58,7 +61,8 @@ impl Ports {
         }
     }
 
-    /// A connect hits a waiting port as often as these have a share of the range.
+    /// The search for a port goes round the range in one direction (`table_perturb` of net/ipv4/inet_hashtables.c) and
+    /// meets a waiting one only when the half that is tried first is full. From then on every connect takes one over.
     fn expect_recycling(&mut self, rates: &Rates, elapsed_s: f64) {
         let Some(last) = &self.last else { return };
         for namespace in &last.namespaces {
@@ -69,11 +73,10 @@ impl Ports {
                 };
                 let flow =
                     rates.at(target(namespace.netns, tuple)).map_or(Flow::default(), |recent| recent.per_s());
-                let too_young = flow.waits * after_s;
-                let share =
-                    (f64::from(tuple.time_wait) - too_young).max(0.0) / f64::from(range(sysctls).max(1));
-                self.recycling.entry(namespace.netns).or_default().expected +=
-                    flow.opened * elapsed_s * share.min(1.0);
+                let is_old_enough = f64::from(tuple.time_wait) > flow.waits * after_s;
+                if is_old_enough && is_first_half_full(sysctls, namespace.blocked, tuple) {
+                    self.recycling.entry(namespace.netns).or_default().expected += flow.opened * elapsed_s;
+                }
             }
         }
     }
@@ -113,7 +116,10 @@ impl Ports {
                 shown.insert(at);
                 let share = f64::from(tuple.used()) / totals.get(&at).copied().unwrap_or(1.0).max(1.0);
                 let look = Look { rates, names, elapsed_s, share, is_inert: self.is_inert(namespace.netns) };
-                rows.push(budget(namespace, tuple, &look));
+                let row = budget(namespace, tuple, &look);
+                if rates.at(at).is_some() || row.pressure_ratio.unwrap_or(1.0) >= SHOWN_RATIO {
+                    rows.push(row);
+                }
             }
             rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, sees_binds)));
         }
@@ -172,10 +178,6 @@ fn used_by_target(namespace: &NamespaceReading) -> HashMap<Target, f64> {
     sums
 }
 
-fn range(sysctls: &Sysctls) -> u32 {
-    u32::from(sysctls.port_high) - u32::from(sysctls.port_low) + 1
-}
-
 /// Ports that `connect()` may choose from at all.
 fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
     let mut count = PortCount::default();
@@ -190,6 +192,12 @@ fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
         all: count.all.saturating_sub(blocked.all),
         first_half: count.first_half.saturating_sub(blocked.first_half),
     }
+}
+
+/// Whether so few ports of the half that is tried first are left that a connect meets a waiting one.
+fn is_first_half_full(sysctls: &Sysctls, blocked: PortCount, tuple: &TupleReading) -> bool {
+    const FULL: f64 = 0.98;
+    f64::from(tuple.first_half) >= FULL * f64::from(available(sysctls, blocked).first_half)
 }
 
 /// What a row is made with.
@@ -218,8 +226,8 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         let available = available(sysctls, namespace.blocked);
         f64::from(available.all + tuple.bound).max(0.0)
     });
-    let taken_over = match (reuse.after_s, limits) {
-        (Some(_), Some(limit)) if limit > 0.0 => since.opened * (f64::from(tuple.time_wait) / limit).min(1.0),
+    let taken_over = match (&namespace.sysctls, reuse.after_s) {
+        (Some(sysctls), Some(_)) if is_first_half_full(sysctls, namespace.blocked, tuple) => since.opened,
         _ => 0.0,
     };
     let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits).max(0.0);

@@ -83,20 +83,27 @@ impl Ledger {
         self.last = Some(without_lists(reading));
     }
 
-    /// Where ports are taken over, a connect hits a waiting one as often as its share of the range.
+    /// Where ports are taken over, a connect takes a waiting one as soon as half of the range is full: of each owner's
+    /// as many as its share.
     fn take_over(&mut self, rates: &Rates, elapsed_s: f64) {
+        let mut waiting: HashMap<Target, f64> = HashMap::new();
+        for ((_, key), group) in
+            self.groups.iter().filter(|((_, key), _)| key.role == FlowRole::Connect as u8)
+        {
+            *waiting.entry(target(key)).or_default() += group.listed + group.entered - group.taken_over;
+        }
         for ((_, key), group) in &mut self.groups {
-            if key.role != FlowRole::Connect as u8 || group.listed == 0.0 {
+            let (Some(sysctls), Some(&waiting)) = (self.sysctls.get(&key.netns), waiting.get(&target(key)))
+            else {
                 continue;
-            }
-            let Some(sysctls) = self.sysctls.get(&key.netns) else { continue };
-            if Reuse::of(sysctls, key.remote, key.remote, false).after_s.is_none() {
-                continue;
-            }
-            let target = Target { netns: key.netns, remote: key.remote, port: key.port };
-            let Some(recent) = rates.at(target) else { continue };
+            };
             let range = f64::from(sysctls.port_high) - f64::from(sysctls.port_low) + 1.0;
-            let share = ((group.listed + group.entered - group.taken_over) / range).clamp(0.0, 1.0);
+            let is_taken_over = Reuse::of(sysctls, key.remote, key.remote, false).after_s.is_some();
+            if key.role != FlowRole::Connect as u8 || !is_taken_over || waiting < FULL * range / 2.0 {
+                continue;
+            }
+            let Some(recent) = rates.at(target(key)) else { continue };
+            let share = (group.listed + group.entered - group.taken_over) / waiting;
             group.taken_over += recent.per_s().opened * elapsed_s * share;
         }
     }
@@ -143,6 +150,13 @@ impl Ledger {
         };
         sums.into_iter().map(share).collect()
     }
+}
+
+/// From this share of half of the range on the search for a port meets waiting ones.
+const FULL: f64 = 0.98;
+
+fn target(key: &ChurnKey) -> Target {
+    Target { netns: key.netns, remote: key.remote, port: key.port }
 }
 
 /// A reading takes a while; on average a socket was seen in its middle.

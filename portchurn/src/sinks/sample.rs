@@ -8,6 +8,14 @@ use crate::model::snapshot::{
     SCHEMA_VERSION, Snapshot, Tally, Totals,
 };
 
+#[path = "sample_budget.rs"]
+mod budget;
+
+/// The common snapshot, with TIME_WAIT and ports.
+pub(crate) fn sample_with_ports() -> Snapshot {
+    Snapshot { time_wait: Some(budget::time_wait()), ports: Some(budget::ports()), ..sample_snapshot() }
+}
+
 /// The common snapshot.
 pub(crate) fn sample_snapshot() -> Snapshot {
     let programs = vec![worker(), curl(), nginx(), hostile(), wide()];

@@ -16,6 +16,8 @@ use crate::sources::sock_diag::Socket;
 
 /// Sources and destinations that are kept one by one, in one namespace.
 const TUPLES_MAX: usize = 16_384;
+/// Owners and destinations of TIME_WAIT that are kept one by one, in one namespace.
+const GROUPS_MAX: usize = 65_536;
 /// Source addresses whose ports are kept one by one.
 const SOURCES_MAX: usize = 256;
 
@@ -125,7 +127,10 @@ impl SocketCount {
     }
 
     fn add_time_wait(&mut self, socket: &Socket, resolved: &Resolved, is_accepted: bool) {
-        let key = resolved.key.unwrap_or_else(|| destination(self.netns, socket, is_accepted));
+        let mut key = resolved.key.unwrap_or_else(|| destination(self.netns, socket, is_accepted));
+        if self.time_wait.len() >= GROUPS_MAX && !self.time_wait.contains_key(&(resolved.ownership, key)) {
+            key = ChurnKey { remote: Address::UNSPECIFIED, port: 0, ..key };
+        }
         let group = self.time_wait.entry((resolved.ownership, key)).or_insert_with(|| TimeWaitGroup {
             ownership: resolved.ownership,
             key,
