@@ -23,6 +23,7 @@ pub mod terminal;
 pub mod timewait;
 pub mod top;
 pub mod trace;
+pub mod who;
 
 /// Something was lost and `--strict` was given: exit status 6.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Trace(args) => trace::run(args, quiet),
         Command::TimeWait(args) => timewait::run(args, quiet),
         Command::Ports(args) => ports::run(args, quiet),
+        Command::Who(args) => who::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -16,11 +16,13 @@ use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
 use crate::live::records::{CgroupId, Record, decode};
+use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sizes::Sizes;
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::model::sockets::{SocketReading, Unowned};
+use crate::model::who::Query;
 use crate::sources::procfs::{Procfs, cut_to_ticks};
 
 /// How long an ended process is kept here after its last connection closed. Nanoseconds.
@@ -56,6 +58,7 @@ pub struct Collector {
     usage: Usage,
     procfs: Procfs,
     reader: Option<Reader>,
+    closed: Closed,
     sizes: Sizes,
     settings: Settings,
     hooks: Vec<Attached>,
@@ -78,8 +81,10 @@ impl Collector {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
         let usage = Usage::new(&ebpf, &hooks, now_ns)?;
+        let keys = Keys::new(&mut ebpf, &sizes)?;
         let mut this = Self {
-            keys: Keys::new(&mut ebpf, &sizes)?,
+            closed: Closed::new(&ebpf, &sizes, keys.retired())?,
+            keys,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
@@ -126,6 +131,11 @@ impl Collector {
         let closed = Closed::new(&self.loaded, &self.sizes, self.keys.retired())?;
         self.reader = Some(Reader::start(Owners::new(closed, otherwise))?);
         Ok(())
+    }
+
+    /// Connections with this address and port, living and ended, as far back as they are known.
+    pub fn search(&self, query: &Query, now_ns: u64) -> Found {
+        search(&self.closed, query, now_ns)
     }
 
     /// Waits until the socket tables were read once more, for the next sample.

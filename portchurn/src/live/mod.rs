@@ -8,7 +8,7 @@
 //! loader      all of the above → programs in the kernel
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
-//! reader      the socket tables, on a thread of its own
+//! reader      the socket tables, on a thread of its own    search  who opened a connection
 //! collector   tables and records → Sample
 //! ```
 
@@ -24,6 +24,7 @@ pub mod preflight;
 pub mod reader;
 pub mod records;
 pub mod retired;
+pub mod search;
 pub mod seed;
 pub mod sizes;
 pub mod tables;

@@ -12,7 +12,7 @@ use crate::model::ledger::Ledger;
 use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
-use crate::model::sample::{OwnCost, Sample};
+use crate::model::sample::{OwnCost, ProcessId, Sample};
 use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 
 pub mod budget;
@@ -33,6 +33,7 @@ pub mod sample;
 pub mod snapshot;
 pub mod sockets;
 pub mod timewait;
+pub mod who;
 
 /// What does not change while portchurn runs.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +112,12 @@ impl Model {
         self.ledger.restart();
         self.rates.restart();
         self.exhaustions = Exhaustions::default();
+    }
+
+    /// What a process runs, or ran; its arguments; whether it has ended.
+    pub fn process(&self, id: ProcessId) -> (Option<String>, Vec<String>, Option<bool>) {
+        let argv = self.ledger.process(id).map(|entry| entry.identity.argv.clone()).unwrap_or_default();
+        (self.names.program_of(id).map(str::to_owned), argv, self.names.has_ended(id))
     }
 
     /// Connects that failed because no local port was left, the latest first.

@@ -7,8 +7,10 @@ use crate::model::program::ProgramKey;
 use crate::model::row::display_name;
 use crate::model::sample::{Process, ProcessId, Sample};
 
-/// How long the name of an ended process is kept: longer than any TIME_WAIT. Nanoseconds.
+/// How long the name of an ended process is kept at least: longer than any TIME_WAIT. Nanoseconds.
 const KEEP_NS: u64 = 180 * 1_000_000_000;
+/// As long as there are no more, names are kept for ever: `who` may ask for them.
+const KEPT: usize = 32_768;
 /// How often the old ones are looked for. Nanoseconds.
 const SWEEP_EVERY_NS: u64 = 10 * 1_000_000_000;
 
@@ -39,7 +41,7 @@ impl Names {
                 named.ended_ns = Some(sample.at_ns);
             }
         }
-        if sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
+        if self.processes.len() > KEPT && sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
             self.swept_ns = sample.at_ns;
             let is_old = |ended_ns| sample.at_ns.saturating_sub(ended_ns) > KEEP_NS;
             self.processes.retain(|_, named| !named.ended_ns.is_some_and(is_old));

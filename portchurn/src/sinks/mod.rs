@@ -14,7 +14,7 @@ use crate::model::snapshot::Snapshot;
 mod csv;
 pub mod events;
 pub mod human;
-mod json;
+pub mod json;
 pub mod layout;
 pub mod sheet;
 pub mod summary;
