@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod programs;
 pub mod report;
 pub mod tracer;
+pub mod veth;
 
 /// A test that cannot run here, and why.
 #[derive(Debug)]
