@@ -11,7 +11,7 @@
 //! conns       the table of connections
 //! maps        every map, with its life story
 //! emit        ring buffer records
-//! atomic      the two atomic instructions that Rust does not give this target
+//! atomic      the atomic instructions that Rust does not give this target
 //! ```
 #![no_std]
 #![no_main]

@@ -166,7 +166,7 @@ fn context(collector: &Collector, attached_ns: u64) -> Context {
         .iter()
         .map(|attached| HookState {
             name: attached.hook.name,
-            attached: attached.tier.map_or("none", |tier| tier.name()),
+            attached: attached.tier().map_or("none", |tier| tier.name()),
             required: attached.hook.required,
             reason: attached.reason.clone(),
         })

@@ -69,6 +69,14 @@ pub struct Attachment {
     pub tier: Tier,
     /// Program in the BPF object.
     pub program: &'static str,
+    /// A second program on the same hook, for what the first one misses because it is interrupted.
+    pub again: Option<&'static str>,
+}
+
+impl Attachment {
+    const fn new(tier: Tier, program: &'static str) -> Self {
+        Self { tier, program, again: None }
+    }
 }
 
 /// One hook.
@@ -100,9 +108,17 @@ pub const HOOKS: &[Hook] = &[
         gives: "all counts: opens, accepts, closes, failures",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "inet_sock_set_state_btf" },
-            Attachment { tier: Tier::RawTp, program: "inet_sock_set_state_raw" },
-            Attachment { tier: Tier::Tracepoint, program: "inet_sock_set_state_classic" },
+            Attachment {
+                tier: Tier::TpBtf,
+                program: "inet_sock_set_state_btf",
+                again: Some("inet_sock_set_state_btf_again"),
+            },
+            Attachment {
+                tier: Tier::RawTp,
+                program: "inet_sock_set_state_raw",
+                again: Some("inet_sock_set_state_raw_again"),
+            },
+            Attachment::new(Tier::Tracepoint, "inet_sock_set_state_classic"),
         ],
     },
     Hook {
@@ -112,8 +128,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::Fexit, program: "inet_csk_accept_exit" },
-            Attachment { tier: Tier::Kretprobe, program: "inet_csk_accept_return" },
+            Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
+            Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
         ],
     },
     Hook {
@@ -123,8 +139,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "local port of a connect that is still in progress",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::Fentry, program: "tcp_connect_entry" },
-            Attachment { tier: Tier::Kprobe, program: "tcp_connect_probe" },
+            Attachment::new(Tier::Fentry, "tcp_connect_entry"),
+            Attachment::new(Tier::Kprobe, "tcp_connect_probe"),
         ],
     },
     Hook {
@@ -134,8 +150,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "new name and arguments of a process that replaces its image",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "sched_process_exec_btf" },
-            Attachment { tier: Tier::RawTp, program: "sched_process_exec_raw" },
+            Attachment::new(Tier::TpBtf, "sched_process_exec_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_exec_raw"),
         ],
     },
     Hook {
@@ -145,8 +161,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "end of a process at once; without it /proc is asked",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "sched_process_exit_btf" },
-            Attachment { tier: Tier::RawTp, program: "sched_process_exit_raw" },
+            Attachment::new(Tier::TpBtf, "sched_process_exit_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_exit_raw"),
         ],
     },
 ];

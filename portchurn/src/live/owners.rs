@@ -1,9 +1,8 @@
 //! Whose a socket is: its cookie → the connection that the kernel side followed. What was proven once is remembered for
 //! as long as the TIME_WAIT lives, though its place in the table of connections may be another's by then.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-
+use hashbrown::hash_map::Entry;
+use hashbrown::{HashMap, HashSet};
 use portchurn_common::conn::{CLOSED, Conn, flag};
 use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::tcp::CloseKind;

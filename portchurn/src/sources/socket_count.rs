@@ -1,8 +1,7 @@
 //! Adds up the sockets of one network namespace: TIME_WAIT by owner, ports by source and destination. Whose a socket is
 //! it asks a [`Resolver`]; it must not remember anything from one reading to the next.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use portchurn_common::flow::{Address, ChurnKey, Role};
 use portchurn_common::tcp::{CloseKind, TcpState};
 
