@@ -2,6 +2,7 @@
 //! it until the place is needed again.
 
 use crate::flow::{Address, KeyRef};
+use crate::tcp::CloseKind;
 
 /// One cache line per connection. `id` is claimed first, by compare-and-swap; the rest is written by the claimer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,8 +21,8 @@ pub struct Conn {
     pub owner_tgid: u32,
     /// Process whose close was seen. 0: none, or closed by the peer alone.
     pub closer_tgid: u32,
-    /// Accept: the peer's address. Connect: the key has it.
-    pub remote: Address,
+    /// The address that the key does not have. Accept: the peer's. Connect: our own, once it is established.
+    pub address: Address,
     /// Local port, host order; 0 until it is known.
     pub local_port: u16,
     /// Remote port, host order.
@@ -50,6 +51,19 @@ pub mod flag {
     pub const BEFORE_ATTACH: u32 = 16;
     /// The local port was bound before the connect.
     pub const BOUND: u32 = 32;
+    /// A TIME_WAIT mini-socket was expected at the end.
+    pub const TIME_WAIT: u32 = 64;
+    /// Where a [`crate::tcp::CloseKind`] stands once the connection has ended.
+    pub const CLOSE_KIND_SHIFT: u32 = 8;
+}
+
+impl Conn {
+    /// How it ended, if it has.
+    pub fn close_kind(&self) -> Option<CloseKind> {
+        let kind = self.flags >> flag::CLOSE_KIND_SHIFT & 0xff;
+        let ended = self.closed_ns != 0 && self.flags & flag::ESTABLISHED != 0;
+        if ended { CloseKind::ALL.get(kind as usize).copied() } else { None }
+    }
 }
 
 /// How many neighbouring places are tried before a connection goes to the overflow map.

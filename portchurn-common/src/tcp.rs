@@ -216,7 +216,7 @@ pub const fn closed(old: u8, sk_err: u32, exiting: bool) -> (CloseKind, bool) {
 }
 
 /// Why a connect failed. The kernel side knows `sk_err` and the local port, not the return value of `connect()`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum FailKind {
     /// No local port was free for this destination.

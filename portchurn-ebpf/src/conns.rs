@@ -43,23 +43,29 @@ pub fn find(id: u64, cookies: bool) -> Option<Found> {
 #[inline(always)]
 pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
     if cookies {
-        let mut probe = 0;
-        while probe < PROBES {
-            if let Some(conn) = place(id, probe) {
-                // SAFETY: as in `find`; the compare-and-swap makes the place ours.
-                unsafe {
-                    let found = core::ptr::read_volatile(&raw const (*conn).id);
-                    if (found == 0 || found & CLOSED != 0)
-                        && atomic::claim_u64(&raw mut (*conn).id, found, id)
-                    {
-                        return Some(conn);
-                    }
-                }
-            }
-            probe += 1;
+        if let Some(conn) = claim_place(id) {
+            return Some(conn);
         }
     }
     claim_by_id(id)
+}
+
+#[inline(always)]
+fn claim_place(id: u64) -> Option<*mut Conn> {
+    let mut probe = 0;
+    while probe < PROBES {
+        if let Some(conn) = place(id, probe) {
+            // SAFETY: as in `find`; the compare-and-swap makes the place ours.
+            unsafe {
+                let found = core::ptr::read_volatile(&raw const (*conn).id);
+                if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id) {
+                    return Some(conn);
+                }
+            }
+        }
+        probe += 1;
+    }
+    None
 }
 
 /// An entry that is there already was left by a socket whose end was missed (an address is used again), so it is
@@ -74,14 +80,44 @@ fn claim_by_id(id: u64) -> Option<*mut Conn> {
     CONNS_BY_ID.get_ptr_mut(id)
 }
 
-/// Ends a connection. What is known of it stays readable where it lies in the array.
+/// Ends a connection that counted. What is known of it stays readable where it lies in the array; one that had no place
+/// there gets it now, so that its TIME_WAIT has an owner too.
+///
+/// `cookies` must be a constant: kernels that lack cookies refuse a program in which a compare-and-swap so much as stands.
 #[inline(always)]
-pub fn release(found: Found, id: u64) {
+pub fn release(found: Found, id: u64, cookies: bool) {
+    if cookies && !found.in_array {
+        keep(found.conn, id);
+    }
+    forget(found, id);
+}
+
+/// Ends a connection of which nothing needs to be known any more.
+#[inline(always)]
+pub fn forget(found: Found, id: u64) {
     if found.in_array {
         // SAFETY: the place is ours until this store.
         unsafe { core::ptr::write_volatile(&raw mut (*found.conn).id, id | CLOSED) };
     } else {
         let _ = CONNS_BY_ID.remove(id);
+    }
+}
+
+#[inline(never)]
+fn keep(conn: *const Conn, id: u64) {
+    let Some(place) = claim_place(id) else { return };
+    // SAFETY: both point into map values; the claimed place is ours until its `id` is stored.
+    unsafe {
+        (*place).opened_ns = (*conn).opened_ns;
+        (*place).key_ref = (*conn).key_ref;
+        (*place).closed_ns = (*conn).closed_ns;
+        (*place).owner_tgid = (*conn).owner_tgid;
+        (*place).closer_tgid = (*conn).closer_tgid;
+        (*place).address = (*conn).address;
+        (*place).local_port = (*conn).local_port;
+        (*place).remote_port = (*conn).remote_port;
+        (*place).flags = (*conn).flags;
+        core::ptr::write_volatile(&raw mut (*place).id, id | CLOSED);
     }
 }
 

@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use portchurn_common::conn::flag;
 use portchurn_common::counters::Counters;
-use portchurn_common::flow::{ChurnKey, KeyRef, ListenKey, Listener, Role};
+use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
 use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowEvent;
@@ -94,7 +94,10 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).closer_tgid = 0;
         (*conn).local_port = 0;
         (*conn).remote_port = key.port;
-        (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN;
+        (*conn).address = Address::UNSPECIFIED;
+        // Plain loads in the best tier; in the others a helper call that nobody would read the result of.
+        let bound = if S::COOKIES && sock.local_port() != 0 { flag::BOUND } else { 0 };
+        (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;
     }
 }
 
@@ -113,6 +116,9 @@ fn complete_connect<S: Sock>(sock: &S, found: Found) {
         let now_ns = bpf_ktime_get_ns();
         (*conn).flags |= flag::ESTABLISHED;
         (*conn).local_port = sock.local_port();
+        if S::COOKIES {
+            (*conn).address = sock.local();
+        }
         if let Some(counters) = keys::counters((*conn).key_ref) {
             add(&raw mut (*counters).opened, 1);
             let duration_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
@@ -152,7 +158,7 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
             emit::flow(sock, &*conn, FlowEvent::Fail, kind as u8, now_ns);
         }
     }
-    conns::release(found, id);
+    conns::forget(found, id);
 }
 
 /// A passive open. Runs in the soft interrupt, so whoever is current has nothing to do with it: until somebody
@@ -194,7 +200,7 @@ fn accepted<S: Sock>(sock: &S) {
         (*conn).closed_ns = 0;
         (*conn).owner_tgid = owner_tgid;
         (*conn).closer_tgid = 0;
-        (*conn).remote = remote;
+        (*conn).address = remote;
         (*conn).local_port = listen_key.port;
         (*conn).remote_port = sock.remote_port();
         (*conn).flags = flag::ESTABLISHED;
@@ -288,7 +294,7 @@ fn move_to_current<S: Sock>(found: Found, id: u64) {
             add(opened_counter(from, is_early), 1u32.wrapping_neg());
         }
         if key_ref == KeyRef::FILTERED {
-            conns::release(found, id);
+            conns::forget(found, id);
             return;
         }
         if let Some(to) = keys::counters(key_ref) {
@@ -328,6 +334,8 @@ fn close_end<S: Sock>(sock: &S, old: u8) {
         let (kind, enters_time_wait) = closed(old, errno, (*conn).flags & flag::EXITING != 0);
         let now_ns = bpf_ktime_get_ns();
         (*conn).closed_ns = now_ns;
+        let ending = if enters_time_wait { flag::TIME_WAIT } else { 0 };
+        (*conn).flags |= (kind as u32) << flag::CLOSE_KIND_SHIFT | ending;
         if let Some(counters) = keys::counters((*conn).key_ref) {
             add((&raw mut (*counters).closed).cast::<u32>().add(kind as usize), 1);
             if enters_time_wait {
@@ -346,7 +354,7 @@ fn close_end<S: Sock>(sock: &S, old: u8) {
             emit::flow(sock, &*conn, FlowEvent::Close, kind as u8, now_ns);
         }
     }
-    conns::release(found, id);
+    conns::release(found, id, S::COOKIES);
 }
 
 /// `ECONNRESET`.

@@ -4,7 +4,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, completions, man, top, trace};
+use crate::commands::{check, completions, man, ports, timewait, top, trace, who};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,6 +42,13 @@ pub enum Command {
     Top(top::Args),
     /// One line for each connect, accept, close and failure
     Trace(trace::Args),
+    /// Whose every TIME_WAIT is, and who closed first
+    #[command(name = "timewait")]
+    TimeWait(timewait::Args),
+    /// How many local ports are left for each destination, and when they run out
+    Ports(ports::Args),
+    /// Which process opened the connection that a server shows as ADDR:PORT
+    Who(who::Args),
     /// What this kernel and these privileges allow, and what to do about the rest
     #[command(visible_alias = "doctor")]
     Check(check::Args),

@@ -11,15 +11,19 @@ use crate::cli::{Cli, Command};
 
 pub mod check;
 pub mod completions;
+pub mod listing;
 pub mod logger;
 pub mod man;
 pub mod options;
+pub mod ports;
 pub mod screen;
 pub mod session;
 pub mod summary;
 pub mod terminal;
+pub mod timewait;
 pub mod top;
 pub mod trace;
+pub mod who;
 
 /// Something was lost and `--strict` was given: exit status 6.
 #[derive(Debug)]
@@ -52,6 +56,9 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Top(args) => top::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
+        Command::TimeWait(args) => timewait::run(args, quiet),
+        Command::Ports(args) => ports::run(args, quiet),
+        Command::Who(args) => who::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

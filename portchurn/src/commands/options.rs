@@ -193,7 +193,7 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
 }
 
 /// The inode number by which the kernel knows a network namespace.
-fn parse_netns(text: &str) -> Result<u32, String> {
+pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
     use std::os::unix::fs::MetadataExt as _;
     if let Ok(inode) = text.parse() {
         return Ok(inode);

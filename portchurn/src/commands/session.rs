@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
 use crate::live::loader::Options;
-use crate::model::sample::Sample;
+use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
+use crate::model::who::{Answer, Query, Reply, merged};
 use crate::model::{Context, Model};
+use crate::sources::ask::{Counter, Question};
 
 /// How often the ring buffer is emptied, whatever the interval is.
 const PUMP_EVERY: Duration = Duration::from_millis(100);
@@ -45,6 +48,9 @@ pub struct Session {
     pub model: Model,
     /// The last line.
     pub summary: Summary,
+    questions: UnboundedReceiver<Question>,
+    /// Kept for its `Drop`, which closes it. `None`: it could not be opened.
+    _counter: Option<Counter>,
     ticks: Interval,
     pumps: Interval,
     deadline: Option<Instant>,
@@ -62,13 +68,20 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
-        let collector = Collector::attach(options, now_ns())?;
+        let mut collector = Collector::attach(options, now_ns())?;
+        collector.read_sockets()?;
+        let (asked, questions) = unbounded_channel();
+        let counter = Counter::open(move |question| asked.send(question).is_ok())
+            .inspect_err(|err| log::debug!("`portchurn who` cannot ask this one: {err:#}"))
+            .ok();
         let attached_ns = now_ns();
         let model = Model::new(context(&collector, attached_ns));
         Ok(Self {
             collector,
             model,
             summary: Summary::new(attached_ns),
+            questions,
+            _counter: counter,
             ticks: every(interval),
             pumps: every(PUMP_EVERY),
             deadline: duration.map(|duration| Instant::now() + duration),
@@ -99,10 +112,29 @@ impl Session {
             _ = self.report.recv() => Event::Report,
             _ = self.ticks.tick() => Event::Tick,
             () = time_is_up => Event::Stop,
+            Some((query, reply)) = self.questions.recv() => {
+                // Who asked may be gone again.
+                let _ = reply.send(self.answer(&query));
+                Event::Pump
+            }
             _ = self.pumps.tick() => {
                 self.collector.pump(now_ns());
                 Event::Pump
             }
+        }
+    }
+
+    /// What is known of a connection.
+    fn answer(&self, query: &Query) -> Reply {
+        let now_ns = now_ns();
+        let found = self.collector.search(query, now_ns);
+        let named = |(id, mut answer): (ProcessId, Answer)| {
+            (answer.program, answer.argv, answer.exited) = self.model.process(id);
+            answer
+        };
+        Reply {
+            answers: merged(found.answers.into_iter().map(named).collect()),
+            history_s: now_ns.saturating_sub(found.oldest_ns) as f64 / 1e9,
         }
     }
 

@@ -1,8 +1,9 @@
 //! `portchurn trace`: one line for each connect, accept, close and failure. For a look at single connections; every
 //! event crosses to user space, which `top` avoids.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,10 @@ use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, l
 use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
 use crate::commands::{EventsLost, logger, terminal};
 use crate::filter::{Filter, Scope};
+use crate::model::Model;
+use crate::model::budget::Exhaustion;
 use crate::model::event::TraceEvent;
+use crate::model::lists::ports::event_text;
 use crate::model::program::ProgramKey;
 use crate::model::row::display_name;
 use crate::model::sample::{Process, ProcessId, Sample};
@@ -83,6 +87,8 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             names: Names::default(),
             filter: args.select.filter.clone(),
             left: args.count,
+            alerted: HashSet::new(),
+            quiet,
         };
         trace(&mut session, &mut tracer).await?;
         if !quiet {
@@ -107,12 +113,18 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
             tracer.write(&record)?;
         }
         tracer.sink.flush()?;
+        tracer.alert(&session.model);
         tracer.names.forget(&sample);
         if matches!(event, Event::Stop) {
             break;
         }
     }
     Ok(())
+}
+
+/// Whether the holders are known, or have had their time to become known.
+fn is_explained(event: &Exhaustion) -> bool {
+    !event.holders.is_empty() || event.last_s - event.first_s > 2.0
 }
 
 struct Tracer {
@@ -122,9 +134,24 @@ struct Tracer {
     filter: Option<Filter>,
     /// How many events are still wanted.
     left: Option<u64>,
+    /// Exhaustions that were said, by destination.
+    alerted: HashSet<(u32, Option<IpAddr>, Option<u16>)>,
+    quiet: bool,
 }
 
 impl Tracer {
+    /// Says on stderr that ports have run out, once for as long as it goes on, as soon as it is known who holds them.
+    fn alert(&mut self, model: &Model) {
+        for event in model.exhaustion() {
+            let target = (event.netns, event.remote_address, event.remote_port);
+            if !event.ongoing {
+                self.alerted.remove(&target);
+            } else if !self.quiet && is_explained(&event) && self.alerted.insert(target) {
+                logger::note(&event_text(&event));
+            }
+        }
+    }
+
     fn write(&mut self, record: &FlowRecord) -> Result<()> {
         if self.left == Some(0) {
             return Ok(());

@@ -7,14 +7,22 @@ use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowRecord;
-use portchurn_common::settings::UNKNOWN;
+use portchurn_common::settings::{Settings, UNKNOWN};
+use portchurn_common::tcp::FailKind;
 
+use crate::live::closed::Closed;
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
+use crate::live::owners::Owners;
+use crate::live::reader::Reader;
 use crate::live::records::{CgroupId, Record, decode};
+use crate::live::search::{Found, search};
 use crate::live::seed;
+use crate::live::sizes::Sizes;
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sockets::{SocketReading, Unowned};
+use crate::model::who::Query;
 use crate::sources::procfs::{Presence, Procfs, cut_to_ticks};
 
 /// How long an ended process is remembered, at least; longer while anything may still be counted for it. Nanoseconds.
@@ -49,6 +57,10 @@ pub struct Collector {
     introduced: HashMap<MapData, ProcessKey, u8>,
     usage: Usage,
     procfs: Procfs,
+    reader: Option<Reader>,
+    closed: Closed,
+    sizes: Sizes,
+    settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
     /// Processes that were told of.
@@ -56,8 +68,8 @@ pub struct Collector {
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
-    /// Kept for its `Drop`, which detaches.
-    _loaded: aya::Ebpf,
+    /// Its `Drop` detaches.
+    loaded: aya::Ebpf,
 }
 
 impl Collector {
@@ -69,23 +81,28 @@ impl Collector {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
         let usage = Usage::new(&ebpf, &hooks, now_ns)?;
+        let keys = Keys::new(&mut ebpf, &sizes)?;
         let mut this = Self {
-            keys: Keys::new(&mut ebpf, &sizes)?,
+            closed: Closed::new(&ebpf, &sizes, keys.retired())?,
+            keys,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
             usage,
             procfs: Procfs::default(),
+            reader: None,
+            sizes,
+            settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
             processes: StdHashMap::new(),
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
             flows: Vec::new(),
-            _loaded: ebpf,
+            loaded: ebpf,
         };
         if settings.cookies != 0 {
-            let processes = seed::sockets(&mut this._loaded, &mut this.keys, &this.procfs, &sizes, options)?;
+            let processes = seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, &sizes, options)?;
             for process in processes {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
@@ -94,6 +111,41 @@ impl Collector {
             }
         }
         Ok(this)
+    }
+
+    /// Begins to read the socket tables. To be called right after the attach: what the first reading finds and nobody
+    /// followed counts as there before.
+    ///
+    /// # Errors
+    /// When the tables cannot be mapped or no thread can be started.
+    pub fn read_sockets(&mut self) -> Result<()> {
+        let filters = &self.settings.filters;
+        let is_filtered = filters.tgids != 0
+            || filters.comm != 0
+            || filters.connect_ports != 0
+            || filters.accept_ports != 0
+            || filters.ip_version != 0
+            || filters.netns != 0;
+        let otherwise = match (self.settings.cookies != 0, is_filtered) {
+            (false, _) => Unowned::NoCookie,
+            (true, true) => Unowned::Filtered,
+            (true, false) => Unowned::NotFollowed,
+        };
+        let closed = Closed::new(&self.loaded, &self.sizes, self.keys.retired())?;
+        self.reader = Some(Reader::start(Owners::new(closed, otherwise))?);
+        Ok(())
+    }
+
+    /// Connections with this address and port, living and ended, as far back as they are known.
+    pub fn search(&self, query: &Query, now_ns: u64) -> Found {
+        search(&self.closed, query, now_ns)
+    }
+
+    /// Waits until the socket tables were read once more, for the next sample.
+    pub fn read_sockets_now(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.read_now();
+        }
     }
 
     /// Whether the kernel tells the error of a socket.
@@ -166,8 +218,21 @@ impl Collector {
         let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
         sample.own_cost = self.usage.measure(now_ns, ends);
         self.usage.start_statistics(now_ns);
+        sample.sockets = self.take_reading(&churn);
         sample.churn = churn;
         Ok(sample)
+    }
+
+    /// The latest reading of the socket tables. When a connect failed for want of a port, the next one is to show soon
+    /// who holds them.
+    fn take_reading(&mut self, churn: &[(ChurnKey, Counts)]) -> Option<SocketReading> {
+        let reader = self.reader.as_mut()?;
+        if churn.iter().any(|(_, counts)| counts.failed_by[FailKind::Eaddrnotavail as usize] > 0) {
+            reader.hurry();
+        } else if churn.iter().any(|(_, counts)| ends(counts) > 0) {
+            reader.wake();
+        }
+        reader.take()
     }
 
     /// A process without an introduction (its record was lost): `/proc` may know it.

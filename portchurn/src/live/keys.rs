@@ -10,6 +10,7 @@ use aya::maps::{HashMap, MapData, Queue};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener, Role};
 
+use crate::live::retired::Retired;
 use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
 use crate::model::sample::{Counts, ProcessId};
@@ -60,6 +61,7 @@ pub struct Keys {
     by_key: HashMap<MapData, ChurnKey, KeyRef>,
     free: Queue<MapData, KeyRef>,
     listeners: HashMap<MapData, ListenKey, Listener>,
+    retired: Retired,
     shards: usize,
     known: Vec<Option<Box<Known>>>,
     /// How many keys a process has.
@@ -76,10 +78,16 @@ impl Keys {
             by_key: HashMap::try_from(take(ebpf, "KEYS")?)?,
             free: Queue::try_from(take(ebpf, "FREE_KEYS")?)?,
             listeners: HashMap::try_from(take(ebpf, "LISTENERS")?)?,
+            retired: Retired::default(),
             shards,
             known: std::iter::repeat_with(|| None).take(sizes.keys as usize).collect(),
             by_process: StdHashMap::new(),
         })
+    }
+
+    /// What references meant that were taken back.
+    pub fn retired(&self) -> Retired {
+        self.retired.clone()
     }
 
     /// What was counted since the last call, for each key that changed.
@@ -120,7 +128,9 @@ impl Keys {
             let entry = self.churn.entry(index * self.shards + shard).cast::<u32>();
             for (word, total) in now.iter_mut().enumerate() {
                 // SAFETY: the summary is the first part of an entry.
-                *total = total.wrapping_add(unsafe { entry.add(word).read_volatile() });
+                let one = unsafe { entry.add(word).read_volatile() };
+                // Of the shards' maxima the greatest counts; their sum would look like a change for ever.
+                *total = if word >= FIRST_MAXIMUM { one.max(*total) } else { total.wrapping_add(one) };
             }
         }
         now != summary(before)
@@ -189,6 +199,7 @@ impl Keys {
         for shard in 0..self.shards {
             self.churn.set(index * self.shards + shard, Counters::ZERO);
         }
+        self.retired.note(known.key_ref, known.key);
         self.slots.set(index, KeySlot::default());
         let next = KeyRef::new(known.key_ref.index(), known.key_ref.generation().wrapping_add(1));
         self.free.push(next, 0).context("give a key back")
@@ -241,6 +252,10 @@ pub fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
 
 /// Words of the first cache line of [`Counters`].
 const SUMMARY_WORDS: usize = 16;
+/// The last of them are maxima, the others are sums.
+const FIRST_MAXIMUM: usize = core::mem::offset_of!(Counters, lifetime_max_us) / 4;
+const _: () = assert!(core::mem::offset_of!(Counters, connect_max_us) == 4 * (SUMMARY_WORDS - 1));
+const _: () = assert!(FIRST_MAXIMUM == SUMMARY_WORDS - 2);
 
 fn summary(counters: &Counters) -> [u32; SUMMARY_WORDS] {
     let words: *const [u32; SUMMARY_WORDS] = std::ptr::from_ref(counters).cast();

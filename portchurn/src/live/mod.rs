@@ -7,17 +7,24 @@
 //! sizes       entries of the maps
 //! loader      all of the above → programs in the kernel
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
+//! retired     what references meant    closed  connections that ended    owners  whose a socket is
+//! reader      the socket tables, on a thread of its own    search  who opened a connection
 //! collector   tables and records → Sample
 //! ```
 
 pub mod btf;
+pub mod closed;
 pub mod collector;
 pub mod error;
 pub mod hooks;
 pub mod keys;
 pub mod loader;
+pub mod owners;
 pub mod preflight;
+pub mod reader;
 pub mod records;
+pub mod retired;
+pub mod search;
 pub mod seed;
 pub mod sizes;
 pub mod tables;

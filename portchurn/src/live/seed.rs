@@ -171,7 +171,7 @@ impl Seeder<'_> {
                 id: socket.cookie,
                 key_ref,
                 owner_tgid: key.tgid,
-                remote: socket.remote,
+                address: if flags & flag::CONNECT != 0 { socket.local } else { socket.remote },
                 local_port: socket.local_port,
                 remote_port: socket.remote_port,
                 flags: flags | flag::ESTABLISHED | flag::BEFORE_ATTACH,

@@ -282,6 +282,11 @@ impl Ledger {
         self.window
     }
 
+    /// One process, if it is kept by itself.
+    pub fn process(&self, id: ProcessId) -> Option<&ProcessEntry> {
+        self.processes.get(&id)
+    }
+
     /// Processes that are kept one by one.
     pub fn processes(&self) -> impl Iterator<Item = (&ProcessId, &ProcessEntry)> {
         self.processes.iter()

@@ -5,19 +5,35 @@ use std::collections::BTreeMap;
 
 use portchurn_common::loss::Loss;
 
+use crate::model::budget::Exhaustion;
 use crate::model::churn::View;
+use crate::model::exhaustion::Exhaustions;
 use crate::model::ledger::Ledger;
-use crate::model::sample::{OwnCost, Sample};
+use crate::model::names::Names;
+use crate::model::ports::Ports;
+use crate::model::rates::Rates;
+use crate::model::sample::{OwnCost, ProcessId, Sample};
 use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 
+pub mod budget;
 pub mod churn;
 pub mod columns;
 pub mod event;
+pub mod exhaustion;
+pub mod forecast;
 pub mod ledger;
+pub mod lists;
+pub mod names;
+pub mod ports;
 pub mod program;
+pub mod rates;
+pub mod reuse;
 pub mod row;
 pub mod sample;
 pub mod snapshot;
+pub mod sockets;
+pub mod timewait;
+pub mod who;
 
 /// What does not change while portchurn runs.
 #[derive(Clone, Debug, Default)]
@@ -32,11 +48,23 @@ pub struct Context {
     pub attached_ns: u64,
 }
 
+impl Context {
+    /// Whether a `bind()` that finds no port is seen.
+    fn sees_binds(&self) -> bool {
+        self.hooks.iter().any(|hook| hook.name == "inet_csk_get_port" && hook.attached != "none")
+    }
+}
+
 /// Samples in, snapshots out.
 #[derive(Debug)]
 pub struct Model {
     context: Context,
     ledger: Ledger,
+    names: Names,
+    rates: Rates,
+    time_wait: timewait::Ledger,
+    ports: Ports,
+    exhaustions: Exhaustions,
     last_ns: u64,
     window_s: f64,
     lost: [u64; Loss::COUNT],
@@ -50,6 +78,11 @@ impl Model {
         Self {
             context,
             ledger: Ledger::default(),
+            names: Names::default(),
+            rates: Rates::default(),
+            time_wait: timewait::Ledger::default(),
+            ports: Ports::default(),
+            exhaustions: Exhaustions::default(),
             last_ns,
             window_s: 0.0,
             lost: [0; Loss::COUNT],
@@ -59,17 +92,37 @@ impl Model {
 
     /// Takes one interval in.
     pub fn apply(&mut self, sample: &Sample) {
-        self.window_s = seconds(sample.at_ns.saturating_sub(self.last_ns));
+        let interval_ns = sample.at_ns.saturating_sub(self.last_ns);
+        self.window_s = seconds(interval_ns);
         self.last_ns = sample.at_ns;
         self.lost = sample.lost;
         self.own_cost = sample.own_cost;
         self.ledger.apply(sample);
+        self.names.apply(sample);
+        let after_reading = share_after_reading(sample, interval_ns);
+        self.rates.apply(sample, interval_ns, after_reading);
+        self.time_wait.apply(sample, &self.rates, interval_ns, after_reading);
+        self.ports.apply(sample, &self.rates, interval_ns);
+        self.exhaustions.apply(sample, &self.ports, &self.names);
     }
 
     /// Counts from here on. What is open stays known, as if portchurn had been attached at this moment.
     pub fn restart(&mut self) {
         self.context.attached_ns = self.last_ns;
         self.ledger.restart();
+        self.rates.restart();
+        self.exhaustions = Exhaustions::default();
+    }
+
+    /// What a process runs, or ran; its arguments; whether it has ended.
+    pub fn process(&self, id: ProcessId) -> (Option<String>, Vec<String>, Option<bool>) {
+        let argv = self.ledger.process(id).map(|entry| entry.identity.argv.clone()).unwrap_or_default();
+        (self.names.program_of(id).map(str::to_owned), argv, self.names.has_ended(id))
+    }
+
+    /// Connects that failed because no local port was left, the latest first.
+    pub fn exhaustion(&self) -> Vec<Exhaustion> {
+        self.exhaustions.snapshot(self.context.attached_ns)
     }
 
     /// Everything that can be shown, at this moment.
@@ -85,8 +138,9 @@ impl Model {
             totals,
             programs,
             processes: churn::processes(&self.ledger, view),
-            time_wait: None,
-            ports: None,
+            time_wait: self.time_wait.snapshot(&self.names),
+            ports: self.ports.snapshot(&self.rates, &self.names, self.context.sees_binds()),
+            exhaustion: self.exhaustion(),
             lost: lost(&self.lost),
             own_cost: snapshot::OwnCost {
                 cpu_ratio: self.own_cost.cpu_ratio,
@@ -97,6 +151,17 @@ impl Model {
             },
         }
     }
+}
+
+/// Which share of an interval lies after the reading of the socket tables in it: that much of what was counted is not
+/// in the reading.
+fn share_after_reading(sample: &Sample, interval_ns: u64) -> f64 {
+    let Some(reading) = &sample.sockets else { return 1.0 };
+    if interval_ns == 0 {
+        return 0.0;
+    }
+    let after_ns = sample.at_ns.saturating_sub(timewait::middle_ns(reading));
+    (after_ns as f64 / interval_ns as f64).min(1.0)
 }
 
 fn seconds(ns: u64) -> f64 {

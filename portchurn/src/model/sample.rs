@@ -7,6 +7,8 @@ use portchurn_common::histogram::BUCKETS;
 use portchurn_common::loss::Loss;
 use portchurn_common::tcp::{CloseKind, FailKind};
 
+use crate::model::sockets::SocketReading;
+
 /// A process. Its number alone is used again; with its start it is unique on one host.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ProcessId {
@@ -211,4 +213,6 @@ pub struct Sample {
     pub lost: [u64; Loss::COUNT],
     /// What this cost.
     pub own_cost: OwnCost,
+    /// The socket tables, in the intervals in which they were read.
+    pub sockets: Option<SocketReading>,
 }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::model::budget::{Exhaustion, PortBudget, TimeWait};
+
 /// Raised when a key changes its meaning or goes away; new keys do not raise it.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -28,23 +30,17 @@ pub struct Snapshot {
     pub programs: Vec<Program>,
     /// Single processes, busiest first. Long-ended ones are only in `programs`.
     pub processes: Vec<ProcessStats>,
-    /// TIME_WAIT sockets and their owners.
+    /// TIME_WAIT sockets and their owners; `null` until the socket tables were read.
     pub time_wait: Option<TimeWait>,
-    /// Local port budgets.
+    /// Local port budgets, nearest to their end first; `null` until the socket tables were read.
     pub ports: Option<Vec<PortBudget>>,
+    /// Connects that failed because no local port was left, the latest first.
+    pub exhaustion: Vec<Exhaustion>,
     /// What was not recorded.
     pub lost: Lost,
     /// What portchurn itself costs.
     pub own_cost: OwnCost,
 }
-
-/// TIME_WAIT sockets and their owners. Not measured yet: always `null`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum TimeWait {}
-
-/// Budget of local ports. Not measured yet: always `null`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum PortBudget {}
 
 /// Where a connection is made in code. Not measured yet: always `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -43,12 +43,15 @@ impl Sink for Csv {
     }
 }
 
-fn field(cell: Cell) -> String {
+/// A cell as a plain value.
+pub(super) fn field(cell: Cell) -> String {
     match cell {
         Cell::Text(text) => clean(&text, true).into_owned(),
         Cell::Count(number) | Cell::Id(number) | Cell::Micros(number) => number.to_string(),
-        Cell::PerSecond(rate) if rate.is_finite() => rate.to_string(),
-        Cell::PerSecond(_) | Cell::Empty => String::new(),
+        Cell::PerSecond(number) | Cell::Seconds(number) | Cell::Ratio(number) if number.is_finite() => {
+            number.to_string()
+        }
+        Cell::PerSecond(_) | Cell::Seconds(_) | Cell::Ratio(_) | Cell::Empty => String::new(),
     }
 }
 

@@ -14,6 +14,9 @@ pub fn cell(cell: &Cell, max_width: usize, glyphs: &Glyphs) -> String {
         Cell::Id(number) => number.to_string(),
         Cell::PerSecond(rate) => per_second(*rate, max_width, glyphs),
         Cell::Micros(duration_us) => micros(*duration_us, glyphs),
+        Cell::Seconds(left_s) if *left_s <= 0.0 => "now".to_owned(),
+        Cell::Seconds(left_s) => micros((left_s * 1e6) as u64, glyphs),
+        Cell::Ratio(ratio) => percent(*ratio),
         Cell::Empty => glyphs.empty.to_owned(),
     }
 }

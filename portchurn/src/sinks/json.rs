@@ -60,6 +60,7 @@ fn narrowed(view: &View, snapshot: &Snapshot) -> Option<Snapshot> {
         hooks: snapshot.hooks.clone(),
         time_wait: snapshot.time_wait.clone(),
         ports: snapshot.ports.clone(),
+        exhaustion: snapshot.exhaustion.clone(),
         lost: snapshot.lost.clone(),
         ..*snapshot
     })
@@ -67,7 +68,7 @@ fn narrowed(view: &View, snapshot: &Snapshot) -> Option<Snapshot> {
 
 /// JSON escapes only what JSON needs; a terminal may obey more (C1 controls, direction overrides). These can stand
 /// only inside strings, where `\u` says the same.
-pub(super) fn escaped(text: String) -> String {
+pub fn escaped(text: String) -> String {
     if !text.chars().any(|c| c != '\n' && is_hostile(c)) {
         return text;
     }

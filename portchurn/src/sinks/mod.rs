@@ -14,8 +14,9 @@ use crate::model::snapshot::Snapshot;
 mod csv;
 pub mod events;
 pub mod human;
-mod json;
+pub mod json;
 pub mod layout;
+pub mod sheet;
 pub mod summary;
 mod table;
 pub mod text;
@@ -27,7 +28,7 @@ mod sample;
 
 pub use json::document as json_document;
 #[cfg(test)]
-pub(crate) use sample::sample_snapshot;
+pub(crate) use sample::{sample_snapshot, sample_with_ports};
 pub use view::{Filtering, Page, RowFilter, SortKey, View};
 
 /// Something that snapshots are written to.

@@ -8,6 +8,14 @@ use crate::model::snapshot::{
     SCHEMA_VERSION, Snapshot, Tally, Totals,
 };
 
+#[path = "sample_budget.rs"]
+mod budget;
+
+/// The common snapshot, with TIME_WAIT and ports.
+pub(crate) fn sample_with_ports() -> Snapshot {
+    Snapshot { time_wait: Some(budget::time_wait()), ports: Some(budget::ports()), ..sample_snapshot() }
+}
+
 /// The common snapshot.
 pub(crate) fn sample_snapshot() -> Snapshot {
     let programs = vec![worker(), curl(), nginx(), hostile(), wide()];
@@ -24,6 +32,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
         processes,
         time_wait: None,
         ports: None,
+        exhaustion: Vec::new(),
         lost: Lost { total: 0, by_reason: [("keys_full", 0), ("connections_full", 0)].into() },
         own_cost: OwnCost {
             cpu_ratio: Some(0.004),

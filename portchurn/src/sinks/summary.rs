@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::lists::ports::alarm_text;
 use crate::model::snapshot::{HookState, Snapshot};
 use crate::sinks::human;
 use crate::sinks::text::{Glyphs, clean, width};
@@ -133,6 +134,12 @@ pub fn own_cost(snapshot: &Snapshot) -> Vec<Fact> {
         cost.map_bytes.map(|bytes| format!("maps {}", human::bytes(bytes))),
     ];
     facts.into_iter().flatten().zip(2..).map(|(text, drop_order)| Fact::new(drop_order, text)).collect()
+}
+
+/// What needs somebody to look: ports that run out. `None`: nothing does.
+pub fn alarm(snapshot: &Snapshot, glyphs: &Glyphs) -> Option<Fact> {
+    let text = alarm_text(snapshot)?;
+    Some(Fact::new(0, clean(&text, glyphs.unicode).into_owned()).alarm_if(true))
 }
 
 /// Why there is no row, and what to do; `None` if there is one.

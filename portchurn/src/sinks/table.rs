@@ -53,6 +53,7 @@ fn facts_above(view: &View, snapshot: &Snapshot) -> String {
     let lines = [
         summary::identity(snapshot, page),
         summary::totals(snapshot, glyphs),
+        summary::alarm(snapshot, glyphs).into_iter().collect(),
         summary::hooks(snapshot, glyphs),
         summary::own_cost(snapshot),
     ];

@@ -170,7 +170,9 @@ fn compare(a: &Cell, b: &Cell, descending: bool) -> Ordering {
         (Cell::Count(a) | Cell::Id(a) | Cell::Micros(a), Cell::Count(b) | Cell::Id(b) | Cell::Micros(b)) => {
             a.cmp(b)
         }
-        (Cell::PerSecond(a), Cell::PerSecond(b)) => a.total_cmp(b),
+        (Cell::PerSecond(a), Cell::PerSecond(b))
+        | (Cell::Seconds(a), Cell::Seconds(b))
+        | (Cell::Ratio(a), Cell::Ratio(b)) => a.total_cmp(b),
         // A column always gives the same kind of cell; its own test would be the place to notice.
         _ => Ordering::Equal,
     };

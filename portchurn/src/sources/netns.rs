@@ -85,6 +85,11 @@ fn inode_of_mount(path: &Path) -> Option<u32> {
     statat(&file, "", rustix::fs::AtFlags::EMPTY_PATH).ok()?.st_ino.try_into().ok()
 }
 
+/// The network namespace of this thread, its inode number.
+pub fn own_namespace() -> Option<u32> {
+    inode_of_link(Path::new("/proc/thread-self/ns/net"))
+}
+
 /// Runs `look` on a thread of its own inside the network namespace of this file.
 pub fn in_namespace<T: Send>(namespace: &Path, look: impl FnOnce() -> T + Send) -> Result<T> {
     let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;

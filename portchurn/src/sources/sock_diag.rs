@@ -9,7 +9,9 @@ use netlink_packet_core::{
     DoneBuffer, ErrorBuffer, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, Parseable,
 };
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
+};
 use netlink_packet_sock_diag::{SOCK_DIAG_BY_FAMILY, SockDiagMessage};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use portchurn_common::flow::{AF_INET, AF_INET6, Address, IPPROTO_TCP};
@@ -29,6 +31,11 @@ impl StateSet {
     pub const TIME_WAIT: Self = Self::of(&[TcpState::TimeWait]);
     /// Everything that is, or was, a connection: all but listeners and closed sockets.
     pub const CONNECTIONS: Self = Self::ALL.without(TcpState::Listen).without(TcpState::Close);
+
+    /// Sockets that took a local port and neither listen nor connect. Since 6.8; older kernels list none.
+    pub const BOUND: Self = Self(1 << BOUND_INACTIVE);
+    /// Everything that keeps a local port from others without being a connection.
+    pub const LISTENERS_AND_BOUND: Self = Self(Self::of(&[TcpState::Listen]).0 | Self::BOUND.0);
 
     /// These states.
     pub const fn of(states: &[TcpState]) -> Self {
@@ -52,6 +59,9 @@ impl StateSet {
     }
 }
 
+/// `TCP_BOUND_INACTIVE` of include/net/tcp_states.h: a pseudo-state for `sock_diag` alone.
+const BOUND_INACTIVE: u8 = 13;
+
 /// One TCP socket, or what is left of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Socket {
@@ -71,6 +81,8 @@ pub struct Socket {
     pub inode: u32,
     /// User who made it; 0 for TIME_WAIT, where the kernel does not tell.
     pub uid: u32,
+    /// Mini-sockets: what is left of their life. Milliseconds.
+    pub expires_ms: Option<u32>,
 }
 
 /// Whether a list is the whole list.
@@ -248,7 +260,7 @@ fn read_message(
         SOCK_DIAG_BY_FAMILY => {
             // The header alone: the attributes, never asked for, would be allocated one by one.
             let header = InetResponseHeader::parse(payload).context("a socket is malformed")?;
-            if let Some(socket) = socket_of(&header) {
+            if let Some(socket) = socket_of(&header, payload) {
                 visitor(&socket);
             }
             Ok(Progress::More)
@@ -281,20 +293,29 @@ fn refused(code: i32) -> Result<()> {
     }
 }
 
-/// `None` for states that are no TCP states, as TCP_BOUND_INACTIVE (13), which is listed only when asked for.
-fn socket_of(header: &InetResponseHeader) -> Option<Socket> {
+/// `None` for states that are no TCP states. A socket that is bound and no more (13) shows as closed.
+fn socket_of(header: &InetResponseHeader, payload: &[u8]) -> Option<Socket> {
     let id = &header.socket_id;
+    let is_mini = matches!(header.timer, Some(Timer::TimeWait));
+    let expires = payload.get(EXPIRES_AT..EXPIRES_AT + 4).and_then(|bytes| bytes.try_into().ok());
     Some(Socket {
         cookie: cookie_of(id.cookie),
-        state: TcpState::ALL.into_iter().find(|state| state.raw() == header.state)?,
+        state: match header.state {
+            BOUND_INACTIVE => TcpState::Close,
+            raw => TcpState::ALL.into_iter().find(|state| state.raw() == raw)?,
+        },
         local: id.source_address.into(),
         remote: id.destination_address.into(),
         local_port: id.source_port,
         remote_port: id.destination_port,
         inode: header.inode,
         uid: header.uid,
+        expires_ms: expires.filter(|_| is_mini).map(u32::from_ne_bytes),
     })
 }
+
+/// `offsetof(struct inet_diag_msg, idiag_expires)` of include/uapi/linux/inet_diag.h: the parser drops it for mini-sockets.
+const EXPIRES_AT: usize = 52;
 
 /// Two words in the byte order of the host, the low one first (`sock_diag_save_cookie`, net/core/sock_diag.c).
 fn cookie_of([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {

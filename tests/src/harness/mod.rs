@@ -15,6 +15,7 @@ pub mod programs;
 pub mod report;
 pub mod run_counts;
 pub mod tracer;
+pub mod veth;
 
 /// A test that cannot run here, and why.
 #[derive(Debug)]

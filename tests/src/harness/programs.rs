@@ -21,6 +21,11 @@ pub fn workload() -> Result<PathBuf> {
     find("PORTCHURN_WORKLOAD", "portchurn-workload")
 }
 
+/// portchurn-churn: `PORTCHURN_CHURN`, or what cargo built.
+pub fn churn() -> Result<PathBuf> {
+    find("PORTCHURN_CHURN", "portchurn-churn")
+}
+
 fn find(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());

@@ -20,6 +20,12 @@ pub struct Report {
     pub processes: Vec<Process>,
     /// What was not recorded.
     pub lost: Lost,
+    /// Whose every TIME_WAIT is.
+    pub time_wait: serde_json::Value,
+    /// Budgets of local ports.
+    pub ports: serde_json::Value,
+    /// Connects that found no port.
+    pub exhaustion: serde_json::Value,
 }
 
 impl Report {

@@ -54,6 +54,10 @@ pub enum Cell {
     PerSecond(f64),
     /// A duration in microseconds.
     Micros(u64),
+    /// A time to come, in seconds.
+    Seconds(f64),
+    /// A share of something.
+    Ratio(f64),
     /// Not known, or not applicable.
     Empty,
 }

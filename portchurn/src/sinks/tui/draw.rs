@@ -28,6 +28,7 @@ pub(super) struct Ink {
 /// Lines that the parts get, from top to bottom. Rows get the rest.
 struct Heights {
     facts: u16,
+    alarm: u16,
     notes: u16,
     title: u16,
     detail: u16,
@@ -39,18 +40,22 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     let area = frame.area();
     let ink = Ink { glyphs: state.view.page.glyphs(), theme: Theme::new(state.view.page.colour) };
     let buffer = frame.buffer_mut();
+    let alarm = state.snapshot().and_then(|snapshot| summary::alarm(snapshot, ink.glyphs));
     let heights = heights(
         area.height,
         notes.len(),
         matches!(&state.mode, Mode::Filter(prompt) if prompt.error.is_some()),
+        alarm.is_some(),
     );
     let mut rest = area;
     let facts_area = take_top(&mut rest, heights.facts);
+    let alarm_area = take_top(&mut rest, heights.alarm);
     let notes_area = take_top(&mut rest, heights.notes);
     let title_area = take_top(&mut rest, heights.title);
     let footer_area = take_bottom(&mut rest, heights.footer);
     let detail_area = take_bottom(&mut rest, heights.detail);
 
+    lines(buffer, alarm_area, alarm.map(|alarm| facts_line(vec![alarm], alarm_area.width, ink)));
     lines(
         buffer,
         notes_area,
@@ -77,7 +82,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     popup::draw(buffer, area, state, ink);
 }
 
-fn heights(total: u16, notes: usize, filter_error: bool) -> Heights {
+fn heights(total: u16, notes: usize, filter_error: bool, has_alarm: bool) -> Heights {
     let facts = match total {
         0..4 => 0,
         4..8 => 1,
@@ -87,6 +92,7 @@ fn heights(total: u16, notes: usize, filter_error: bool) -> Heights {
     };
     Heights {
         facts,
+        alarm: u16::from(has_alarm && total >= 5),
         notes: if total >= 15 { notes.min(2) as u16 } else { 0 },
         title: u16::from(total >= 6),
         detail: if total >= 20 { detail::HEIGHT } else { 0 },

@@ -1,0 +1,117 @@
+//! What `timewait` and `ports` share: a list that is written at every interval.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
+use crate::commands::session::{Event, Session, block_on, open_output};
+use crate::commands::{EventsLost, Usage, logger, terminal};
+use crate::model::lists::List;
+use crate::sinks::sheet::{Part, SheetSink};
+use crate::sinks::{OutputFormat, Page};
+
+/// Arguments of both.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Time between two lists
+    #[arg(short, long, alias = "delay", short_alias = 'd', value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    interval: Duration,
+    /// Stop after this many lists
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// One list, after one full interval
+    #[arg(long)]
+    once: bool,
+    /// At most so many rows [default: 40 in a table, all elsewhere]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Format of the text
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// No headings
+    #[arg(long)]
+    no_header: bool,
+    /// Never cut text to the width of the terminal
+    #[arg(long)]
+    wide: bool,
+    /// When to use colour
+    #[arg(long, value_enum, default_value_t)]
+    color: terminal::Color,
+    #[command(flatten)]
+    stop: StopArgs,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    tracer: TracerArgs,
+}
+
+/// Writes a list until it is told to stop.
+pub fn run(args: &ListArgs, list: List, part: Part, quiet: bool) -> Result<u8> {
+    if args.select.filter.is_some() {
+        return Err(Usage(
+            "--filter chooses rows of `top` and `trace`; here -p, -c, -D and -L do".to_owned(),
+        )
+        .into());
+    }
+    let options = loader_options(&args.select, &args.tracer, false)?;
+    block_on(async {
+        let output = open_output(args.write.as_deref())?;
+        let mut sink = SheetSink::new(output, args.output, page(args), list, part, limit(args));
+        let mut session = Session::start(&options, args.interval, args.stop.duration)?;
+        write(&mut session, args, &mut sink).await?;
+        if !quiet {
+            logger::note(&session.summary.to_string());
+        }
+        match session.summary.lost() {
+            lost if args.stop.strict && lost > 0 => Err(EventsLost(lost).into()),
+            _ => Ok(0),
+        }
+    })
+}
+
+fn limit(args: &ListArgs) -> Option<usize> {
+    const ROWS: usize = 40;
+    args.limit.or((args.output == OutputFormat::Table).then_some(ROWS))
+}
+
+fn page(args: &ListArgs) -> Page {
+    let to_terminal = args.write.is_none() && std::io::stdout().is_terminal();
+    Page {
+        host: terminal::host(),
+        width: if args.wide || !to_terminal { None } else { terminal::width() },
+        header: !args.no_header,
+        colour: args.color.is_on(to_terminal),
+        unicode: terminal::speaks_unicode(),
+        terminal: to_terminal,
+    }
+}
+
+async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> Result<()> {
+    let mut left = if args.once { Some(args.count.unwrap_or(1)) } else { args.count };
+    while left != Some(0) {
+        match session.next().await {
+            Event::Tick => {
+                // The last list is not an estimate.
+                if left == Some(1) {
+                    session.collector.read_sockets_now();
+                }
+                session.sample()?;
+                sink.snapshot(&session.model.snapshot())?;
+                left = left.map(|left| left - 1);
+            }
+            Event::Pump | Event::Report => {}
+            Event::Stop => {
+                session.collector.read_sockets_now();
+                session.sample()?;
+                return Ok(sink.snapshot(&session.model.snapshot())?);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What the table of connections still says of a connection that may have ended: by the socket cookie, which the kernel
+//! keeps in TIME_WAIT, its place is found by arithmetic. A place that another connection took says nothing.
+
+use std::sync::atomic::{Ordering, fence};
+
+use anyhow::Result;
+use aya::Ebpf;
+use portchurn_common::conn::{CLOSED, Conn, PROBES};
+use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot};
+
+use crate::live::retired::Retired;
+use crate::live::sizes::Sizes;
+use crate::live::tables::Table;
+use crate::sources::procfs::cut_to_ticks;
+
+/// The connections, living and ended, and whose they are.
+pub struct Closed {
+    conns: Table<Conn>,
+    slots: Table<KeySlot>,
+    retired: Retired,
+}
+
+impl Closed {
+    /// Maps the tables once more: this may be read on any thread.
+    pub fn new(ebpf: &Ebpf, sizes: &Sizes, retired: Retired) -> Result<Self> {
+        Ok(Self {
+            conns: Table::map(ebpf, "CONNS", sizes.conns)?,
+            slots: Table::map(ebpf, "KEY_SLOTS", sizes.keys)?,
+            retired,
+        })
+    }
+
+    /// How many places there are.
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// The connection with this cookie, as long as its place is its own.
+    pub fn find(&self, cookie: u64) -> Option<Conn> {
+        let mask = self.conns.len() - 1;
+        (0..u64::from(PROBES))
+            .map(|probe| (cookie.wrapping_add(probe)) as usize & mask)
+            .find(|&place| self.id_at(place) & !CLOSED == cookie)
+            .and_then(|place| self.at(place))
+            .filter(|conn| conn.id & !CLOSED == cookie)
+    }
+
+    /// The identity at a place.
+    pub fn id_at(&self, place: usize) -> u64 {
+        let conn = self.conns.entry(place);
+        // SAFETY: inside the mapping.
+        unsafe { (&raw const (*conn).id).read_volatile() }
+    }
+
+    /// The connection at a place; `None` if there is none, or it is being replaced at this moment. A claimer changes
+    /// `id` before all else, so what was read between two equal ids belongs together.
+    pub fn at(&self, place: usize) -> Option<Conn> {
+        let conn = self.conns.get(place);
+        fence(Ordering::Acquire);
+        (conn.id != 0 && self.id_at(place) == conn.id).then_some(conn)
+    }
+
+    /// Under which key a connection counts; `None` when that was too long ago, or the key table was full.
+    pub fn key(&self, key_ref: KeyRef) -> Option<ChurnKey> {
+        if key_ref == KeyRef::OVERFLOW || key_ref == KeyRef::FILTERED {
+            return None;
+        }
+        let slot = self.slots.get((key_ref.index() as usize).min(self.slots.len() - 1));
+        let key = if slot.key_ref == key_ref && slot.key.role != 0 {
+            Some(slot.key)
+        } else {
+            self.retired.find(key_ref)
+        };
+        key.map(|key| ChurnKey { start_ns: cut_to_ticks(key.start_ns), ..key })
+    }
+
+    /// Network namespaces of the keys in use.
+    pub fn namespaces(&self) -> Vec<u32> {
+        let slots = (0..self.slots.len()).map(|index| self.slots.get(index).key);
+        let mut found: Vec<_> = slots.filter(|key| key.role != 0).map(|key| key.netns).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}

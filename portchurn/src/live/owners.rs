@@ -1,0 +1,239 @@
+//! Whose a socket is: its cookie → the connection that the kernel side followed. What was proven once is remembered for
+//! as long as the TIME_WAIT lives, though its place in the table of connections may be another's by then.
+
+use hashbrown::hash_map::Entry;
+use hashbrown::{HashMap, HashSet};
+use portchurn_common::conn::{CLOSED, Conn, flag};
+use portchurn_common::flow::{ChurnKey, KeyRef};
+use portchurn_common::tcp::CloseKind;
+
+use crate::live::closed::Closed;
+use crate::model::sockets::{Ownership, Unowned};
+use crate::sources::sock_diag::Socket;
+use crate::sources::socket_count::{Resolved, Resolver};
+
+/// TIME_WAIT sockets, and ends that may have become one, that are remembered: some 16 MB.
+const KNOWN_MAX: usize = 1 << 19;
+/// Places that are looked at to see how fast the table turns over.
+const PROBED_PLACES: usize = 256;
+/// Owners beyond those in use, before the unused ones are thrown out.
+const OWNERS_SPARE: usize = 4096;
+
+/// What is remembered of one ended connection.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Index of the owner; [`Known::NOBODY`], [`Known::BEFORE`].
+    owner: u32,
+    /// Number of the reading in which it was seen last; 0: not yet.
+    seen: u32,
+    closed: Option<CloseKind>,
+    by_other: bool,
+    bound: bool,
+}
+
+impl Known {
+    const NOBODY: u32 = u32::MAX;
+    const BEFORE: u32 = u32::MAX - 1;
+}
+
+/// The memory of owners.
+pub struct Owners {
+    closed: Closed,
+    keys: Vec<ChurnKey>,
+    by_key: HashMap<ChurnKey, u32>,
+    by_ref: HashMap<KeyRef, u32>,
+    known: HashMap<u64, Known>,
+    /// Sockets that were there at the first reading and that the kernel side does not follow.
+    before: HashSet<u64>,
+    reading: u32,
+    probed: Vec<u64>,
+    harvested_ns: u64,
+    /// Why a socket that is not found was not followed.
+    otherwise: Unowned,
+}
+
+impl Owners {
+    /// Nothing known yet.
+    pub fn new(closed: Closed, otherwise: Unowned) -> Self {
+        Self {
+            closed,
+            keys: Vec::new(),
+            by_key: HashMap::new(),
+            by_ref: HashMap::new(),
+            known: HashMap::new(),
+            before: HashSet::new(),
+            reading: 0,
+            probed: vec![0; PROBED_PLACES],
+            harvested_ns: 0,
+            otherwise,
+        }
+    }
+
+    /// Network namespaces in which something was counted.
+    pub fn namespaces(&self) -> Vec<u32> {
+        self.closed.namespaces()
+    }
+
+    /// A new reading begins. The first is special: what nobody knows then was there before the attach.
+    pub fn begin(&mut self) {
+        self.reading += 1;
+    }
+
+    /// The reading is over. What it did not list is no TIME_WAIT any more, if it listed all.
+    pub fn end(&mut self, is_complete: bool) {
+        // What one incomplete list missed, the next ones show.
+        let oldest = if is_complete { self.reading } else { self.reading.saturating_sub(3) };
+        self.known.retain(|_, known| known.seen >= oldest);
+        if self.keys.len() > self.known.len() + OWNERS_SPARE {
+            self.forget_unused_keys();
+        }
+    }
+
+    fn forget_unused_keys(&mut self) {
+        let mut moved = HashMap::new();
+        let mut keys = Vec::new();
+        for known in self.known.values_mut().filter(|known| known.owner < Known::BEFORE) {
+            let key = self.keys[known.owner as usize];
+            known.owner = *moved.entry(known.owner).or_insert_with(|| {
+                keys.push(key);
+                keys.len() as u32 - 1
+            });
+        }
+        self.by_key = keys.iter().zip(0..).map(|(key, index)| (*key, index)).collect();
+        self.by_ref.clear();
+        self.keys = keys;
+    }
+
+    fn owner_of(&mut self, key_ref: KeyRef) -> Option<u32> {
+        if let Some(&owner) = self.by_ref.get(&key_ref) {
+            return Some(owner);
+        }
+        let key = self.closed.key(key_ref)?;
+        let owner = *self.by_key.entry(key).or_insert_with(|| {
+            self.keys.push(key);
+            self.keys.len() as u32 - 1
+        });
+        self.by_ref.insert(key_ref, owner);
+        Some(owner)
+    }
+
+    fn known_of(&mut self, conn: &Conn) -> Option<Known> {
+        let owner = self.owner_of(conn.key_ref)?;
+        // In TIME_WAIT already, and not yet marked: the mark is on its way.
+        let unmarked =
+            if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
+        Some(Known {
+            owner,
+            seen: 0,
+            closed: Some(conn.close_kind().unwrap_or(unmarked)),
+            by_other: conn.closer_tgid != 0 && conn.closer_tgid != self.keys[owner as usize].tgid,
+            bound: conn.flags & flag::BOUND != 0,
+        })
+    }
+
+    /// Reads ends out of the table before others take their places, if it turns over that fast. To be called a few
+    /// times a second; it costs a look at some hundred places unless there is reason.
+    pub fn harvest(&mut self) {
+        let stride = (self.closed.len() / PROBED_PLACES).max(1);
+        let places = (0..self.closed.len()).step_by(stride).take(PROBED_PLACES);
+        let now: Vec<_> = places.map(|place| self.closed.id_at(place) & !CLOSED).collect();
+        let changed = now.iter().zip(&self.probed).filter(|(now, before)| now != before).count();
+        if changed * 8 < now.len() {
+            return;
+        }
+        self.probed = now;
+        let mut newest_ns = self.harvested_ns;
+        for place in 0..self.closed.len() {
+            if self.closed.id_at(place) & CLOSED == 0 {
+                continue;
+            }
+            let Some(conn) = self.closed.at(place) else { continue };
+            if conn.flags & flag::TIME_WAIT == 0 || conn.closed_ns < self.harvested_ns {
+                continue;
+            }
+            newest_ns = newest_ns.max(conn.closed_ns);
+            self.remember(&conn);
+        }
+        self.harvested_ns = newest_ns;
+    }
+
+    fn remember(&mut self, conn: &Conn) {
+        let cookie = conn.id & !CLOSED;
+        if self.known.len() >= KNOWN_MAX || self.known.contains_key(&cookie) {
+            return;
+        }
+        if let Some(known) = self.known_of(conn) {
+            self.known.insert(cookie, known);
+        }
+    }
+
+    /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there.
+    fn resolve_ended(&mut self, cookie: u64) -> Resolved {
+        if !self.known.contains_key(&cookie) {
+            let known = self.find_ended(cookie);
+            if self.known.len() < KNOWN_MAX {
+                self.known.insert(cookie, known);
+            } else {
+                return self.resolved(known, false);
+            }
+        }
+        let Entry::Occupied(mut entry) = self.known.entry(cookie) else {
+            return self.resolved(NOT_KNOWN, false);
+        };
+        let repeated = entry.get().seen == self.reading;
+        entry.get_mut().seen = self.reading;
+        let known = *entry.get();
+        self.resolved(known, repeated)
+    }
+
+    fn find_ended(&mut self, cookie: u64) -> Known {
+        if let Some(conn) = self.closed.find(cookie)
+            && let Some(known) = self.known_of(&conn)
+        {
+            return known;
+        }
+        if self.reading <= 1 || self.before.contains(&cookie) {
+            return Known { owner: Known::BEFORE, ..NOT_KNOWN };
+        }
+        NOT_KNOWN
+    }
+
+    fn resolve_living(&mut self, cookie: u64) -> Resolved {
+        let conn = self.closed.find(cookie);
+        if conn.is_none() && self.reading <= 1 {
+            self.before.insert(cookie);
+        }
+        let known = conn.and_then(|conn| self.known_of(&conn)).unwrap_or(NOT_KNOWN);
+        Resolved { closed: None, closed_by_other: false, ..self.resolved(known, false) }
+    }
+
+    fn resolved(&self, known: Known, repeated: bool) -> Resolved {
+        let ownership = match known.owner {
+            Known::NOBODY => Ownership::Unowned(self.otherwise),
+            Known::BEFORE => Ownership::BeforeAttach,
+            // Accepted by nobody that is known: the connection was followed, its owner never showed.
+            owner if self.keys[owner as usize].tgid == 0 => Ownership::Unowned(Unowned::NotFollowed),
+            _ => Ownership::Owned,
+        };
+        Resolved {
+            ownership,
+            key: self.keys.get(known.owner as usize).copied(),
+            closed: known.closed,
+            closed_by_other: known.by_other,
+            bound: known.bound,
+            repeated,
+        }
+    }
+}
+
+const NOT_KNOWN: Known = Known { owner: Known::NOBODY, seen: 0, closed: None, by_other: false, bound: false };
+
+impl Resolver for Owners {
+    fn resolve(&mut self, _netns: u32, socket: &Socket) -> Resolved {
+        if socket.expires_ms.is_some() {
+            self.resolve_ended(socket.cookie)
+        } else {
+            self.resolve_living(socket.cookie)
+        }
+    }
+}

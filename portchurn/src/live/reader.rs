@@ -1,0 +1,288 @@
+//! Reads the socket tables on a thread of its own, so that no refresh ever waits for a host with many sockets, and as
+//! rarely as its own cost demands: never more than a hundredth of one processor.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::live::owners::Owners;
+use crate::model::sockets::{NamespaceReading, SocketReading, Sysctls, Unread};
+use crate::sources::netns::{in_namespace, network_namespaces, own_namespace};
+use crate::sources::sock_diag::{SockDiag, StateSet};
+use crate::sources::socket_count::SocketCount;
+use crate::sources::sysctls::tcp_sysctls;
+
+/// Processor time of a reading × this is the least time to the next one.
+const SPACING: u32 = 100;
+/// The least time between two readings that nobody asked for.
+const SOONEST: Duration = Duration::from_secs(1);
+/// The longest. Between two readings the model carries on by itself, and errs more the longer it must.
+const LATEST: Duration = Duration::from_secs(60);
+/// How much longer it rests while nothing changes.
+const IDLE: Duration = Duration::from_secs(10);
+/// How often the table of connections is looked after.
+const HARVEST_EVERY: Duration = Duration::from_millis(250);
+
+/// What the thread is told.
+enum Command {
+    /// Read at once, and say when it is done.
+    Now(Sender<()>),
+    /// Something happened that a fresh reading would explain.
+    Hurry,
+    /// Something goes on: no time to rest.
+    Wake,
+}
+
+/// The running thread. It ends when this is dropped.
+pub struct Reader {
+    commands: Option<Sender<Command>>,
+    readings: Receiver<SocketReading>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Starts it; the first reading is the baseline of what was there before the attach.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(owners: Owners) -> Result<Self> {
+        let (commands, orders) = channel();
+        let (sender, readings) = channel();
+        let thread = std::thread::Builder::new()
+            .name("sockets".to_owned())
+            .spawn(move || Worker::new(owners).run(&orders, &sender))
+            .context("start a thread")?;
+        Ok(Self { commands: Some(commands), readings, thread: Some(thread) })
+    }
+
+    /// The latest reading since the last call.
+    pub fn take(&mut self) -> Option<SocketReading> {
+        self.readings.try_iter().last()
+    }
+
+    /// Waits for a fresh reading.
+    pub fn read_now(&mut self) {
+        let (done, is_done) = channel();
+        if let Some(commands) = &self.commands
+            && commands.send(Command::Now(done)).is_ok()
+        {
+            let _ = is_done.recv();
+        }
+    }
+
+    /// Asks for a fresh reading soon, within the budget of one processor's tenth.
+    pub fn hurry(&self) {
+        self.tell(Command::Hurry);
+    }
+
+    /// Says that connections come and go: what was still when the tables were read last is not any more.
+    pub fn wake(&self) {
+        self.tell(Command::Wake);
+    }
+
+    fn tell(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // A thread that ended says so by readings that do not come.
+            let _ = commands.send(command);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    owners: Owners,
+    own_netns: u32,
+    paths: HashMap<u32, PathBuf>,
+    /// Namespaces in which the last reading found a TIME_WAIT.
+    waiting: Vec<u32>,
+    last: Option<SocketReading>,
+}
+
+impl Worker {
+    fn new(owners: Owners) -> Self {
+        Self {
+            owners,
+            own_netns: own_namespace().unwrap_or(0),
+            paths: HashMap::new(),
+            waiting: Vec::new(),
+            last: None,
+        }
+    }
+
+    fn run(mut self, orders: &Receiver<Command>, readings: &Sender<SocketReading>) {
+        let (mut next, mut busy) = (Instant::now(), Instant::now());
+        loop {
+            let mut waiting = None;
+            while waiting.is_none() && Instant::now() < next {
+                let pause = next.saturating_duration_since(Instant::now()).min(HARVEST_EVERY);
+                match orders.recv_timeout(pause) {
+                    Ok(Command::Now(done)) => waiting = Some(done),
+                    Ok(Command::Hurry) => next = next.min(self.soonest()),
+                    Ok(Command::Wake) => next = next.min(busy),
+                    Err(RecvTimeoutError::Timeout) => self.owners.harvest(),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            let reading = self.read();
+            busy = Instant::now() + spaced(&reading);
+            next = if self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)) {
+                busy + IDLE
+            } else {
+                busy
+            };
+            self.last = Some(reading.clone());
+            if readings.send(reading).is_err() {
+                return;
+            }
+            if let Some(done) = waiting {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// When a reading that something calls for may begin.
+    fn soonest(&self) -> Instant {
+        let cost = self.last.as_ref().map_or(Duration::ZERO, cost);
+        Instant::now() + cost * (SPACING / 10)
+    }
+
+    fn read(&mut self) -> SocketReading {
+        let (began_ns, cpu_before_ns) = (now_ns(ClockId::Monotonic), now_ns(ClockId::ThreadCPUTime));
+        self.owners.begin();
+        let mut reading = SocketReading { began_ns, ..SocketReading::default() };
+        for netns in self.wanted() {
+            match self.read_namespace(netns) {
+                Ok(namespace) => reading.namespaces.push(namespace),
+                Err(error) => reading.unread.push(Unread { netns, reason: format!("{error:#}") }),
+            }
+        }
+        let is_whole = |namespace: &NamespaceReading| !namespace.interrupted && !namespace.truncated;
+        self.owners.end(reading.unread.is_empty() && reading.namespaces.iter().all(is_whole));
+        let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
+        self.waiting =
+            reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
+        reading.at_ns = now_ns(ClockId::Monotonic);
+        reading.cpu_ns = now_ns(ClockId::ThreadCPUTime).saturating_sub(cpu_before_ns);
+        reading
+    }
+
+    /// At first every namespace: what was there before the attach. Then those in which something was counted, those
+    /// that still hold a TIME_WAIT, and our own.
+    fn wanted(&mut self) -> Vec<u32> {
+        let mut wanted = if self.last.is_none() {
+            self.find_paths();
+            self.paths.keys().copied().collect()
+        } else {
+            self.owners.namespaces()
+        };
+        wanted.extend(&self.waiting);
+        wanted.push(self.own_netns);
+        // Where the kernel does not tell the namespace of a socket, the own one is all that can be asked.
+        wanted.retain(|&netns| netns != 0);
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
+    }
+
+    fn find_paths(&mut self) {
+        self.paths = network_namespaces().into_iter().map(|one| (one.inode, one.path)).collect();
+    }
+
+    fn read_namespace(&mut self, netns: u32) -> Result<NamespaceReading> {
+        let (mut diag, sysctls) = self.open(netns)?;
+        let mut count = SocketCount::new(netns, sysctls);
+        let holders = diag.visit(StateSet::LISTENERS_AND_BOUND, |socket| count.add_holder(socket))?;
+        let owners = &mut self.owners;
+        let seen = diag.visit(StateSet::CONNECTIONS, |socket| count.add(socket, owners))?;
+        Ok(NamespaceReading {
+            interrupted: seen.interrupted || holders.interrupted,
+            truncated: seen.truncated || holders.truncated,
+            ..count.finish()
+        })
+    }
+
+    /// Opened anew each time: an open line would keep alive a namespace that everybody else has left.
+    fn open(&mut self, netns: u32) -> Result<(SockDiag, Option<Sysctls>)> {
+        if netns == self.own_netns {
+            return Ok((SockDiag::open()?, tcp_sysctls().ok()));
+        }
+        let look = || SockDiag::open().map(|diag| (own_namespace(), diag, tcp_sysctls().ok()));
+        for is_fresh in [false, true] {
+            if is_fresh || !self.paths.contains_key(&netns) {
+                self.find_paths();
+            }
+            let Some(path) = self.paths.get(&netns) else { continue };
+            // The process that led there may be gone, and its number another's.
+            match in_namespace(path, look) {
+                Ok(Ok((Some(found), diag, sysctls))) if found == netns => return Ok((diag, sysctls)),
+                Ok(Err(error)) | Err(error) if is_fresh => return Err(error),
+                _ => {}
+            }
+        }
+        anyhow::bail!("it is gone, or no process and no name leads there")
+    }
+}
+
+fn cost(reading: &SocketReading) -> Duration {
+    Duration::from_nanos(reading.cpu_ns)
+}
+
+/// How long to wait after it: so long that the cost is a hundredth.
+fn spaced(reading: &SocketReading) -> Duration {
+    (cost(reading) * SPACING).clamp(SOONEST, LATEST)
+}
+
+/// Enough to tell whether anything goes on.
+fn sockets(reading: &SocketReading) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for namespace in &reading.namespaces {
+        sum.0 += namespace.time_wait.iter().map(|group| u64::from(group.count)).sum::<u64>();
+        sum.1 += namespace.tuples.iter().map(|tuple| u64::from(tuple.used())).sum::<u64>();
+    }
+    sum
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LATEST, SOONEST, sockets, spaced};
+    use crate::model::sockets::{NamespaceReading, SocketReading, TupleReading};
+
+    fn reading(cpu_ms: u64, established: u32) -> SocketReading {
+        let tuple = TupleReading { established, ..TupleReading::default() };
+        let namespace = NamespaceReading { tuples: vec![tuple], ..NamespaceReading::default() };
+        SocketReading { cpu_ns: cpu_ms * 1_000_000, namespaces: vec![namespace], ..SocketReading::default() }
+    }
+
+    #[test]
+    fn a_reading_never_costs_more_than_a_hundredth() {
+        assert_eq!(spaced(&reading(1, 5)), SOONEST);
+        assert_eq!(spaced(&reading(150, 5)), Duration::from_secs(15));
+        assert_eq!(spaced(&reading(5000, 5)), LATEST);
+    }
+
+    #[test]
+    fn what_changes_is_told_from_what_does_not() {
+        assert_eq!(sockets(&reading(1, 5)), sockets(&reading(9, 5)));
+        assert_ne!(sockets(&reading(1, 5)), sockets(&reading(1, 4)));
+    }
+}

@@ -1,0 +1,144 @@
+//! Connects that failed because no local port was left: counted exactly by the kernel side; here they are kept with who
+//! held the ports at that moment.
+
+use hashbrown::HashMap;
+
+use portchurn_common::flow::Role;
+use portchurn_common::tcp::FailKind;
+
+use crate::model::budget::{Exhaustion, FailedBy, PortHolder};
+use crate::model::names::Names;
+use crate::model::ports::Ports;
+use crate::model::rates::Target;
+use crate::model::sample::{ProcessId, Sample};
+
+/// Destinations that are remembered.
+const EVENTS_MAX: usize = 256;
+/// Processes that are remembered of one; failures of others are in the sum alone.
+const PROCESSES_MAX: usize = 256;
+/// It goes on as long as the last failure is not older. Nanoseconds.
+const ONGOING_NS: u64 = 5 * 1_000_000_000;
+
+#[derive(Debug)]
+struct Event {
+    count: u64,
+    first_ns: u64,
+    last_ns: u64,
+    failed: HashMap<ProcessId, (u64, Option<String>)>,
+    holders: Vec<PortHolder>,
+    holders_ns: Option<u64>,
+}
+
+/// What happened, by destination.
+#[derive(Debug, Default)]
+pub struct Exhaustions {
+    events: HashMap<(Target, FailKind), Event>,
+    now_ns: u64,
+}
+
+impl Exhaustions {
+    /// Takes one interval in.
+    pub fn apply(&mut self, sample: &Sample, ports: &Ports, names: &Names) {
+        self.now_ns = sample.at_ns;
+        for (key, counts) in &sample.churn {
+            let count = counts.failed_by[FailKind::Eaddrnotavail as usize];
+            if count > 0 && key.role == Role::Connect as u8 {
+                let target = Target { netns: key.netns, remote: key.remote, port: key.port };
+                self.note(target, ProcessId::of(key), count, ports, names);
+            }
+        }
+        if sample.sockets.is_some() {
+            // What was read while it goes on is nearer to the moment than what was read before.
+            for ((target, _), event) in &mut self.events {
+                if event.is_ongoing(sample.at_ns) {
+                    event.look_at_holders(*target, ports, names);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, target: Target, process: ProcessId, count: u64, ports: &Ports, names: &Names) {
+        let key = (target, FailKind::Eaddrnotavail);
+        if self.events.len() >= EVENTS_MAX && !self.events.contains_key(&key) {
+            self.forget_oldest();
+        }
+        let now_ns = self.now_ns;
+        let event = self.events.entry(key).or_insert_with(|| Event::new(now_ns));
+        if event.count == 0 || !event.is_ongoing(now_ns) {
+            event.look_at_holders(target, ports, names);
+        }
+        event.count += count;
+        event.last_ns = now_ns;
+        if event.failed.len() < PROCESSES_MAX || event.failed.contains_key(&process) {
+            let program = || names.program_of(process).map(str::to_owned);
+            event.failed.entry(process).or_insert_with(|| (0, program())).0 += count;
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.events.iter().min_by_key(|(_, event)| event.last_ns).map(|(key, _)| *key) {
+            self.events.remove(&oldest);
+        }
+    }
+
+    /// Everything that is remembered, the latest first.
+    pub fn snapshot(&self, attached_ns: u64) -> Vec<Exhaustion> {
+        let mut list: Vec<_> = self
+            .events
+            .iter()
+            .map(|(&(target, kind), event)| event.shown(target, kind, attached_ns, self.now_ns))
+            .collect();
+        list.sort_by(|a, b| b.last_s.total_cmp(&a.last_s).then_with(|| b.count.cmp(&a.count)));
+        list
+    }
+}
+
+impl Event {
+    fn new(now_ns: u64) -> Self {
+        Self {
+            count: 0,
+            first_ns: now_ns,
+            last_ns: now_ns,
+            failed: HashMap::new(),
+            holders: Vec::new(),
+            holders_ns: None,
+        }
+    }
+
+    fn is_ongoing(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.last_ns) < ONGOING_NS
+    }
+
+    fn look_at_holders(&mut self, target: Target, ports: &Ports, names: &Names) {
+        if let Some((holders, at_ns)) = ports.holders(target, names) {
+            (self.holders, self.holders_ns) = (holders, Some(at_ns));
+        }
+    }
+
+    fn shown(&self, target: Target, kind: FailKind, attached_ns: u64, now_ns: u64) -> Exhaustion {
+        let since_attach = |at_ns: u64| at_ns.saturating_sub(attached_ns) as f64 / 1e9;
+        let mut failed: Vec<_> = self
+            .failed
+            .iter()
+            .map(|(id, (count, program))| FailedBy { tgid: id.tgid, program: program.clone(), count: *count })
+            .collect();
+        failed.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
+        Exhaustion {
+            netns: target.netns,
+            remote_address: Some(target.remote.into()),
+            remote_port: Some(target.port),
+            errno: kind.name(),
+            count: self.count,
+            first_s: since_attach(self.first_ns),
+            last_s: since_attach(self.last_ns),
+            ongoing: self.is_ongoing(now_ns),
+            failed,
+            holders: self.holders.clone(),
+            holders_read_ago_s: self.holders_ns.map(|at_ns| self.last_ns.saturating_sub(at_ns) as f64 / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "exhaustion_tests.rs"]
+mod tests;

@@ -1,0 +1,91 @@
+//! Failures and those who held the ports, by hand-written samples.
+
+use portchurn_common::flow::{Address, ChurnKey, Role};
+use portchurn_common::tcp::FailKind;
+
+use super::Exhaustions;
+use crate::model::names::Names;
+use crate::model::ports::Ports;
+use crate::model::rates::Rates;
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sockets::{Holder, NamespaceReading, SocketReading, TupleReading};
+
+const S: u64 = 1_000_000_000;
+const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
+const HOG: ProcessId = ProcessId { tgid: 9, start_ns: 9 };
+
+fn failing(at_s: u64, tgid: u32, kind: FailKind, count: u64) -> Sample {
+    let key = ChurnKey {
+        tgid,
+        start_ns: u64::from(tgid),
+        netns: 5,
+        remote: SERVER,
+        port: 3306,
+        role: Role::Connect as u8,
+        ..ChurnKey::default()
+    };
+    let mut counts = Counts { attempts: count, failed: count, ..Counts::ZERO };
+    counts.failed_by[kind as usize] = count;
+    Sample { at_ns: at_s * S, churn: vec![(key, counts)], ..Sample::default() }
+}
+
+fn read(at_s: u64, held: u32) -> Sample {
+    let holders = vec![Holder { process: Some(HOG), time_wait: held, live: 0 }];
+    let tuple =
+        TupleReading { remote: SERVER, port: 3306, time_wait: held, holders, ..TupleReading::default() };
+    let namespace = NamespaceReading { netns: 5, tuples: vec![tuple], ..NamespaceReading::default() };
+    let reading = SocketReading {
+        began_ns: at_s * S,
+        at_ns: at_s * S,
+        namespaces: vec![namespace],
+        ..SocketReading::default()
+    };
+    let hog = Process { id: HOG, comm: "hog".into(), ..Process::default() };
+    Sample { at_ns: at_s * S, sockets: Some(reading), processes: vec![hog], ..Sample::default() }
+}
+
+fn play(samples: &[Sample]) -> Exhaustions {
+    let (mut events, mut ports, mut rates, mut names) =
+        (Exhaustions::default(), Ports::default(), Rates::default(), Names::default());
+    for sample in samples {
+        names.apply(sample);
+        rates.apply(sample, S, 1.0);
+        ports.apply(sample, &rates, S);
+        events.apply(sample, &ports, &names);
+    }
+    events
+}
+
+#[test]
+fn an_event_names_who_failed_and_who_held_the_ports_then() {
+    let kind = FailKind::Eaddrnotavail;
+    let events = play(&[read(1, 90), failing(2, 7, kind, 3), failing(3, 8, kind, 5), read(4, 100)]);
+    let shown = events.snapshot(S);
+    assert_eq!(shown.len(), 1);
+    let event = &shown[0];
+    assert_eq!((event.count, event.errno, event.ongoing), (8, "EADDRNOTAVAIL", true));
+    assert_eq!((event.first_s, event.last_s), (1.0, 2.0));
+    assert_eq!(event.failed.iter().map(|by| (by.tgid, by.count)).collect::<Vec<_>>(), [(8, 5), (7, 3)]);
+    assert_eq!((event.holders[0].program.as_deref(), event.holders[0].ports), (Some("hog"), 100));
+}
+
+#[test]
+fn once_it_is_over_the_holders_stay_those_of_that_moment() {
+    let kind = FailKind::Eaddrnotavail;
+    let events = play(&[read(1, 90), failing(2, 7, kind, 3), read(30, 1)]);
+    let event = &events.snapshot(0)[0];
+    assert_eq!((event.ongoing, event.holders[0].ports, event.holders_read_ago_s), (false, 90, Some(1.0)));
+}
+
+#[test]
+fn other_failures_are_not_exhaustion() {
+    for kind in FailKind::ALL.into_iter().filter(|kind| *kind != FailKind::Eaddrnotavail) {
+        assert!(play(&[read(1, 90), failing(2, 7, kind, 3)]).snapshot(0).is_empty(), "{}", kind.name());
+    }
+}
+
+#[test]
+fn holders_that_were_never_read_are_not_known() {
+    let event = &play(&[failing(2, 7, FailKind::Eaddrnotavail, 1)]).snapshot(0)[0];
+    assert!(event.holders.is_empty() && event.holders_read_ago_s.is_none());
+}

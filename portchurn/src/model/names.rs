@@ -1,0 +1,70 @@
+//! What processes ran, for a while after they ended: their sockets outlive them by a minute, and the ledger may have
+//! folded them by then. Bounded by time.
+
+use hashbrown::HashMap;
+
+use crate::model::program::ProgramKey;
+use crate::model::row::display_name;
+use crate::model::sample::{Process, ProcessId, Sample};
+
+/// How long the name of an ended process is kept at least: longer than any TIME_WAIT. Nanoseconds.
+const KEEP_NS: u64 = 180 * 1_000_000_000;
+/// As long as there are no more, names are kept for ever: `who` may ask for them.
+const KEPT: usize = 32_768;
+/// How often the old ones are looked for. Nanoseconds.
+const SWEEP_EVERY_NS: u64 = 10 * 1_000_000_000;
+
+#[derive(Debug)]
+struct Named {
+    program: u32,
+    ended_ns: Option<u64>,
+}
+
+/// The names.
+#[derive(Debug, Default)]
+pub struct Names {
+    processes: HashMap<ProcessId, Named>,
+    programs: Vec<String>,
+    by_program: HashMap<String, u32>,
+    swept_ns: u64,
+}
+
+impl Names {
+    /// Takes one interval in.
+    pub fn apply(&mut self, sample: &Sample) {
+        for process in &sample.processes {
+            let program = self.program(process);
+            self.processes.insert(process.id, Named { program, ended_ns: None });
+        }
+        for id in &sample.exits {
+            if let Some(named) = self.processes.get_mut(id) {
+                named.ended_ns = Some(sample.at_ns);
+            }
+        }
+        if self.processes.len() > KEPT && sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
+            self.swept_ns = sample.at_ns;
+            let is_old = |ended_ns| sample.at_ns.saturating_sub(ended_ns) > KEEP_NS;
+            self.processes.retain(|_, named| !named.ended_ns.is_some_and(is_old));
+        }
+    }
+
+    fn program(&mut self, process: &Process) -> u32 {
+        let key = ProgramKey::of(process);
+        let name = display_name(&key.program, key.script.as_deref()).into_owned();
+        *self.by_program.entry(name).or_insert_with_key(|name| {
+            self.programs.push(name.clone());
+            self.programs.len() as u32 - 1
+        })
+    }
+
+    /// What a process runs, or ran.
+    pub fn program_of(&self, id: ProcessId) -> Option<&str> {
+        let named = self.processes.get(&id)?;
+        self.programs.get(named.program as usize).map(String::as_str)
+    }
+
+    /// Whether a process has ended; `None`: nothing is known of it.
+    pub fn has_ended(&self, id: ProcessId) -> Option<bool> {
+        self.processes.get(&id).map(|named| named.ended_ns.is_some())
+    }
+}

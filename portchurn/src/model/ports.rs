@@ -1,0 +1,366 @@
+//! How many local ports there are for each destination, how many are taken, and when none is left. From the latest
+//! reading of the socket tables, carried on by what was counted since.
+
+use hashbrown::{HashMap, HashSet};
+use portchurn_common::flow::Address;
+
+use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
+use crate::model::forecast::{Trend, expired};
+use crate::model::names::Names;
+use crate::model::rates::{Flow, Rates, Target};
+use crate::model::reuse::Reuse;
+use crate::model::sample::Sample;
+use crate::model::sockets::{
+    AGE_STEPS, Holder, NamespaceReading, PoolReading, PortCount, SocketReading, Sysctls, TupleReading,
+};
+use crate::model::timewait::middle_ns;
+
+/// From this share of its ports on a destination is near the wall.
+pub const ALARM_RATIO: f64 = 0.45;
+/// Take-overs that should have happened before their absence means that the peer does not take part.
+const EXPECTED_RECYCLES: f64 = 20.0;
+/// Destinations that are shown.
+const SHOWN_MAX: usize = 256;
+/// A destination at which nothing was seen to begin is shown from this share of its ports on. It may as well be the far
+/// end of a server that has ended: nothing tells the two apart.
+const SHOWN_RATIO: f64 = 0.01;
+/// Holders that are shown of one destination.
+const HOLDERS_SHOWN: usize = 8;
+/// Failed binds, where the hook that sees them is not attached.
+pub const BINDS_NOT_VISIBLE: &str = "failed binds are not visible on this kernel";
+/// Everything else.
+pub const EXACT: &str = "exact";
+
+/// Take-overs in one network namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recycling {
+    /// As the kernel counts them.
+    counted: Option<u64>,
+    /// That should have happened since one did.
+    expected: f64,
+}
+
+/// All budgets.
+#[derive(Debug, Default)]
+pub struct Ports {
+    last: Option<SocketReading>,
+    recycling: HashMap<u32, Recycling>,
+    now_ns: u64,
+}
+
+impl Ports {
+    /// Takes one interval in.
+    pub fn apply(&mut self, sample: &Sample, rates: &Rates, interval_ns: u64) {
+        self.now_ns = sample.at_ns;
+        self.expect_recycling(rates, interval_ns as f64 / 1e9);
+        if let Some(reading) = &sample.sockets {
+            for namespace in &reading.namespaces {
+                self.note_recycling(namespace);
+            }
+            self.last = Some(reading.clone());
+        }
+    }
+
+    /// The search for a port goes round the range in one direction (`table_perturb` of net/ipv4/inet_hashtables.c) and
+    /// meets a waiting one only when the half that is tried first is full. From then on every connect takes one over.
+    fn expect_recycling(&mut self, rates: &Rates, elapsed_s: f64) {
+        let Some(last) = &self.last else { return };
+        for namespace in &last.namespaces {
+            let Some(sysctls) = &namespace.sysctls else { continue };
+            for tuple in &namespace.tuples {
+                let Some(after_s) = Reuse::of(sysctls, tuple.source, tuple.remote, false).after_s else {
+                    continue;
+                };
+                let flow =
+                    rates.at(target(namespace.netns, tuple)).map_or(Flow::default(), |recent| recent.per_s());
+                let is_old_enough = f64::from(tuple.time_wait) > flow.waits * after_s;
+                if is_old_enough && is_first_half_full(sysctls, namespace.blocked, tuple) {
+                    self.recycling.entry(namespace.netns).or_default().expected += flow.opened * elapsed_s;
+                }
+            }
+        }
+    }
+
+    fn note_recycling(&mut self, namespace: &NamespaceReading) {
+        let recycling = self.recycling.entry(namespace.netns).or_default();
+        let counted = namespace.sysctls.as_ref().and_then(|sysctls| sysctls.recycled);
+        if counted != recycling.counted {
+            *recycling = Recycling { counted, expected: 0.0 };
+        }
+    }
+
+    fn is_inert(&self, netns: u32) -> bool {
+        let seen = self.recycling.get(&netns);
+        seen.is_some_and(|seen| seen.counted.is_some() && seen.expected > EXPECTED_RECYCLES)
+    }
+
+    /// Who holds the ports of a destination, most first, and when that was read.
+    pub fn holders(&self, target: Target, names: &Names) -> Option<(Vec<PortHolder>, u64)> {
+        let last = self.last.as_ref()?;
+        let namespace = last.namespaces.iter().find(|namespace| namespace.netns == target.netns)?;
+        let is_it = |tuple: &&TupleReading| (tuple.remote, tuple.port) == (target.remote, target.port);
+        let tuple = namespace.tuples.iter().filter(is_it).max_by_key(|tuple| tuple.used())?;
+        Some((shown_holders(&tuple.holders, names), middle_ns(last)))
+    }
+
+    /// The budgets, nearest to their end first; `None` before the first reading.
+    pub fn snapshot(&self, rates: &Rates, names: &Names, sees_binds: bool) -> Option<Vec<PortBudget>> {
+        let last = self.last.as_ref()?;
+        let elapsed_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
+        let mut rows = Vec::new();
+        let mut shown = HashSet::new();
+        for namespace in &last.namespaces {
+            let totals = used_by_target(namespace);
+            for tuple in &namespace.tuples {
+                let at = target(namespace.netns, tuple);
+                shown.insert(at);
+                let share = f64::from(tuple.used()) / totals.get(&at).copied().unwrap_or(1.0).max(1.0);
+                let look = Look { rates, names, elapsed_s, share, is_inert: self.is_inert(namespace.netns) };
+                let row = budget(namespace, tuple, &look);
+                if rates.at(at).is_some() || row.pressure_ratio.unwrap_or(1.0) >= SHOWN_RATIO {
+                    rows.push(row);
+                }
+            }
+            rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, sees_binds)));
+        }
+        rows.extend(
+            last.namespaces
+                .iter()
+                .flat_map(|namespace| unlisted(namespace, rates, &shown, self, names, elapsed_s)),
+        );
+        rows.sort_by(|a, b| {
+            b.pressure_ratio
+                .unwrap_or(0.0)
+                .total_cmp(&a.pressure_ratio.unwrap_or(0.0))
+                .then_with(|| place(a).cmp(&place(b)))
+        });
+        rows.truncate(SHOWN_MAX);
+        Some(rows)
+    }
+}
+
+/// Destinations with traffic that held no port when the table was read: the first seconds of a churn.
+fn unlisted(
+    namespace: &NamespaceReading,
+    rates: &Rates,
+    shown: &HashSet<Target>,
+    ports: &Ports,
+    names: &Names,
+    elapsed_s: f64,
+) -> Vec<PortBudget> {
+    let missing = rates.iter().filter(|(at, _)| at.netns == namespace.netns && !shown.contains(*at));
+    let look = Look { rates, names, elapsed_s, share: 1.0, is_inert: ports.is_inert(namespace.netns) };
+    missing
+        .map(|(at, _)| {
+            budget(
+                namespace,
+                &TupleReading { remote: at.remote, port: at.port, ..TupleReading::default() },
+                &look,
+            )
+        })
+        .filter(|row| row.used > 0 || row.failed > 0)
+        .collect()
+}
+
+fn place(budget: &PortBudget) -> impl Ord + use<> {
+    (budget.netns, budget.remote_address, budget.remote_port, budget.source_address)
+}
+
+fn target(netns: u32, tuple: &TupleReading) -> Target {
+    Target { netns, remote: tuple.remote, port: tuple.port }
+}
+
+fn used_by_target(namespace: &NamespaceReading) -> HashMap<Target, f64> {
+    let mut sums = HashMap::new();
+    for tuple in &namespace.tuples {
+        *sums.entry(target(namespace.netns, tuple)).or_default() += f64::from(tuple.used());
+    }
+    sums
+}
+
+/// Ports that `connect()` may choose from at all.
+fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
+    let mut count = PortCount::default();
+    let is_reserved = |port: u16| sysctls.reserved.iter().any(|&(low, high)| (low..=high).contains(&port));
+    for port in (sysctls.port_low..=sysctls.port_high)
+        .filter(|&port| sysctls.reserved.is_empty() || !is_reserved(port))
+    {
+        count.all += 1;
+        count.first_half += u32::from(port & 1 == sysctls.port_low & 1);
+    }
+    PortCount {
+        all: count.all.saturating_sub(blocked.all),
+        first_half: count.first_half.saturating_sub(blocked.first_half),
+    }
+}
+
+/// Whether so few ports of the half that is tried first are left that a connect meets a waiting one.
+fn is_first_half_full(sysctls: &Sysctls, blocked: PortCount, tuple: &TupleReading) -> bool {
+    const FULL: f64 = 0.98;
+    f64::from(tuple.first_half) >= FULL * f64::from(available(sysctls, blocked).first_half)
+}
+
+/// What a row is made with.
+struct Look<'a> {
+    rates: &'a Rates,
+    names: &'a Names,
+    elapsed_s: f64,
+    /// Share of the destination's traffic that goes from this source address.
+    share: f64,
+    is_inert: bool,
+}
+
+fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -> PortBudget {
+    let recent = look.rates.at(target(namespace.netns, tuple));
+    let per_s = recent.map_or(Flow::default(), |recent| recent.per_s().scaled(look.share));
+    let since = recent.map_or(Flow::default(), |recent| recent.since_reading.scaled(look.share));
+    let reuse = namespace
+        .sysctls
+        .as_ref()
+        .map(|sysctls| Reuse::of(sysctls, tuple.source, tuple.remote, look.is_inert));
+    let reuse =
+        reuse.unwrap_or(Reuse { after_s: None, because: "the settings could not be read".to_owned() });
+    let ages: [f64; AGE_STEPS] = std::array::from_fn(|step| f64::from(tuple.ages[step]));
+    let gone = expired(&ages, look.elapsed_s);
+    let limits = namespace.sysctls.as_ref().map(|sysctls| {
+        let available = available(sysctls, namespace.blocked);
+        f64::from(available.all + tuple.bound).max(0.0)
+    });
+    let taken_over = match (&namespace.sysctls, reuse.after_s) {
+        (Some(sysctls), Some(_)) if is_first_half_full(sysctls, namespace.blocked, tuple) => since.opened,
+        _ => 0.0,
+    };
+    let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits).max(0.0);
+    let live = (f64::from(tuple.established + tuple.other) + since.taken - since.closed).max(0.0);
+    let used = limits.map_or(time_wait + live, |limit| (time_wait + live).min(limit));
+    let trend = Trend {
+        used,
+        live_per_s: per_s.taken - per_s.closed,
+        waits_per_s: per_s.waits,
+        opens_per_s: per_s.opened,
+        ages: aged(&ages, look.elapsed_s, since.waits),
+        reuse_after_s: reuse.after_s,
+    };
+    let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);
+    PortBudget {
+        kind: BudgetKind::Connect,
+        netns: namespace.netns,
+        source_address: (!tuple.source.is_unspecified()).then(|| tuple.source.into()),
+        remote_address: Some(tuple.remote.into()),
+        remote_port: Some(tuple.port),
+        limit: limits.map(|limit| limit as u64),
+        used: used.round() as u64,
+        time_wait: time_wait.min(used).round() as u64,
+        established: f64::from(tuple.established).min(used) as u64,
+        other: (used - time_wait.min(used) - f64::from(tuple.established)).max(0.0).round() as u64,
+        pressure_ratio: limits.filter(|&limit| limit > 0.0).map(|limit| used / limit),
+        opened_per_s: per_s.opened,
+        reuse: reuse.after_s.is_some(),
+        assumption: assumption(&per_s, &reuse),
+        reuse_because: reuse.because,
+        seconds_to_wall: to_wall,
+        seconds_to_exhaustion: to_end,
+        failed: recent.map_or(0, |recent| recent.exhausted),
+        failures_seen: EXACT,
+        holders: shown_holders(&tuple.holders, look.names),
+    }
+}
+
+/// Ages as they are now: a step older for each five seconds, and what came meanwhile is young.
+fn aged(ages: &[f64; AGE_STEPS], elapsed_s: f64, entered: f64) -> [f64; AGE_STEPS] {
+    let mut now = [0.0; AGE_STEPS];
+    let gone = |until_s: f64| -> f64 { expired(ages, until_s) };
+    // What leaves within `left_s` from now leaves within `left_s + elapsed_s` from the reading.
+    for (step, count) in now.iter_mut().enumerate().take(AGE_STEPS - 1) {
+        let (soonest_s, latest_s) = (55.0 - 5.0 * step as f64, 60.0 - 5.0 * step as f64);
+        *count = (gone(latest_s + elapsed_s) - gone(soonest_s + elapsed_s)).max(0.0);
+    }
+    now[0] += entered;
+    now
+}
+
+/// Time to the wall and to the end.
+fn ends(
+    namespace: &NamespaceReading,
+    tuple: &TupleReading,
+    trend: &Trend,
+    limit: Option<f64>,
+) -> (Option<f64>, Option<f64>) {
+    let (Some(sysctls), Some(limit)) = (&namespace.sysctls, limit) else { return (None, None) };
+    let to_end = trend.seconds_to(limit);
+    if trend.reuse_after_s.is_some() {
+        // A waiting port that may be taken over ends the search like a free one.
+        return (None, to_end);
+    }
+    let first_half = f64::from(available(sysctls, namespace.blocked).first_half);
+    let grown = (trend.used - f64::from(tuple.used())).max(0.0);
+    let free_at_once = (first_half - f64::from(tuple.first_half) - grown).max(0.0);
+    (trend.seconds_to(trend.used + free_at_once), to_end)
+}
+
+fn assumption(per_s: &Flow, reuse: &Reuse) -> String {
+    let waits = if per_s.closed > 0.0 { (per_s.waits / per_s.closed).min(1.0) } else { 0.0 };
+    format!(
+        "as in the last seconds: {:.1} opens/s, {:.0} % of ends leave a TIME_WAIT of 60 s; {}",
+        per_s.opened,
+        waits * 100.0,
+        if reuse.after_s.is_some() {
+            format!("ports are taken over ({})", reuse.because)
+        } else {
+            format!("no port is taken over ({})", reuse.because)
+        },
+    )
+}
+
+fn shown_holders(holders: &[Holder], names: &Names) -> Vec<PortHolder> {
+    let shown = holders.iter().take(HOLDERS_SHOWN).map(|holder| PortHolder {
+        tgid: holder.process.map(|process| process.tgid),
+        program: holder.process.and_then(|process| names.program_of(process)).map(str::to_owned),
+        ports: u64::from(holder.time_wait + holder.live),
+        time_wait: u64::from(holder.time_wait),
+        live: u64::from(holder.live),
+    });
+    shown.collect()
+}
+
+fn pool_budget(
+    namespace: &NamespaceReading,
+    pool: &PoolReading,
+    names: &Names,
+    sees_binds: bool,
+) -> PortBudget {
+    let limit = namespace.sysctls.as_ref().map(|sysctls| {
+        let listening = namespace.blocked.all.saturating_sub(pool.bound);
+        available(sysctls, PortCount::default()).all.saturating_sub(listening)
+    });
+    PortBudget {
+        kind: BudgetKind::BindPool,
+        netns: namespace.netns,
+        source_address: Some(address(pool.source)),
+        remote_address: None,
+        remote_port: None,
+        limit: limit.map(u64::from),
+        used: u64::from(pool.used),
+        time_wait: u64::from(pool.time_wait),
+        established: u64::from(pool.established),
+        other: u64::from(pool.used.saturating_sub(pool.time_wait + pool.established)),
+        pressure_ratio: limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit)),
+        opened_per_s: 0.0,
+        reuse: false,
+        reuse_because: "a port that is bound first is never taken over".to_owned(),
+        seconds_to_wall: None,
+        seconds_to_exhaustion: limit.filter(|&limit| pool.used >= limit).map(|_| 0.0),
+        assumption: format!("{} of these ports were bound before their connect", pool.bound),
+        failed: 0,
+        failures_seen: if sees_binds { EXACT } else { BINDS_NOT_VISIBLE },
+        holders: shown_holders(&pool.holders, names),
+    }
+}
+
+fn address(address: Address) -> std::net::IpAddr {
+    address.into()
+}
+
+#[cfg(test)]
+#[path = "ports_tests.rs"]
+mod tests;

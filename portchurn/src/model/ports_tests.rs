@@ -1,0 +1,232 @@
+//! Budgets by hand-written samples: a whole churn of known rate is played through, second by second, as the kernel would
+//! show it, and what is foretold is compared with what the arithmetic of the churn says.
+
+use portchurn_common::flow::{Address, ChurnKey, Role};
+use portchurn_common::tcp::{CloseKind, FailKind};
+
+use super::{ALARM_RATIO, BINDS_NOT_VISIBLE, Ports};
+use crate::model::budget::{BudgetKind, PortBudget};
+use crate::model::names::Names;
+use crate::model::rates::Rates;
+use crate::model::sample::{Counts, Sample};
+use crate::model::sockets::{
+    AGE_STEPS, NamespaceReading, PoolReading, PortCount, SocketReading, Sysctls, TupleReading,
+};
+
+const S: u64 = 1_000_000_000;
+const CLIENT: Address = Address::from_v4([10, 0, 0, 1]);
+const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
+const LOOPBACK: Address = Address::from_v4([127, 0, 0, 1]);
+
+/// A churn: connects per second, each closed at once by us, and what the kernel does about it.
+#[derive(Clone)]
+struct Churn {
+    per_s: u32,
+    remote: Address,
+    sysctls: Sysctls,
+    /// Every so many seconds the tables are read.
+    read_every_s: u64,
+}
+
+impl Churn {
+    fn new(per_s: u32) -> Self {
+        let sysctls = Sysctls {
+            port_low: 40_000,
+            port_high: 41_999,
+            max_tw_buckets: 100_000,
+            timestamps: 1,
+            ..Sysctls::default()
+        };
+        Self { per_s, remote: SERVER, sysctls, read_every_s: 1 }
+    }
+
+    fn with(self, tw_reuse: u8, timestamps: u8, remote: Address) -> Self {
+        Self { remote, sysctls: Sysctls { tw_reuse, timestamps, ..self.sysctls.clone() }, ..self }
+    }
+
+    fn tuple(&self, at_s: u64) -> TupleReading {
+        let mut ages = [0; AGE_STEPS];
+        for age_s in 0..at_s.min(60) {
+            ages[(age_s / 5) as usize] += self.per_s;
+        }
+        let time_wait: u32 = ages.iter().sum();
+        let first_half = time_wait.min(1000);
+        TupleReading {
+            source: CLIENT,
+            remote: self.remote,
+            port: 3306,
+            time_wait,
+            first_half,
+            ages,
+            ..TupleReading::default()
+        }
+    }
+
+    fn sample(&self, at_s: u64) -> Sample {
+        let key = ChurnKey {
+            tgid: 7,
+            netns: 5,
+            remote: self.remote,
+            port: 3306,
+            role: Role::Connect as u8,
+            ..ChurnKey::default()
+        };
+        let count = u64::from(self.per_s);
+        let mut counts = Counts { attempts: count, opened: count, time_wait: count, ..Counts::ZERO };
+        counts.closed[CloseKind::Local as usize] = count;
+        let namespace = NamespaceReading {
+            netns: 5,
+            sysctls: Some(self.sysctls.clone()),
+            tuples: vec![self.tuple(at_s)],
+            ..NamespaceReading::default()
+        };
+        let reading = SocketReading {
+            began_ns: at_s * S,
+            at_ns: at_s * S,
+            namespaces: vec![namespace],
+            ..SocketReading::default()
+        };
+        let is_read = at_s.is_multiple_of(self.read_every_s);
+        Sample {
+            at_ns: at_s * S,
+            churn: vec![(key, counts)],
+            sockets: is_read.then_some(reading),
+            ..Sample::default()
+        }
+    }
+
+    /// The budget after so many seconds.
+    fn after(&self, seconds: u64) -> PortBudget {
+        let (mut ports, mut rates) = (Ports::default(), Rates::default());
+        for at_s in 1..=seconds {
+            let sample = self.sample(at_s);
+            let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
+            rates.apply(&sample, S, share);
+            ports.apply(&sample, &rates, S);
+        }
+        ports.snapshot(&rates, &Names::default(), true).unwrap().remove(0)
+    }
+}
+
+#[test]
+fn the_end_is_foretold_within_a_tenth_from_half_way_on() {
+    for (per_s, end_s) in [(50, 40.0), (200, 10.0), (100, 20.0)] {
+        for read_every_s in [1, 3] {
+            let churn = Churn { read_every_s, ..Churn::new(per_s) };
+            let half = (end_s / 2.0) as u64;
+            for at_s in half..end_s as u64 {
+                let row = churn.after(at_s.max(read_every_s));
+                let predicted_s = at_s as f64 + row.seconds_to_exhaustion.unwrap();
+                let off = (predicted_s - end_s).abs() / end_s;
+                assert!(off < 0.1, "{per_s}/s at {at_s} s: {predicted_s}, should be {end_s}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_wall_is_half_of_the_range_and_its_alarm_comes_before() {
+    let churn = Churn::new(50);
+    let before = churn.after(17);
+    assert!(before.pressure_ratio.unwrap() < ALARM_RATIO);
+    assert!((before.seconds_to_wall.unwrap() - 3.0).abs() < 0.3, "{:?}", before.seconds_to_wall);
+    let near = churn.after(18);
+    assert!((ALARM_RATIO..0.5).contains(&near.pressure_ratio.unwrap()));
+    assert_eq!(churn.after(20).seconds_to_wall, Some(0.0), "it is there");
+}
+
+#[test]
+fn regimes_that_never_run_out_are_never_foretold_to() {
+    for (tw_reuse, timestamps, remote, ends) in [
+        (0, 1, SERVER, true),
+        (1, 1, SERVER, false),
+        (2, 1, SERVER, true),
+        (2, 1, LOOPBACK, false),
+        (1, 0, SERVER, true),
+        (2, 0, LOOPBACK, true),
+    ] {
+        let churn = Churn::new(100).with(tw_reuse, timestamps, remote);
+        let row = churn.after(8);
+        assert_eq!(row.seconds_to_exhaustion.is_some(), ends, "{tw_reuse} {timestamps} {}", row.assumption);
+        assert_eq!(row.seconds_to_wall.is_some(), ends, "{tw_reuse} {timestamps}");
+        assert_eq!(row.reuse, !ends);
+        assert!(row.assumption.contains(&row.reuse_because));
+    }
+    for at_s in [5, 30, 59, 61, 90] {
+        let row = Churn::new(30).after(at_s);
+        assert_eq!(row.seconds_to_exhaustion, None, "30/s × 60 s fit into 2,000, at {at_s}");
+    }
+}
+
+#[test]
+fn a_peer_without_timestamps_shows_by_what_does_not_happen() {
+    let mut churn = Churn::new(100).with(1, 1, SERVER);
+    churn.sysctls.recycled = Some(7);
+    assert!(churn.after(9).reuse, "half of the range is not full yet: too early to tell");
+    let row = churn.after(13);
+    assert!(!row.reuse && row.reuse_because.contains("peer"), "{}", row.reuse_because);
+    assert!(row.seconds_to_exhaustion.is_some());
+}
+
+#[test]
+fn what_is_reserved_listened_on_and_bound_is_no_part_of_the_limit() {
+    let namespace = NamespaceReading {
+        netns: 5,
+        sysctls: Some(Sysctls {
+            port_low: 40_000,
+            port_high: 40_099,
+            reserved: vec![(40_000, 40_009)],
+            ..Sysctls::default()
+        }),
+        tuples: vec![TupleReading {
+            source: CLIENT,
+            remote: SERVER,
+            port: 1,
+            established: 45,
+            bound: 2,
+            ..TupleReading::default()
+        }],
+        pools: vec![PoolReading {
+            source: CLIENT,
+            used: 45,
+            bound: 2,
+            established: 45,
+            ..PoolReading::default()
+        }],
+        blocked: PortCount { all: 5, first_half: 3 },
+        ..NamespaceReading::default()
+    };
+    let reading = SocketReading { namespaces: vec![namespace], ..SocketReading::default() };
+    let mut ports = Ports::default();
+    ports.apply(&Sample { sockets: Some(reading), ..Sample::default() }, &Rates::default(), S);
+    let rows = ports.snapshot(&Rates::default(), &Names::default(), false).unwrap();
+    let connect = rows.iter().find(|row| row.kind == BudgetKind::Connect).unwrap();
+    assert_eq!((connect.limit, connect.used), (Some(100 - 10 - 5 + 2), 45));
+    let pool = rows.iter().find(|row| row.kind == BudgetKind::BindPool).unwrap();
+    assert_eq!((pool.limit, pool.used, pool.remote_address), (Some(100 - 10 - 3), 45, None));
+    assert_eq!(pool.failures_seen, BINDS_NOT_VISIBLE);
+}
+
+#[test]
+fn a_namespace_whose_settings_cannot_be_read_has_numbers_but_no_limit() {
+    let churn = Churn::new(10);
+    let mut sample = churn.sample(3);
+    sample.sockets.as_mut().unwrap().namespaces[0].sysctls = None;
+    let (mut ports, mut rates) = (Ports::default(), Rates::default());
+    rates.apply(&sample, S, 0.0);
+    ports.apply(&sample, &rates, S);
+    let row = ports.snapshot(&rates, &Names::default(), true).unwrap().remove(0);
+    assert_eq!((row.used, row.limit, row.pressure_ratio, row.seconds_to_exhaustion), (30, None, None, None));
+}
+
+#[test]
+fn failures_are_exact_and_shown_with_the_row() {
+    let churn = Churn::new(10);
+    let mut sample = churn.sample(3);
+    sample.churn[0].1.failed_by[FailKind::Eaddrnotavail as usize] = 4;
+    sample.churn[0].1.failed_by[FailKind::Econnrefused as usize] = 9;
+    let (mut ports, mut rates) = (Ports::default(), Rates::default());
+    rates.apply(&sample, S, 0.0);
+    ports.apply(&sample, &rates, S);
+    assert_eq!(ports.snapshot(&rates, &Names::default(), true).unwrap()[0].failed, 4);
+}

@@ -1,0 +1,279 @@
+//! Whose TIME_WAIT sockets there are. Each reading of the kernel's tables is the truth; between two of them the ledger
+//! carries on: what ended meanwhile came in, what is a minute old went out, what a new connect took over went too.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+use portchurn_common::flow::{ChurnKey, Role as FlowRole};
+
+use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWaitOwner};
+use crate::model::forecast::expired;
+use crate::model::names::Names;
+use crate::model::rates::{Rates, Target};
+use crate::model::reuse::Reuse;
+use crate::model::sample::{ProcessId, Sample};
+use crate::model::snapshot::Role;
+use crate::model::sockets::{
+    AGE_STEP_S, AGE_STEPS, Ages, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
+};
+
+/// One owner's sockets to one destination.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    listed: f64,
+    ages: [f64; AGE_STEPS],
+    closed_first_by: ClosedFirstBy,
+    /// Since the reading.
+    entered: f64,
+    /// Since the reading, an estimate.
+    taken_over: f64,
+}
+
+impl Group {
+    fn count(&self, elapsed_s: f64, entered_share: f64) -> u64 {
+        let left = (self.listed - expired(&self.ages, elapsed_s) - self.taken_over).max(0.0);
+        (left + self.entered * entered_share).round() as u64
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    groups: HashMap<(Ownership, ChurnKey), Group>,
+    sysctls: HashMap<u32, Sysctls>,
+    last: Option<SocketReading>,
+    now_ns: u64,
+}
+
+impl Ledger {
+    /// Takes one interval in; `after_reading` is the share of it that lies after the latest reading.
+    pub fn apply(&mut self, sample: &Sample, rates: &Rates, interval_ns: u64, after_reading: f64) {
+        self.now_ns = sample.at_ns;
+        if let Some(reading) = &sample.sockets {
+            self.begin_again(reading);
+        }
+        if self.last.is_none() {
+            return;
+        }
+        self.take_over(rates, interval_ns as f64 / 1e9 * after_reading);
+        for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
+            let ownership =
+                if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
+            self.groups.entry((ownership, *key)).or_default().entered +=
+                counts.time_wait as f64 * after_reading;
+        }
+    }
+
+    fn begin_again(&mut self, reading: &SocketReading) {
+        self.groups.clear();
+        for namespace in &reading.namespaces {
+            if let Some(sysctls) = &namespace.sysctls {
+                self.sysctls.insert(namespace.netns, sysctls.clone());
+            }
+            for group in &namespace.time_wait {
+                let entry = self.groups.entry((group.ownership, group.key)).or_default();
+                entry.listed += f64::from(group.count);
+                add_ages(&mut entry.ages, &group.ages);
+                entry.closed_first_by.local += u64::from(group.closed_local);
+                entry.closed_first_by.process_exit += u64::from(group.closed_exit);
+                entry.closed_first_by.simultaneous += u64::from(group.closed_both);
+                entry.closed_first_by.other_process += u64::from(group.closed_by_other);
+            }
+        }
+        self.last = Some(without_lists(reading));
+    }
+
+    /// Where ports are taken over, a connect takes a waiting one as soon as half of the range is full: of each owner's
+    /// as many as its share.
+    fn take_over(&mut self, rates: &Rates, elapsed_s: f64) {
+        let mut waiting: HashMap<Target, f64> = HashMap::new();
+        for ((_, key), group) in
+            self.groups.iter().filter(|((_, key), _)| key.role == FlowRole::Connect as u8)
+        {
+            *waiting.entry(target(key)).or_default() += group.listed + group.entered - group.taken_over;
+        }
+        for ((_, key), group) in &mut self.groups {
+            let (Some(sysctls), Some(&waiting)) = (self.sysctls.get(&key.netns), waiting.get(&target(key)))
+            else {
+                continue;
+            };
+            let range = f64::from(sysctls.port_high) - f64::from(sysctls.port_low) + 1.0;
+            let is_taken_over = Reuse::of(sysctls, key.remote, key.remote, false).after_s.is_some();
+            if key.role != FlowRole::Connect as u8 || !is_taken_over || waiting < FULL * range / 2.0 {
+                continue;
+            }
+            let Some(recent) = rates.at(target(key)) else { continue };
+            let share = (group.listed + group.entered - group.taken_over) / waiting;
+            group.taken_over += recent.per_s().opened * elapsed_s * share;
+        }
+    }
+
+    /// What is known now; `None` before the first reading.
+    pub fn snapshot(&self, names: &Names) -> Option<TimeWait> {
+        let last = self.last.as_ref()?;
+        let elapsed_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
+        let shares = self.entered_shares(elapsed_s);
+        let mut owners: BTreeMap<(Ownership, ProcessId), Vec<TimeWaitDestination>> = BTreeMap::new();
+        let mut by_ownership: BTreeMap<Ownership, u64> = BTreeMap::new();
+        let mut ages = [0.0; AGE_STEPS];
+        for ((ownership, key), group) in &self.groups {
+            let count = group.count(elapsed_s, shares.get(&key.netns).copied().unwrap_or(1.0));
+            for (sum, one) in ages.iter_mut().zip(&group.ages) {
+                *sum += one;
+            }
+            if count > 0 {
+                *by_ownership.entry(*ownership).or_default() += count;
+                owners
+                    .entry((*ownership, ProcessId::of(key)))
+                    .or_default()
+                    .push(destination(key, group, count));
+            }
+        }
+        let mut owners: Vec<_> =
+            owners.into_iter().map(|((ownership, id), list)| owner(ownership, id, list, names)).collect();
+        owners.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
+        Some(summed(last, elapsed_s, &by_ownership, &ages, owners))
+    }
+
+    /// Of what ended since the reading, the share for which the kernel still had room: at `tcp_max_tw_buckets` it
+    /// makes no TIME_WAIT.
+    fn entered_shares(&self, elapsed_s: f64) -> HashMap<u32, f64> {
+        let mut sums: HashMap<u32, (f64, f64)> = HashMap::new();
+        for ((_, key), group) in &self.groups {
+            let (left, entered) = sums.entry(key.netns).or_default();
+            *left += (group.listed - expired(&group.ages, elapsed_s) - group.taken_over).max(0.0);
+            *entered += group.entered;
+        }
+        let share = |(netns, (left, entered)): (u32, (f64, f64))| {
+            let max = self.sysctls.get(&netns).map_or(f64::MAX, |sysctls| f64::from(sysctls.max_tw_buckets));
+            (netns, if entered > 0.0 { ((max - left).max(0.0) / entered).min(1.0) } else { 1.0 })
+        };
+        sums.into_iter().map(share).collect()
+    }
+}
+
+/// From this share of half of the range on the search for a port meets waiting ones.
+const FULL: f64 = 0.98;
+
+fn target(key: &ChurnKey) -> Target {
+    Target { netns: key.netns, remote: key.remote, port: key.port }
+}
+
+/// A reading takes a while; on average a socket was seen in its middle.
+pub fn middle_ns(reading: &SocketReading) -> u64 {
+    u64::midpoint(reading.began_ns, reading.at_ns)
+}
+
+/// Everything about a reading but what it listed.
+fn without_lists(reading: &SocketReading) -> SocketReading {
+    let namespaces = reading.namespaces.iter().map(|namespace| NamespaceReading {
+        netns: namespace.netns,
+        interrupted: namespace.interrupted,
+        truncated: namespace.truncated,
+        repeated: namespace.repeated,
+        ..NamespaceReading::default()
+    });
+    SocketReading { namespaces: namespaces.collect(), unread: reading.unread.clone(), ..*reading }
+}
+
+fn add_ages(sum: &mut [f64; AGE_STEPS], ages: &Ages) {
+    for (sum, &one) in sum.iter_mut().zip(ages) {
+        *sum += f64::from(one);
+    }
+}
+
+fn summed(
+    last: &SocketReading,
+    elapsed_s: f64,
+    by_ownership: &BTreeMap<Ownership, u64>,
+    ages: &[f64; AGE_STEPS],
+    owners: Vec<TimeWaitOwner>,
+) -> TimeWait {
+    let of = |ownership| by_ownership.get(&ownership).copied().unwrap_or(0);
+    let unowned_by: BTreeMap<_, _> =
+        Unowned::ALL.into_iter().map(|reason| (reason.name(), of(Ownership::Unowned(reason)))).collect();
+    let (owned, before_attach) = (of(Ownership::Owned), of(Ownership::BeforeAttach));
+    let unowned = unowned_by.values().sum();
+    let total = owned + before_attach + unowned;
+    let incomplete_because = incomplete_because(last);
+    TimeWait {
+        total,
+        owned,
+        before_attach,
+        unowned,
+        unowned_by,
+        coverage_ratio: (total > 0).then(|| owned as f64 / total as f64),
+        read_ago_s: elapsed_s,
+        read_cpu_ms: last.cpu_ns as f64 / 1e6,
+        complete: incomplete_because.is_empty(),
+        incomplete_because,
+        repeated: last.namespaces.iter().map(|namespace| namespace.repeated).sum(),
+        ages: ages.iter().map(|&count| count as u64).collect(),
+        age_step_s: AGE_STEP_S,
+        owners,
+    }
+}
+
+fn incomplete_because(last: &SocketReading) -> Vec<String> {
+    let mut reasons: Vec<_> = last
+        .unread
+        .iter()
+        .map(|unread| format!("network namespace {} could not be read: {}", unread.netns, unread.reason))
+        .collect();
+    for namespace in &last.namespaces {
+        if namespace.interrupted {
+            reasons.push(format!(
+                "the table of network namespace {} changed while it was read",
+                namespace.netns
+            ));
+        }
+        if namespace.truncated {
+            reasons.push(format!("the list of network namespace {} was cut off", namespace.netns));
+        }
+    }
+    reasons
+}
+
+fn owner(
+    ownership: Ownership,
+    id: ProcessId,
+    mut destinations: Vec<TimeWaitDestination>,
+    names: &Names,
+) -> TimeWaitOwner {
+    destinations.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| place(a).cmp(&place(b))));
+    let is_owned = ownership == Ownership::Owned;
+    TimeWaitOwner {
+        ownership: match ownership {
+            Ownership::Owned => "owned",
+            Ownership::BeforeAttach => "before_attach",
+            Ownership::Unowned(reason) => reason.name(),
+        },
+        tgid: is_owned.then_some(id.tgid),
+        program: names.program_of(id).filter(|_| is_owned).map(str::to_owned),
+        exited: names.has_ended(id).filter(|_| is_owned),
+        count: destinations.iter().map(|destination| destination.count).sum(),
+        destinations,
+    }
+}
+
+fn place(destination: &TimeWaitDestination) -> impl Ord + use<> {
+    (destination.netns, destination.remote_address, destination.remote_port, destination.local_port)
+}
+
+fn destination(key: &ChurnKey, group: &Group, count: u64) -> TimeWaitDestination {
+    let is_connect = key.role == FlowRole::Connect as u8;
+    TimeWaitDestination {
+        role: if is_connect { Role::Connect } else { Role::Accept },
+        netns: key.netns,
+        remote_address: is_connect.then(|| key.remote.into()),
+        remote_port: is_connect.then_some(key.port),
+        local_port: (!is_connect).then_some(key.port),
+        count,
+        closed_first_by: group.closed_first_by,
+        ages: group.ages.iter().map(|&count| count as u64).collect(),
+    }
+}
+
+#[cfg(test)]
+#[path = "timewait_tests.rs"]
+mod tests;

@@ -1,0 +1,145 @@
+//! The ledger of TIME_WAIT by hand-written samples: what the kernel listed, and what happened since.
+
+use portchurn_common::flow::{Address, ChurnKey, Role};
+
+use super::Ledger;
+use crate::model::budget::TimeWait;
+use crate::model::names::Names;
+use crate::model::rates::Rates;
+use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sockets::{
+    AGE_STEPS, NamespaceReading, Ownership, SocketReading, Sysctls, TimeWaitGroup, Unowned, Unread,
+};
+
+const S: u64 = 1_000_000_000;
+const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
+
+fn key(tgid: u32) -> ChurnKey {
+    ChurnKey {
+        tgid,
+        start_ns: u64::from(tgid),
+        netns: 5,
+        remote: SERVER,
+        port: 3306,
+        role: Role::Connect as u8,
+        ..ChurnKey::default()
+    }
+}
+
+fn group(ownership: Ownership, tgid: u32, count: u32, step: usize) -> TimeWaitGroup {
+    let mut ages = [0; AGE_STEPS];
+    ages[step] = count;
+    TimeWaitGroup {
+        ownership,
+        key: key(tgid),
+        count,
+        closed_local: count,
+        closed_exit: 0,
+        closed_both: 0,
+        closed_by_other: 0,
+        ages,
+    }
+}
+
+fn reading(at_s: u64, groups: Vec<TimeWaitGroup>) -> SocketReading {
+    let sysctls = Sysctls { port_low: 1, port_high: 1000, max_tw_buckets: 1000, ..Sysctls::default() };
+    let namespace = NamespaceReading {
+        netns: 5,
+        sysctls: Some(sysctls),
+        time_wait: groups,
+        ..NamespaceReading::default()
+    };
+    SocketReading {
+        began_ns: at_s * S,
+        at_ns: at_s * S,
+        namespaces: vec![namespace],
+        ..SocketReading::default()
+    }
+}
+
+fn entered(tgid: u32, count: u64) -> (ChurnKey, Counts) {
+    (key(tgid), Counts { time_wait: count, opened: count, ..Counts::ZERO })
+}
+
+/// One sample per second, as the model would hand it on.
+fn after(samples: Vec<Sample>) -> TimeWait {
+    let (mut ledger, rates, mut names) = (Ledger::default(), Rates::default(), Names::default());
+    for sample in samples {
+        names.apply(&sample);
+        let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
+        ledger.apply(&sample, &rates, S, share);
+    }
+    ledger.snapshot(&names).unwrap()
+}
+
+fn sample(at_s: u64) -> Sample {
+    Sample { at_ns: at_s * S, ..Sample::default() }
+}
+
+#[test]
+fn coverage_is_what_is_proven_of_what_the_kernel_holds() {
+    let groups = vec![
+        group(Ownership::Owned, 7, 90, 0),
+        group(Ownership::BeforeAttach, 0, 6, 0),
+        group(Ownership::Unowned(Unowned::NotFollowed), 0, 4, 0),
+    ];
+    let process =
+        Process { id: ProcessId { tgid: 7, start_ns: 7 }, comm: "app".into(), ..Process::default() };
+    let first = Sample { sockets: Some(reading(1, groups)), processes: vec![process], ..sample(1) };
+    let seen = after(vec![first, Sample { exits: vec![ProcessId { tgid: 7, start_ns: 7 }], ..sample(1) }]);
+    assert_eq!((seen.total, seen.owned, seen.before_attach, seen.unowned), (100, 90, 6, 4));
+    assert_eq!((seen.coverage_ratio, seen.unowned_by["not_followed"]), (Some(0.9), 4));
+    let owner = &seen.owners[0];
+    assert_eq!((owner.tgid, owner.program.as_deref(), owner.exited), (Some(7), Some("app"), Some(true)));
+    assert_eq!((owner.destinations[0].count, owner.destinations[0].closed_first_by.local), (90, 90));
+    assert_eq!(seen.owners[1].tgid, None, "nobody is named for what nobody is proven to own");
+    assert!(seen.complete);
+}
+
+#[test]
+fn nothing_is_said_before_the_first_reading_and_no_ratio_of_nothing() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&Sample { churn: vec![entered(7, 5)], ..sample(1) }, &Rates::default(), S, 1.0);
+    assert!(ledger.snapshot(&Names::default()).is_none());
+    let seen = after(vec![Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) }]);
+    assert_eq!((seen.total, seen.coverage_ratio), (0, None));
+}
+
+#[test]
+fn between_readings_it_carries_on_and_the_next_one_corrects_it() {
+    let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 100, 11)])), ..sample(1) };
+    let later = Sample { churn: vec![entered(7, 30), entered(8, 20)], ..sample(2) };
+    let seen = after(vec![first.clone(), later.clone()]);
+    assert_eq!(seen.total, 130, "a fifth of those that end within five seconds is gone after one");
+    assert_eq!(seen.owners[0].count, 110);
+    let last = Sample { sockets: Some(reading(3, vec![group(Ownership::Owned, 8, 17, 0)])), ..sample(3) };
+    let seen = after(vec![first, later, last]);
+    assert_eq!((seen.total, seen.owners.len(), seen.owners[0].tgid), (17, 1, Some(8)));
+}
+
+#[test]
+fn at_the_limit_the_kernel_makes_no_more() {
+    let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 900, 0)])), ..sample(1) };
+    let later = Sample { churn: vec![entered(7, 400), entered(8, 100)], ..sample(2) };
+    assert_eq!(after(vec![first, later]).total, 1000);
+}
+
+#[test]
+fn a_list_that_is_not_whole_says_so() {
+    let mut cut = reading(1, vec![group(Ownership::Owned, 7, 9, 0)]);
+    cut.namespaces[0].truncated = true;
+    cut.namespaces[0].interrupted = true;
+    cut.namespaces[0].repeated = 3;
+    cut.unread.push(Unread { netns: 6, reason: "enter it (needs CAP_SYS_ADMIN)".into() });
+    let seen = after(vec![Sample { sockets: Some(cut), ..sample(1) }]);
+    assert_eq!((seen.complete, seen.incomplete_because.len(), seen.repeated), (false, 3, 3));
+    assert!(seen.incomplete_because[0].contains("CAP_SYS_ADMIN"));
+}
+
+#[test]
+fn what_was_accepted_by_nobody_known_is_not_owned() {
+    let first = Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) };
+    let nobody = (ChurnKey { tgid: 0, start_ns: 0, ..key(0) }, Counts { time_wait: 3, ..Counts::ZERO });
+    let seen = after(vec![first, Sample { churn: vec![nobody], ..sample(2) }]);
+    assert_eq!((seen.owned, seen.unowned), (0, 3));
+}

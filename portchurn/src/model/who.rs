@@ -1,0 +1,192 @@
+//! Who opened a connection: the question, the answer, and how they are found by an address that a peer shows. They go
+//! from one portchurn to another as JSON, so both sides keep to this contract.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An address and port as a process list shows them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Query {
+    /// The address; `None`: any, as behind address translation.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// Only in this network namespace, inode number.
+    pub netns: Option<u32>,
+}
+
+impl FromStr for Query {
+    type Err = String;
+
+    /// `10.0.0.7:43211`, `[2001:db8::7]:43211`, or `:43211`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(port) = text.strip_prefix(':').and_then(|port| port.parse().ok()) {
+            return Ok(Self { address: None, port, netns: None });
+        }
+        let whole: SocketAddr = text
+            .parse()
+            .map_err(|_| format!("'{text}' is no ADDR:PORT such as 10.0.0.7:43211, [::1]:43211 or :43211"))?;
+        Ok(Self { address: Some(canonical(whole.ip())), port: whole.port(), netns: None })
+    }
+}
+
+/// IPv4 stays IPv4, however it is written.
+fn canonical(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => Ipv6Addr::to_ipv4_mapped(&v6).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+impl Query {
+    /// Whether an end of a connection is meant. What is not known of it does not exclude it.
+    pub fn matches(&self, netns: u32, address: Option<IpAddr>, port: u16) -> bool {
+        let same_address = match (self.address, address) {
+            (Some(asked), Some(address)) => asked == address,
+            _ => true,
+        };
+        port == self.port && same_address && self.netns.is_none_or(|asked| asked == netns)
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// It is there.
+    Open,
+    /// It has ended, and its port is still held.
+    TimeWait,
+    /// It has ended.
+    Closed,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Where it is in its life.
+    pub state: Life,
+    /// `connect`: opened from here. `accept`: accepted here.
+    pub role: String,
+    /// Network namespace, inode number.
+    pub netns: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Our address; `null` where it was not kept.
+    pub local_address: Option<IpAddr>,
+    /// Our port.
+    pub local_port: u16,
+    /// Remote address.
+    pub remote_address: IpAddr,
+    /// Remote port.
+    pub remote_port: u16,
+    /// Process that opened or accepted it; `null`: not known.
+    pub tgid: Option<u32>,
+    /// What it runs.
+    pub program: Option<String>,
+    /// Its arguments.
+    pub argv: Vec<String>,
+    /// Whether it has ended.
+    pub exited: Option<bool>,
+    /// Process that closed it, if that was another one.
+    pub closer_tgid: Option<u32>,
+    /// Who ended it, as in `closed_by` of a destination.
+    pub closed_by: Option<String>,
+    /// How long ago it was opened; `null`: before the attach. Seconds.
+    pub opened_ago_s: Option<f64>,
+    /// How long ago it ended. Seconds.
+    pub closed_ago_s: Option<f64>,
+    /// Where in the code it was opened.
+    pub call_site: Option<String>,
+}
+
+/// What a running portchurn answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Matching connections, the living first, then the latest ended.
+    pub answers: Vec<Answer>,
+    /// How far back ended connections are remembered. Seconds.
+    pub history_s: f64,
+}
+
+/// Brings answers of several sources into one list: one for each connection, the one that knows its process.
+pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
+    answers.sort_by(|a, b| {
+        let knows = |answer: &Answer| answer.tgid.is_none();
+        (a.cookie, knows(a), a.state).cmp(&(b.cookie, knows(b), b.state))
+    });
+    answers.dedup_by(|later, first| {
+        let is_same = later.cookie == first.cookie && later.netns == first.netns;
+        if is_same {
+            // What the tables say of the state and the addresses is newer than what was kept.
+            first.local_address = first.local_address.or(later.local_address);
+            if first.state == Life::Closed && later.state == Life::TimeWait {
+                first.state = Life::TimeWait;
+            }
+        }
+        is_same
+    });
+    answers.sort_by(|a, b| {
+        let ago = |answer: &Answer| answer.closed_ago_s.unwrap_or(0.0);
+        a.state.cmp(&b.state).then_with(|| ago(a).total_cmp(&ago(b)))
+    });
+    answers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Life, Query, merged};
+
+    fn answer(cookie: u64, state: Life, tgid: Option<u32>) -> Answer {
+        Answer {
+            state,
+            role: "connect".into(),
+            netns: 5,
+            cookie,
+            local_address: None,
+            local_port: 40_000,
+            remote_address: "10.0.0.2".parse().unwrap(),
+            remote_port: 3306,
+            tgid,
+            program: None,
+            argv: Vec::new(),
+            exited: None,
+            closer_tgid: None,
+            closed_by: None,
+            opened_ago_s: None,
+            closed_ago_s: Some(cookie as f64),
+            call_site: None,
+        }
+    }
+
+    #[test]
+    fn an_address_is_read_as_people_write_it() {
+        let query: Query = "10.0.0.7:43211".parse().unwrap();
+        assert!(query.matches(5, Some("10.0.0.7".parse().unwrap()), 43_211));
+        assert!(!query.matches(5, Some("10.0.0.8".parse().unwrap()), 43_211));
+        assert_eq!("[::ffff:10.0.0.7]:43211".parse::<Query>().unwrap(), query);
+        assert_eq!(":9".parse::<Query>().unwrap().address, None);
+        for nonsense in ["10.0.0.7", "43211", ":", ":99999", "host:1", ""] {
+            assert!(nonsense.parse::<Query>().is_err(), "{nonsense}");
+        }
+        let elsewhere = Query { netns: Some(6), ..query };
+        assert!(!elsewhere.matches(5, None, 43_211));
+    }
+
+    #[test]
+    fn what_several_know_of_one_connection_is_one_answer() {
+        let list = merged(vec![
+            answer(9, Life::TimeWait, None),
+            answer(9, Life::Closed, Some(7)),
+            answer(3, Life::Closed, Some(8)),
+            answer(4, Life::Open, Some(8)),
+        ]);
+        let seen: Vec<_> = list.iter().map(|one| (one.cookie, one.state, one.tgid)).collect();
+        assert_eq!(
+            seen,
+            [(4, Life::Open, Some(8)), (9, Life::TimeWait, Some(7)), (3, Life::Closed, Some(8))]
+        );
+    }
+}

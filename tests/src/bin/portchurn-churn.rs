@@ -1,0 +1,136 @@
+//! `portchurn-churn`: plain connects at a given pace, and what each came to, as one line of JSON. For tests that need
+//! ports to run out in a network namespace of their own. Every connect waits for the accept of the one before it.
+
+use std::io::{Read, Write, stdin, stdout};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["serve", address, rest @ ..] => serve(address.parse()?, rest.contains(&"first")),
+        ["connect", address, count, per_s, rest @ ..] => {
+            let how = How {
+                abort: rest.contains(&"abort"),
+                bind: rest.contains(&"bind"),
+                stay: rest.contains(&"stay"),
+            };
+            connect(address.parse()?, count.parse()?, per_s.parse()?, &how)
+        }
+        _ => bail!("serve ADDR:PORT [first] | connect ADDR:PORT COUNT PER_S [abort] [bind] [stay]"),
+    }
+}
+
+/// Sends a byte when it has accepted; closes first, or after the client.
+fn serve(address: SocketAddr, first: bool) -> Result<()> {
+    let listener = TcpListener::bind(address)?;
+    println!("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let _ = stream.write_all(b"x");
+        if !first {
+            let _ = stream.read(&mut [0]);
+        }
+    }
+    Ok(())
+}
+
+struct How {
+    /// Reset instead of a close.
+    abort: bool,
+    /// Bind to our address before the connect.
+    bind: bool,
+    /// Live on until stdin ends.
+    stay: bool,
+}
+
+fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()> {
+    let (mut ok, mut errno_99, mut errno_98, mut other) = (0u64, 0u64, 0u64, 0u64);
+    let mut first_failure = None;
+    let begun = Instant::now();
+    for round in 0..count {
+        match one(address, how) {
+            Ok(()) => ok += 1,
+            Err(error) => {
+                match error.raw_os_error() {
+                    Some(libc::EADDRNOTAVAIL) => errno_99 += 1,
+                    Some(libc::EADDRINUSE) => errno_98 += 1,
+                    _ => other += 1,
+                }
+                first_failure.get_or_insert((round, begun.elapsed().as_secs_f64()));
+            }
+        }
+        if per_s > 0.0 {
+            let due = Duration::from_secs_f64((round + 1) as f64 / per_s);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        }
+    }
+    println!(
+        "{}",
+        json!({ "pid": std::process::id(), "ok": ok, "errno_99": errno_99, "errno_98": errno_98, "other": other,
+            "first_failure": first_failure.map(|(round, _)| round), "first_failure_s": first_failure.map(|(_, s)| s) })
+    );
+    stdout().flush()?;
+    if how.stay {
+        let _ = stdin().read(&mut [0]);
+    }
+    Ok(())
+}
+
+/// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close.
+fn one(address: SocketAddr, how: &How) -> std::io::Result<()> {
+    let mut stream = if how.bind { bound(address)? } else { TcpStream::connect(address)? };
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut byte = [0];
+    let _ = stream.read(&mut byte);
+    if how.abort {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: a valid socket, and a valid value of this size.
+        unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size_of::<libc::linger>() as u32,
+            );
+        }
+    } else if std::env::var_os("CHURN_SERVER_FIRST").is_some() {
+        let _ = stream.read(&mut byte);
+    }
+    Ok(())
+}
+
+/// The way that takes a port away from every destination: `bind()` to port 0 before the connect.
+fn bound(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let IpAddr::V4(remote) = address.ip() else { return Err(std::io::ErrorKind::Unsupported.into()) };
+    let name = |ip: std::net::Ipv4Addr, port: u16| libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
+        sin_zero: [0; 8],
+    };
+    let own = std::env::var("CHURN_SOURCE").ok().and_then(|text| text.parse().ok());
+    let own = name(own.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED), 0);
+    let to = name(remote, address.port());
+    let size = size_of::<libc::sockaddr_in>() as u32;
+    // SAFETY: plain system calls on a socket of our own with valid addresses.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        if libc::bind(fd.as_raw_fd(), (&raw const own).cast(), size) < 0
+            || libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) < 0
+        {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(fd.into())
+    }
+}

@@ -1,0 +1,151 @@
+//! Two network namespaces with a cable between them, their settings, and programs in them. Gone when it is dropped.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use super::programs::{bound, churn};
+use super::skip;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The two namespaces: a client at 10.77.0.1, a server at 10.77.0.2.
+#[derive(Debug)]
+pub struct Cable {
+    /// Name of the client's namespace.
+    pub client: String,
+    /// Name of the server's.
+    pub server: String,
+}
+
+/// What a client says it did.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Outcome {
+    /// Its number.
+    pub pid: u32,
+    /// Connects that succeeded.
+    pub ok: u64,
+    /// Failed with EADDRNOTAVAIL.
+    pub errno_99: u64,
+    /// Failed with EADDRINUSE.
+    pub errno_98: u64,
+    /// Failed otherwise.
+    pub other: u64,
+}
+
+/// A program in a namespace; ended when this is dropped.
+#[derive(Debug)]
+pub struct Guest {
+    /// The process.
+    pub child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Guest {
+    /// The next line that it says.
+    pub fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("read what it says")?;
+        ensure!(!line.is_empty(), "a program in a namespace ended without a word");
+        Ok(line)
+    }
+
+    /// What a client says at its end.
+    pub fn outcome(&mut self) -> Result<Outcome> {
+        let line = self.line()?;
+        serde_json::from_str(&line).with_context(|| format!("understand {line}"))
+    }
+
+    /// Waits until it is gone.
+    pub fn wait(mut self) -> Result<()> {
+        self.child.wait().context("wait for a program in a namespace").map(drop)
+    }
+}
+
+impl Cable {
+    /// Makes both; the client's namespace with these settings (`net.ipv4.…`).
+    pub fn new(settings: &[&str]) -> Result<Self> {
+        let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let this = Self { client: format!("pct-{id}-c"), server: format!("pct-{id}-s") };
+        ip(&["netns", "add", &this.client])?;
+        ip(&["netns", "add", &this.server])?;
+        let (client, server) = (this.client.as_str(), this.server.as_str());
+        ip(&["link", "add", "v0", "netns", client, "type", "veth", "peer", "name", "v0", "netns", server])?;
+        for (netns, address) in [(client, "10.77.0.1/24"), (server, "10.77.0.2/24")] {
+            ip(&["-n", netns, "addr", "add", address, "dev", "v0"])?;
+            ip(&["-n", netns, "link", "set", "lo", "up"])?;
+            ip(&["-n", netns, "link", "set", "v0", "up"])?;
+        }
+        for setting in settings {
+            let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
+            let path = format!("/proc/sys/net/ipv4/{name}");
+            let status =
+                in_netns(client, "sh").args(["-c", "echo \"$1\" > \"$0\"", &path, value]).status()?;
+            ensure!(status.success(), "set {setting}");
+        }
+        Ok(this)
+    }
+
+    /// Starts a churn program in one of them.
+    pub fn churn(&self, netns: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Guest> {
+        let program = churn()?;
+        let mut command = in_netns(netns, program.to_str().context("a path in UTF-8")?);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(environment.iter().copied());
+        bound(&mut command);
+        let mut child = command.spawn().context("start a program in a namespace")?;
+        let output = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        Ok(Guest { child, output })
+    }
+
+    /// Starts a server and waits until it listens.
+    pub fn server(&self, address: &str, first: bool) -> Result<Guest> {
+        let how: &[&str] = if first { &["first"] } else { &[] };
+        let mut guest = self.churn(&self.server, &[&["serve", address], how].concat(), &[])?;
+        ensure!(guest.line()?.trim() == "ready");
+        Ok(guest)
+    }
+
+    /// TIME_WAIT sockets of a namespace, as the kernel's own table counts them.
+    pub fn time_wait(&self, netns: &str) -> Result<u64> {
+        let output = in_netns(netns, "cat").arg("/proc/net/tcp").output().context("read /proc/net/tcp")?;
+        let text = String::from_utf8(output.stdout).context("read /proc/net/tcp")?;
+        // `sl local_address rem_address st`; 06 is TIME_WAIT.
+        Ok(text.lines().filter(|line| line.split_whitespace().nth(3) == Some("06")).count() as u64)
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for netns in [&self.client, &self.server] {
+            let _ = Command::new("ip").args(["netns", "del", netns]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+fn in_netns(netns: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns, program]);
+    command
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = match Command::new("ip").args(arguments).output() {
+        Ok(output) => output,
+        Err(error) => return Err(skip(format!("there is no `ip`: {error}"))),
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(skip(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())))
+}

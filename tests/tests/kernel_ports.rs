@@ -1,0 +1,236 @@
+//! TIME_WAIT and local ports against the kernel's own tables and the programs' own counts, in network namespaces with a
+//! cable between them. Needs the privileges of a tracer.
+
+use anyhow::{Context as _, Result, ensure};
+use portchurn_tests::harness::programs::run_portchurn;
+use portchurn_tests::harness::report::Report;
+use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::veth::Cable;
+use portchurn_tests::harness::{Alone, check};
+use serde_json::Value;
+
+const ADDRESS: &str = "10.77.0.2:7000";
+const REMOTE: &str = "10.77.0.2";
+
+/// TIME_WAIT sockets that portchurn gives to a process, for this destination or local port.
+fn owned(report: &Report, pid: u32) -> u64 {
+    let owners = report.time_wait["owners"].as_array().into_iter().flatten();
+    let of_process = owners.filter(|owner| owner["ownership"] == "owned" && owner["tgid"] == pid);
+    of_process.filter_map(|owner| owner["count"].as_u64()).sum()
+}
+
+/// The budget of connects to the test's server.
+fn budget(report: &Report, pid: u32) -> Option<&Value> {
+    let rows = report.ports.as_array()?.iter();
+    rows.filter(|row| {
+        row["kind"] == "connect" && row["remote_address"] == REMOTE && row["remote_port"] == 7000
+    })
+    .find(|row| {
+        row["holders"].as_array().is_some_and(|holders| holders.iter().any(|holder| holder["tgid"] == pid))
+    })
+}
+
+fn exhausted(report: &Report, pid: u32) -> u64 {
+    let events = report.exhaustion.as_array().into_iter().flatten();
+    let failed = events.flat_map(|event| event["failed"].as_array().into_iter().flatten());
+    failed.filter(|by| by["tgid"] == pid).filter_map(|by| by["count"].as_u64()).sum()
+}
+
+fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
+    ensure!(found == expected, "{what}: {found}, should be {expected}");
+    Ok(())
+}
+
+/// Two programs to one destination, one of which ends: both keep their exact shares, which add up to what the kernel
+/// holds, whatever the settings are.
+fn shares(reuse: u8, timestamps: u8) -> Result<()> {
+    let _alone = Alone::wait()?;
+    let reuse = format!("tcp_tw_reuse={reuse}");
+    let timestamps = format!("tcp_timestamps={timestamps}");
+    let cable = Cable::new(&["ip_local_port_range=40000 40999", &reuse, &timestamps])?;
+    let mut tracer = Tracer::start(&[])?;
+    let _server = cable.server(ADDRESS, false)?;
+    let mut ends = cable.churn(&cable.client, &["connect", ADDRESS, "41", "0"], &[])?;
+    let one = ends.outcome()?;
+    ends.wait()?;
+    let mut stays = cable.churn(&cable.client, &["connect", ADDRESS, "53", "0", "stay"], &[])?;
+    let other = stays.outcome()?;
+    ensure!((one.ok, other.ok) == (41, 53), "the workload itself is not complete: {one:?} {other:?}");
+    equal("the kernel's own count", cable.time_wait(&cable.client)?, 41 + 53)?;
+    tracer.wait_until(|report| {
+        equal("TIME_WAIT of the one that ended", owned(report, one.pid), 41)?;
+        equal("TIME_WAIT of the other", owned(report, other.pid), 53)?;
+        let row = budget(report, other.pid).context("no budget")?;
+        equal("ports used", row["used"].as_u64().unwrap_or(0), 41 + 53)?;
+        equal("ports there are", row["limit"].as_u64().unwrap_or(0), 1000)
+    })?;
+    tracer.stop()?;
+    Ok(())
+}
+
+macro_rules! shares {
+    ($($test:ident: $reuse:literal $timestamps:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            check(stringify!($test), || shares($reuse, $timestamps));
+        }
+    )*};
+}
+
+shares! {
+    both_keep_their_shares_without_reuse: 0 1;
+    both_keep_their_shares_with_reuse: 1 1;
+    both_keep_their_shares_with_reuse_on_loopback: 2 1;
+    both_keep_their_shares_without_timestamps: 1 0;
+}
+
+#[test]
+fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them() {
+    check("the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them", || {
+        let _alone = Alone::wait()?;
+        let settings =
+            ["ip_local_port_range=40000 40099", "tcp_tw_reuse=0", "ip_local_reserved_ports=40010-40019"];
+        let cable = Cable::new(&settings)?;
+        let mut tracer = Tracer::start(&[])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut hog = cable.churn(&cable.client, &["connect", ADDRESS, "61", "0", "stay"], &[])?;
+        let held = hog.outcome()?;
+        let mut late = cable.churn(&cable.client, &["connect", ADDRESS, "60", "0", "stay"], &[])?;
+        let failed = late.outcome()?;
+        equal("ports left for the second", failed.ok, 90 - 61)?;
+        equal("failures that are no exhaustion", failed.other + failed.errno_98, 0)?;
+        tracer.wait_until(|report| {
+            equal("failures", exhausted(report, failed.pid), failed.errno_99)?;
+            equal("failures of the other", exhausted(report, held.pid), 0)?;
+            let row = budget(report, held.pid).context("no budget")?;
+            equal("ports there are", row["limit"].as_u64().unwrap_or(0), 90)?;
+            equal("ports used", row["used"].as_u64().unwrap_or(0), 90)?;
+            let events = report.exhaustion.as_array().context("no event")?;
+            let event =
+                events.iter().find(|event| event["failed"][0]["tgid"] == failed.pid).context("no event")?;
+            let holders: Vec<_> = event["holders"]
+                .as_array()
+                .context("no holders")?
+                .iter()
+                .map(|holder| (holder["tgid"].as_u64(), holder["ports"].as_u64()))
+                .collect();
+            let expected = [(Some(u64::from(held.pid)), Some(61)), (Some(u64::from(failed.pid)), Some(29))];
+            ensure!(holders == expected, "holders {holders:?}, should be {expected:?}");
+            Ok(())
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn resets_and_refusals_are_no_exhaustion() {
+    check("resets_and_refusals_are_no_exhaustion", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut aborts =
+            cable.churn(&cable.client, &["connect", ADDRESS, "67", "0", "abort", "stay"], &[])?;
+        let aborted = aborts.outcome()?;
+        equal("connects that were reset", aborted.ok, 67)?;
+        let mut nobody =
+            cable.churn(&cable.client, &["connect", "10.77.0.2:7001", "43", "0", "stay"], &[])?;
+        let refused = nobody.outcome()?;
+        equal("connects that were refused", refused.other, 43)?;
+        tracer.wait_until(|report| {
+            let process = report.processes_of(refused.pid).next().context("not seen")?;
+            equal("refusals", process.tally.failed, 43)?;
+            equal("exhaustion", exhausted(report, refused.pid) + exhausted(report, aborted.pid), 0)
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free() {
+    check("where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40999", "tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
+        let server = cable.server(ADDRESS, true)?;
+        let environment = [("CHURN_SERVER_FIRST", "1")];
+        let mut client =
+            cable.churn(&cable.client, &["connect", ADDRESS, "59", "0", "stay"], &environment)?;
+        let outcome = client.outcome()?;
+        equal("connects", outcome.ok, 59)?;
+        equal("the kernel's own count at the server", cable.time_wait(&cable.server)?, 59)?;
+        equal("the kernel's own count at the client", cable.time_wait(&cable.client)?, 0)?;
+        let server_pid = server.child.id();
+        tracer.wait_until(|report| {
+            equal("TIME_WAIT of the server", owned(report, server_pid), 59)?;
+            equal("TIME_WAIT of the client", owned(report, outcome.pid), 0)?;
+            let used = budget(report, outcome.pid).and_then(|row| row["used"].as_u64()).unwrap_or(0);
+            equal("ports of the client", used, 0)
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn ports_bound_before_the_connect_are_a_pool_of_their_own() {
+    check("ports_bound_before_the_connect_are_a_pool_of_their_own", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40029", "tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let environment = [("CHURN_SOURCE", "10.77.0.1")];
+        let mut client =
+            cable.churn(&cable.client, &["connect", ADDRESS, "37", "0", "bind", "stay"], &environment)?;
+        let outcome = client.outcome()?;
+        equal("binds that found a port", outcome.ok, 30)?;
+        equal("binds that found none", outcome.errno_98, 7)?;
+        tracer.wait_until(|report| {
+            let rows = report.ports.as_array().context("no ports")?;
+            let is_ours =
+                |row: &&Value| row["kind"] == "bind_pool" && row["holders"][0]["tgid"] == outcome.pid;
+            let pool = rows.iter().find(is_ours).context("no pool")?;
+            equal("ports of the pool", pool["used"].as_u64().unwrap_or(0), 30)?;
+            equal("ports there are", pool["limit"].as_u64().unwrap_or(0), 30)?;
+            if report.attached("inet_csk_get_port") == "none" {
+                ensure!(
+                    pool["failures_seen"] != "exact",
+                    "failed binds cannot be seen here, and that must be said"
+                );
+            }
+            equal("exhaustion by connect", exhausted(report, outcome.pid), 0)
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_is_known_by_its_port_also_after_its_end() {
+    check("a_connection_is_known_by_its_port_also_after_its_end", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
+        let server = cable.server(ADDRESS, false)?;
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
+        let outcome = client.outcome()?;
+        client.wait()?;
+        tracer.wait_until(|report| equal("TIME_WAIT", owned(report, outcome.pid), 1))?;
+        let seen = run_portchurn(["who", "10.77.0.1:40000", "--netns", &cable.client, "-o", "json"])?;
+        let here: Value = serde_json::from_slice(&seen.stdout).context("read the answer")?;
+        ensure!(
+            here["answers"][0]["tgid"] == outcome.pid && here["answers"][0]["state"] == "time_wait",
+            "{here}"
+        );
+        let seen = run_portchurn(["who", "10.77.0.1:40000", "--netns", &cable.server, "-o", "json"])?;
+        let there: Value = serde_json::from_slice(&seen.stdout).context("read the answer")?;
+        ensure!(
+            there["answers"][0]["tgid"] == server.child.id() && there["answers"][0]["role"] == "accept",
+            "{there}"
+        );
+        tracer.stop()?;
+        Ok(())
+    });
+}
