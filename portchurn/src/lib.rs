@@ -9,7 +9,9 @@
 //!
 //! `live` alone knows aya. `model` and `filter` are pure: no clock, no input or output. Only `commands` sees all parts.
 
+#[cfg(feature = "live")]
 pub mod cli;
+#[cfg(feature = "live")]
 pub mod commands;
 pub mod filter;
 #[cfg(feature = "live")]

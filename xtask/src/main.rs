@@ -1,11 +1,17 @@
 //! `cargo xtask`: everything that is done to this repository by machine. One module for each subcommand.
 //! It must not depend on the product's crates: it builds and judges them.
-#![expect(clippy::print_stdout, reason = "the output of a developer's tool is for the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a developer's tool is for the terminal"
+)]
 
+mod bench;
 mod check;
 mod ebpf;
 mod layers;
 mod protos;
+mod release;
 mod repo;
 mod run;
 mod setup;
@@ -40,6 +46,13 @@ enum Task {
     Check,
     /// Install what the tests need and run them all
     Test,
+    /// Measure what tracing costs, in paired runs
+    Bench(bench::Args),
+    /// The load of `bench`, which runs it
+    #[command(hide = true)]
+    BenchLoad(bench::load::Args),
+    /// Build one static file for each architecture
+    Release(release::Args),
 }
 
 impl Task {
@@ -52,6 +65,9 @@ impl Task {
             Self::Protos => protos::run(),
             Self::Check => check::run(),
             Self::Test => test::run(),
+            Self::Bench(args) => bench::run(&args),
+            Self::BenchLoad(args) => bench::load::generate(&args),
+            Self::Release(args) => release::run(&args),
         }
     }
 }
@@ -60,7 +76,7 @@ fn main() -> ExitCode {
     match Cli::parse().task.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("xtask: {error:#}");
+            eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
     }

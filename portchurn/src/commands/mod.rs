@@ -77,7 +77,6 @@ fn status(err: &anyhow::Error) -> u8 {
     if err.is::<EventsLost>() {
         return 6;
     }
-    #[cfg(feature = "live")]
     if let Some(err) = err.downcast_ref::<crate::live::error::LoadError>() {
         return match err {
             crate::live::error::LoadError::NotPermitted { .. } => 4,

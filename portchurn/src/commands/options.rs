@@ -9,7 +9,7 @@ use portchurn_common::glob::PATTERN_LEN;
 use portchurn_common::settings::{Filters, port_filter_key};
 
 use crate::commands::Usage;
-use crate::filter::Filter;
+use crate::filter::{Filter, Scope};
 use crate::live::hooks::Forced;
 use crate::live::loader::Options;
 use crate::live::sizes::{Host, Wanted};
@@ -149,6 +149,17 @@ fn parse_glob(text: &str) -> Result<String, String> {
         return Err("an empty name matches nothing".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.
+///
+/// # Errors
+/// A [`Usage`], with a caret at the place.
+pub fn check_filter(select: &SelectArgs, scope: Scope) -> Result<()> {
+    match select.filter.as_ref().map(|filter| filter.check(scope)) {
+        Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
+        _ => Ok(()),
+    }
 }
 
 fn parse_filter(text: &str) -> Result<Filter, String> {

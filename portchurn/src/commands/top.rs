@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
+use crate::commands::options::{
+    SelectArgs, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
+};
 use crate::commands::session::{Event, Session, block_on, open_output};
 use crate::commands::{EventsLost, Usage, logger, terminal};
-use crate::filter::Filter;
+use crate::filter::{Filter, Scope};
 use crate::model::row::Level;
 use crate::sinks::view::{columns_help, parse_columns, parse_sort};
 use crate::sinks::{Filtering, OutputFormat, Page, View};
@@ -53,9 +55,9 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "What to show")]
 struct ShowArgs {
-    /// What a row stands for
-    #[arg(long, value_enum, default_value_t)]
-    group_by: Group,
+    /// What a row stands for [default: program, or process where the filter asks for one]
+    #[arg(long, value_enum)]
+    group_by: Option<Group>,
     /// Columns: a,b,c or +a,-b; `help` lists them
     #[arg(long, value_name = "COLUMNS")]
     columns: Option<String>,
@@ -85,10 +87,9 @@ struct ShowArgs {
     no_mouse: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Group {
     /// Processes that run the same thing
-    #[default]
     Program,
     /// Programs and their destinations
     Destination,
@@ -114,6 +115,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
     }
     let wants_text = args.batch || args.once || args.show.output.is_some() || args.show.write.is_some();
     let is_screen = !wants_text && terminal::is_interactive();
+    check_filter(&args.select, Scope::Rows)?;
     let view = view(&args, is_screen)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
@@ -135,7 +137,9 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
 
 fn view(args: &Args, is_screen: bool) -> Result<View> {
     let show = &args.show;
-    let level = show.group_by.into();
+    let asks_for_processes = args.select.filter.as_ref().is_some_and(Filter::asks_for_processes);
+    let usual = if asks_for_processes { Group::Process } else { Group::Program };
+    let level = show.group_by.unwrap_or(usual).into();
     let columns = show.columns.as_deref().map(|text| parse_columns(text, level)).transpose().map_err(Usage)?;
     let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();
     let to_terminal = show.write.is_none() && std::io::stdout().is_terminal();
@@ -159,7 +163,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
 
 /// A filter as outputs take it.
 pub fn filtering(filter: Filter) -> Filtering {
-    Filtering { text: filter.as_str().to_owned(), matches: Box::new(move |row| filter.matches(row)) }
+    Filtering { text: filter.text().to_owned(), matches: Box::new(move |row| filter.matches(row)) }
 }
 
 async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn Write>) -> Result<()> {

@@ -12,10 +12,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use portchurn_common::record::FlowRecord;
 
-use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options};
+use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
 use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
 use crate::commands::{EventsLost, logger, terminal};
-use crate::filter::Filter;
+use crate::filter::{Filter, Scope};
 use crate::model::event::TraceEvent;
 use crate::model::program::ProgramKey;
 use crate::model::row::display_name;
@@ -64,6 +64,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until it is told to stop.
 pub fn run(args: Args, quiet: bool) -> Result<u8> {
+    check_filter(&args.select, Scope::Events)?;
     let options = loader_options(&args.select, &args.tracer, true)?;
     block_on(async {
         let output = open_output(args.write.as_deref())?;

@@ -74,7 +74,7 @@ impl Filter {
     }
 
     /// The text it was made from.
-    pub fn as_str(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 

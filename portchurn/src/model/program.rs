@@ -2,6 +2,7 @@
 
 use crate::model::row::file_name;
 use crate::model::sample::Process;
+use crate::model::snapshot::ProcessStats;
 
 /// Processes with the same one are shown as one.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -21,8 +22,19 @@ pub struct ProgramKey {
 impl ProgramKey {
     /// The group of a process.
     pub fn of(process: &Process) -> Self {
-        let program = program_name(process);
-        let script = interpreter(&program).and_then(|interpreter| interpreter.script(&process.argv));
+        let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
+        Self {
+            program,
+            script,
+            unit: process.unit.clone(),
+            container: process.container.clone(),
+            parent_program: process.parent_comm.clone(),
+        }
+    }
+
+    /// The group of a process in a snapshot.
+    pub fn of_stats(process: &ProcessStats) -> Self {
+        let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
         Self {
             program,
             script,
@@ -33,15 +45,22 @@ impl ProgramKey {
     }
 }
 
+/// What a process runs: a program, and what an interpreter was told to run.
+pub(super) fn name_and_script(comm: &str, exe: Option<&str>, argv: &[String]) -> (String, Option<String>) {
+    let program = program_name(comm, exe, argv);
+    let script = interpreter(&program).and_then(|interpreter| interpreter.script(argv));
+    (program, script)
+}
+
 /// The name by which people call it: that under which it was started, so that `sh` stays `sh` though its file is
 /// `dash`, unless the process gave itself a title.
-fn program_name(process: &Process) -> String {
-    let exe = process.exe.as_deref().map(file_name).filter(|name| !name.is_empty());
-    let started_as = process.argv.first().map(|argv0| file_name(argv0.trim_start_matches('-')));
+fn program_name(comm: &str, exe: Option<&str>, argv: &[String]) -> String {
+    let exe = exe.map(file_name).filter(|name| !name.is_empty());
+    let started_as = argv.first().map(|argv0| file_name(argv0.trim_start_matches('-')));
     match (exe, started_as) {
         (_, Some(name)) if !name.is_empty() && !name.contains([' ', ':']) => name.to_owned(),
         (Some(name), _) => name.to_owned(),
-        _ => process.comm.clone(),
+        _ => comm.to_owned(),
     }
 }
 

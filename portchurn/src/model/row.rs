@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crate::model::program::name_and_script;
 use crate::model::snapshot::{ClosedBy, Destination, ProcessStats, Program, Role, Snapshot, Tally};
 
 /// What a row stands for.
@@ -84,11 +85,16 @@ impl<'a> Row<'a> {
 
     /// One process.
     pub fn of_process(process: &'a ProcessStats) -> Self {
-        let argv0 = process.argv.first().map_or(process.comm.as_str(), String::as_str);
+        let program: Cow<'_, str> = if process.tgid == 0 {
+            "(not attributed)".into()
+        } else {
+            let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
+            program_name(&program, script.as_deref()).into_owned().into()
+        };
         Self {
             level: Level::Process,
             owner: Owner::Process(process),
-            program: if process.tgid == 0 { "(not attributed)".into() } else { file_name(argv0).into() },
+            program,
             exe: process.exe.as_deref(),
             argv: &process.argv,
             unit: process.unit.as_deref(),

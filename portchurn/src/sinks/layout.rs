@@ -1,6 +1,6 @@
 //! Which columns fit, and how wide each is. Pure arithmetic over what columns ask for; used by table and screen alike.
 
-use crate::model::columns::{Align, Column};
+use crate::model::columns::{Align, Column, Cut};
 use crate::model::row::Row;
 use crate::sinks::human;
 use crate::sinks::text::{Glyphs, pad, width};
@@ -42,12 +42,13 @@ pub fn place(
 
 /// The line of headings.
 pub fn heading(placed: &[Placed], glyphs: &Glyphs) -> String {
-    line(placed, glyphs, |placed| placed.column.header.to_owned())
+    line(placed, glyphs, |_| Cut::End, |placed| placed.column.header.to_owned())
 }
 
 /// One row, every column cut or filled to its width.
 pub fn row_text(placed: &[Placed], row: &Row<'_>, glyphs: &Glyphs) -> String {
-    line(placed, glyphs, |placed| human::cell(&(placed.column.cell)(row), placed.width, glyphs))
+    let cut = |placed: &Placed| placed.column.cut;
+    line(placed, glyphs, cut, |placed| human::cell(&(placed.column.cell)(row), placed.width, glyphs))
 }
 
 /// Cells that these columns take together.
@@ -56,12 +57,17 @@ pub fn total(placed: &[Placed]) -> usize {
     placed.iter().map(|placed| placed.width).sum::<usize>() + gaps
 }
 
-fn line(placed: &[Placed], glyphs: &Glyphs, text: impl Fn(&Placed) -> String) -> String {
+fn line(
+    placed: &[Placed],
+    glyphs: &Glyphs,
+    cut: impl Fn(&Placed) -> Cut,
+    text: impl Fn(&Placed) -> String,
+) -> String {
     let cells: Vec<_> = placed
         .iter()
         .map(|placed| {
             let right = placed.column.align == Align::Right;
-            pad(&text(placed), placed.width, right, placed.column.cut, glyphs)
+            pad(&text(placed), placed.width, right, cut(placed), glyphs)
         })
         .collect();
     cells.join(&" ".repeat(GAP))

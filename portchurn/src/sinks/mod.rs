@@ -25,6 +25,7 @@ pub mod view;
 #[cfg(test)]
 mod sample;
 
+pub use json::document as json_document;
 #[cfg(test)]
 pub(crate) use sample::sample_snapshot;
 pub use view::{Filtering, Page, RowFilter, SortKey, View};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::model::snapshot::{HookState, Snapshot};
 use crate::sinks::human;
-use crate::sinks::text::{Glyphs, clean};
+use crate::sinks::text::{Glyphs, clean, width};
 use crate::sinks::view::{Page, Selection, View};
 
 /// One fact.
@@ -13,6 +13,8 @@ use crate::sinks::view::{Page, Selection, View};
 pub struct Fact {
     /// What it says.
     pub text: String,
+    /// What it says besides, where there is room.
+    pub detail: String,
     /// Whether it says that something fails or is missing.
     pub alarm: bool,
     /// Where room is short, facts with a higher number go first.
@@ -21,12 +23,38 @@ pub struct Fact {
 
 impl Fact {
     fn new(drop_order: u8, text: String) -> Self {
-        Self { text, alarm: false, drop_order }
+        Self { text, detail: String::new(), alarm: false, drop_order }
+    }
+
+    fn with_detail(self, detail: String) -> Self {
+        Self { detail, ..self }
+    }
+
+    /// Everything it says.
+    pub fn said(&self) -> String {
+        if self.detail.is_empty() { self.text.clone() } else { format!("{} ({})", self.text, self.detail) }
     }
 
     fn alarm_if(self, alarm: bool) -> Self {
         Self { alarm, ..self }
     }
+}
+
+/// As many of these facts as fit beside each other with `gap` cells between them. First the details go, then the
+/// least important facts; the most important one stays whatever happens.
+pub fn fitting(mut facts: Vec<Fact>, max_width: Option<usize>, gap: usize) -> Vec<Fact> {
+    let Some(max_width) = max_width else { return facts };
+    let total = |facts: &[Fact]| facts.iter().map(|fact| width(&fact.said()) + gap).sum::<usize>();
+    while total(&facts) > max_width + gap {
+        if let Some(fact) = facts.iter_mut().rev().find(|fact| !fact.detail.is_empty()) {
+            fact.detail.clear();
+        } else if let Some(first_to_go) = (1..facts.len()).max_by_key(|&at| facts[at].drop_order) {
+            facts.remove(first_to_go);
+        } else {
+            break;
+        }
+    }
+    facts
 }
 
 /// Numbers here stand in running text: they need no width.
@@ -50,7 +78,7 @@ pub fn totals(snapshot: &Snapshot, glyphs: &Glyphs) -> Vec<Fact> {
     let number = |number: u64, what: &str| format!("{} {what}", human::count(number, FREE, glyphs));
     vec![
         Fact::new(0, rate(tally.opened_per_s, "opens")),
-        Fact::new(3, rate(tally.accepted_per_s, "accepts")),
+        Fact::new(5, rate(tally.accepted_per_s, "accepts")),
         Fact::new(2, rate(tally.closed_per_s, "closes")),
         Fact::new(1, rate(tally.failed_per_s, "failed")).alarm_if(tally.failed_per_s > 0.0),
         Fact::new(4, number(tally.open_now, "open now")),
@@ -61,7 +89,7 @@ pub fn totals(snapshot: &Snapshot, glyphs: &Glyphs) -> Vec<Fact> {
 /// Always said, also when it is 0; with its reasons when it is not.
 fn lost(snapshot: &Snapshot, glyphs: &Glyphs) -> Fact {
     let total = snapshot.lost.total;
-    let mut text = format!("{} lost", human::count(total, FREE, glyphs));
+
     let reasons: Vec<_> = snapshot
         .lost
         .by_reason
@@ -69,10 +97,8 @@ fn lost(snapshot: &Snapshot, glyphs: &Glyphs) -> Fact {
         .filter(|&(_, &count)| count > 0)
         .map(|(reason, &count)| format!("{reason} {}", human::count(count, FREE, glyphs)))
         .collect();
-    if !reasons.is_empty() {
-        text = format!("{text} ({})", reasons.join(", "));
-    }
-    Fact::new(0, text).alarm_if(total > 0)
+    let text = format!("{} lost", human::count(total, FREE, glyphs));
+    Fact::new(0, text).with_detail(reasons.join(", ")).alarm_if(total > 0)
 }
 
 /// How portchurn is attached: each tier with its number of hooks, and by name what is not attached.
@@ -86,11 +112,10 @@ pub fn hooks(snapshot: &Snapshot, glyphs: &Glyphs) -> Vec<Fact> {
         attached.push("none".to_owned());
     }
     let missing = snapshot.hooks.iter().filter(|hook| !is_attached(hook)).map(|hook| {
-        let why =
-            hook.reason.as_deref().map_or(String::new(), |why| format!(" ({})", clean(why, glyphs.unicode)));
-        Fact::new(5, format!("{}: none{why}", hook.name)).alarm_if(hook.required)
+        let why = hook.reason.as_deref().map_or(String::new(), |why| clean(why, glyphs.unicode).into_owned());
+        Fact::new(1, format!("{}: none", hook.name)).with_detail(why).alarm_if(hook.required)
     });
-    std::iter::once(Fact::new(2, format!("hooks {}", attached.join(", ")))).chain(missing).collect()
+    std::iter::once(Fact::new(0, format!("hooks {}", attached.join(", ")))).chain(missing).collect()
 }
 
 fn is_attached(hook: &HookState) -> bool {
@@ -102,12 +127,12 @@ pub fn own_cost(snapshot: &Snapshot) -> Vec<Fact> {
     let cost = &snapshot.own_cost;
     let facts = [
         cost.cpu_ratio.map(|ratio| format!("agent {} CPU", human::percent(ratio))),
-        cost.bpf_cpu_ratio.map(|ratio| format!("BPF {} CPU", human::percent(ratio))),
         cost.bpf_ns_per_event.filter(|ns| ns.is_finite()).map(|ns| format!("{ns:.0} ns/event")),
         cost.rss_bytes.map(|bytes| format!("RSS {}", human::bytes(bytes))),
+        cost.bpf_cpu_ratio.map(|ratio| format!("BPF {} CPU", human::percent(ratio))),
         cost.map_bytes.map(|bytes| format!("maps {}", human::bytes(bytes))),
     ];
-    facts.into_iter().flatten().zip(1..).map(|(text, drop_order)| Fact::new(drop_order, text)).collect()
+    facts.into_iter().flatten().zip(2..).map(|(text, drop_order)| Fact::new(drop_order, text)).collect()
 }
 
 /// Why there is no row, and what to do; `None` if there is one.
@@ -136,15 +161,15 @@ pub fn nothing_to_show(snapshot: &Snapshot, view: &View, selection: &Selection<'
 
 #[cfg(test)]
 mod tests {
-    use super::{Fact, hooks, identity, lost, nothing_to_show, own_cost, totals};
+    use super::{Fact, fitting, hooks, identity, lost, nothing_to_show, own_cost, totals};
     use crate::model::row::Level;
     use crate::model::snapshot::{Lost, OwnCost};
     use crate::sinks::text::{ASCII, UNICODE};
     use crate::sinks::view::{Page, View};
     use crate::sinks::{Filtering, sample_snapshot};
 
-    fn texts(facts: &[Fact]) -> Vec<&str> {
-        facts.iter().map(|fact| fact.text.as_str()).collect()
+    fn texts(facts: &[Fact]) -> Vec<String> {
+        facts.iter().map(Fact::said).collect()
     }
 
     #[test]
@@ -153,7 +178,7 @@ mod tests {
         assert_eq!(lost(&snapshot, &UNICODE), Fact::new(0, "0 lost".to_owned()));
         snapshot.lost = Lost { total: 7, by_reason: [("keys_full", 7), ("nested", 0)].into() };
         let fact = lost(&snapshot, &UNICODE);
-        assert_eq!((fact.text.as_str(), fact.alarm), ("7 lost (keys_full 7)", true));
+        assert_eq!((fact.said().as_str(), fact.alarm), ("7 lost (keys_full 7)", true));
     }
 
     #[test]
@@ -174,10 +199,20 @@ mod tests {
         assert!(facts[3].alarm);
         assert_eq!(
             texts(&own_cost(&snapshot)),
-            ["agent 0.4 % CPU", "BPF 1.2 % CPU", "310 ns/event", "RSS 12.3 MiB", "maps 4.0 MiB"]
+            ["agent 0.4 % CPU", "310 ns/event", "RSS 12.3 MiB", "BPF 1.2 % CPU", "maps 4.0 MiB"]
         );
         snapshot.own_cost = OwnCost::default();
         assert!(own_cost(&snapshot).is_empty());
+    }
+
+    #[test]
+    fn details_go_before_facts_and_the_first_fact_stays() {
+        let snapshot = sample_snapshot();
+        let at = |max_width| texts(&fitting(hooks(&snapshot, &UNICODE), Some(max_width), 2));
+        assert_eq!(at(64), ["hooks tp_btf 3", "inet_csk_accept: none (fexit: EPERM; no kprobes)"]);
+        assert_eq!(at(63), ["hooks tp_btf 3", "inet_csk_accept: none"]);
+        assert_eq!(at(36), ["hooks tp_btf 3"]);
+        assert_eq!(at(0), ["hooks tp_btf 3"]);
     }
 
     #[test]

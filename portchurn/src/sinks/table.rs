@@ -3,12 +3,12 @@
 use std::io;
 use std::io::Write;
 
-use crate::model::columns::Align;
+use crate::model::columns::{Align, Cut};
 use crate::model::snapshot::Snapshot;
 use crate::sinks::Sink;
-use crate::sinks::layout::{heading, place, row_text};
+use crate::sinks::layout::{GAP, heading, place, row_text};
 use crate::sinks::summary::{self, Fact};
-use crate::sinks::text::width;
+use crate::sinks::text::fit;
 use crate::sinks::view::{Page, Selection, View};
 
 const BOLD: &str = "\x1b[1m";
@@ -50,25 +50,26 @@ impl Sink for Table {
 fn facts_above(view: &View, snapshot: &Snapshot) -> String {
     let page = &view.page;
     let glyphs = page.glyphs();
-    let mut about = summary::hooks(snapshot, glyphs);
-    about.extend(summary::own_cost(snapshot));
-    let lines = [summary::identity(snapshot, page), summary::totals(snapshot, glyphs), about];
-    lines.into_iter().map(|facts| facts_line(facts, page) + "\n").collect()
+    let lines = [
+        summary::identity(snapshot, page),
+        summary::totals(snapshot, glyphs),
+        summary::hooks(snapshot, glyphs),
+        summary::own_cost(snapshot),
+    ];
+    let lines = lines.into_iter().filter(|facts| !facts.is_empty());
+    lines.map(|facts| facts_line(facts, page) + "\n").collect()
 }
 
 /// Facts side by side; where they do not fit, the least important are left out.
-fn facts_line(mut facts: Vec<Fact>, page: &Page) -> String {
-    const GAP: usize = 2;
-    let total = |facts: &[Fact]| facts.iter().map(|fact| width(&fact.text) + GAP).sum::<usize>();
-    while page.width.is_some_and(|max| total(&facts) > usize::from(max) + GAP) {
-        let Some(first_to_go) = (0..facts.len()).max_by_key(|&at| facts[at].drop_order) else { break };
-        facts.remove(first_to_go);
-    }
-    let texts: Vec<_> = facts
-        .iter()
-        .map(|fact| if fact.alarm { painted(&fact.text, RED, page) } else { fact.text.clone() })
-        .collect();
-    texts.join(&" ".repeat(GAP))
+fn facts_line(facts: Vec<Fact>, page: &Page) -> String {
+    let max_width = page.width.map(usize::from);
+    let texts = summary::fitting(facts, max_width, GAP).into_iter().map(|fact| {
+        let said = fact.said();
+        // Only the fact that cannot be left out can still be too wide.
+        let said = fit(&said, max_width.unwrap_or(usize::MAX), Cut::End, page.glyphs());
+        if fact.alarm { painted(&said, RED, page) } else { said.into_owned() }
+    });
+    texts.collect::<Vec<_>>().join(&" ".repeat(GAP))
 }
 
 fn body(view: &View, snapshot: &Snapshot, selection: &Selection<'_>) -> String {

@@ -1,1 +1,30 @@
-//! The screen. Stub.
+//! The screen: what is looked at, and how it is drawn. Keys change the view, never the model; reading events, waiting
+//! and writing files are left to the command, which learns of them as [`Action`].
+//!
+//! ```text
+//! key ─▶ State::on_key ─▶ Action ─▶ command          Snapshot ─▶ State::set_snapshot ─▶ draw
+//! ```
+
+mod detail;
+mod draw;
+mod edit;
+mod footer;
+mod keys;
+mod list;
+mod menu;
+mod picture;
+mod place;
+mod popup;
+mod prompt;
+mod reproduce;
+mod state;
+mod terminal;
+mod theme;
+
+#[cfg(test)]
+mod tests;
+
+pub use draw::draw;
+pub use picture::render_to_svg;
+pub use state::{Action, FilterError, FilterParser, State};
+pub use terminal::Screen;

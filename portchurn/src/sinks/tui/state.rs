@@ -1,0 +1,351 @@
+//! What is looked at: place, order, filter, selection, open menus. Pure: keys and snapshots come in, [`Action`]s go out;
+//! nothing here draws, waits or writes.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
+
+use crate::model::columns::Column;
+use crate::model::row::Level;
+use crate::model::snapshot::Snapshot;
+use crate::sinks::tui::edit::Edit;
+use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
+use crate::sinks::tui::place::{Place, RowId};
+use crate::sinks::tui::prompt::FilterPrompt;
+use crate::sinks::tui::{menu, reproduce};
+use crate::sinks::view::{RowFilter, Selection, View};
+
+/// What the command has to do after a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Draw again.
+    None,
+    /// Leave.
+    Quit,
+    /// Refresh this often from now on.
+    SetInterval(Duration),
+    /// Count from now on.
+    Reset,
+    /// Write [`State::snapshot`] as JSON to this file, then say with [`State::notify`] how it went.
+    WriteSnapshot(PathBuf),
+}
+
+/// Why a filter was not understood.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FilterError {
+    /// Where, in bytes from the start.
+    pub offset: usize,
+    /// What is wrong, one sentence.
+    pub message: String,
+}
+
+/// Understands filters. Given by the command, so that the screen does not depend on the language.
+pub type FilterParser = Box<dyn Fn(&str) -> Result<RowFilter, FilterError>>;
+
+/// What has the keyboard.
+#[derive(Debug)]
+pub(super) enum Mode {
+    Browse,
+    Help { scroll: usize },
+    Reproduce,
+    SortMenu { cursor: usize },
+    ColumnMenu { cursor: usize },
+    Filter(FilterPrompt),
+    Write(Edit),
+}
+
+/// A message in the last line, until the next key.
+#[derive(Debug)]
+pub(super) struct Notice {
+    pub(super) text: String,
+    pub(super) alarm: bool,
+}
+
+/// Where one was before going into a row.
+struct Outside {
+    place: Place,
+    selected: Option<RowId>,
+    cursor: usize,
+}
+
+/// What is looked at.
+pub struct State {
+    pub(super) view: View,
+    pub(super) interval: Duration,
+    pub(super) mode: Mode,
+    pub(super) notice: Option<Notice>,
+    pub(super) frozen: bool,
+    /// Position of the selected row in the present order.
+    pub(super) cursor: usize,
+    /// First row on the screen. Kept by `draw`.
+    pub(super) scroll: usize,
+    /// Rows that fit on the screen. Kept by `draw`.
+    pub(super) page_rows: usize,
+    /// Connects per second of past intervals, oldest first.
+    pub(super) rates: VecDeque<f64>,
+    pub(super) parse: FilterParser,
+    snapshot: Option<Arc<Snapshot>>,
+    /// The newest one, while the screen is frozen.
+    held: Option<Arc<Snapshot>>,
+    places: Vec<Outside>,
+    /// `None`: nothing was selected yet, the first row is, whichever it is.
+    selected: Option<RowId>,
+    pub(super) history: Vec<String>,
+}
+
+/// Intervals that the little curve in the head remembers.
+const RATES: usize = 120;
+
+/// What `+` and `-` choose from.
+const INTERVALS_MS: [u64; 9] = [250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000, 60_000];
+
+/// The name that `w` proposes.
+const SNAPSHOT_FILE: &str = "portchurn.json";
+
+impl State {
+    /// Starts with a view as the command line asked for.
+    pub fn new(view: View, interval: Duration, parse: FilterParser) -> Self {
+        Self {
+            view,
+            interval,
+            mode: Mode::Browse,
+            notice: None,
+            frozen: false,
+            cursor: 0,
+            scroll: 0,
+            page_rows: 10,
+            rates: VecDeque::new(),
+            parse,
+            snapshot: None,
+            held: None,
+            places: Vec::new(),
+            selected: None,
+            history: Vec::new(),
+        }
+    }
+
+    /// Takes the next snapshot. While the screen is frozen it is kept for later.
+    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.rates.push_back(snapshot.totals.tally.opened_per_s);
+        if self.rates.len() > RATES {
+            self.rates.pop_front();
+        }
+        if self.frozen && self.snapshot.is_some() {
+            self.held = Some(snapshot);
+        } else {
+            self.snapshot = Some(snapshot);
+        }
+        self.find_selected();
+    }
+
+    /// The snapshot on the screen.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    /// The view as it is now: for writing a snapshot with the same filter.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Shows a message until the next key.
+    pub fn notify(&mut self, text: impl Into<String>, alarm: bool) {
+        self.notice = Some(Notice { text: text.into(), alarm });
+    }
+
+    /// Takes a key.
+    pub fn on_key(&mut self, event: KeyEvent) -> Action {
+        if event.kind == KeyEventKind::Release {
+            return Action::None;
+        }
+        self.notice = None;
+        let browsing = matches!(self.mode, Mode::Browse);
+        let (table, typing) = match self.mode {
+            Mode::Browse => (BROWSE, false),
+            Mode::Filter(_) | Mode::Write(_) => (EDIT, true),
+            _ => (MENU, false),
+        };
+        let action = match (keys::find(table, &event), keys::typed(&event)) {
+            (Some(Command::Quit), _) => Action::Quit,
+            (Some(command), _) if typing => self.edit(command),
+            (None, Some(c)) if typing => self.type_char(c),
+            // The order stays as it is: no need to look for the selected row.
+            (Some(command), _) if browsing && self.move_cursor(command) => return Action::None,
+            (Some(command), _) if browsing => self.browse(command),
+            (Some(command), _) => self.choose(command),
+            (None, _) => Action::None,
+        };
+        self.find_selected();
+        action
+    }
+
+    /// The rows of the present place, in the present order. Empty before the first snapshot.
+    pub(super) fn selection(&self) -> Option<Selection<'_>> {
+        let snapshot = self.snapshot.as_ref()?;
+        Some(match self.places.last() {
+            None => self.view.select(snapshot),
+            Some(outside) => self.view.arrange(outside.place.rows(snapshot)),
+        })
+    }
+
+    /// What the present rows stand for.
+    pub(super) fn level(&self) -> Level {
+        self.places.last().map_or(self.view.level, |outside| outside.place.level())
+    }
+
+    /// The columns that are shown if there is room.
+    pub(super) fn columns(&self) -> Vec<&'static Column> {
+        self.view.columns_at(self.level())
+    }
+
+    /// From the outermost to the present place.
+    pub(super) fn titles(&self) -> impl Iterator<Item = &str> {
+        self.places.iter().map(|outside| outside.place.title.as_str())
+    }
+
+    /// The command line that shows the same.
+    pub(super) fn command_line(&self) -> String {
+        let place = self.places.last().map(|outside| (&outside.place.row_words, outside.place.level()));
+        reproduce::command_line(&self.view, place, self.interval, |text| (self.parse)(text).is_ok())
+    }
+
+    /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
+    fn find_selected(&mut self) {
+        let Some(wanted) = &self.selected else {
+            self.cursor = 0;
+            return;
+        };
+        let Some(Selection { rows, .. }) = self.selection() else { return };
+        if let Some(found) = rows.iter().position(|row| wanted.is(row)) {
+            self.cursor = found;
+        } else {
+            let neighbour = self.cursor.min(rows.len().saturating_sub(1));
+            let id = rows.get(neighbour).map(RowId::of);
+            self.cursor = neighbour;
+            self.selected = id.or(self.selected.take());
+        }
+    }
+
+    fn browse(&mut self, command: Command) -> Action {
+        match command {
+            Command::Help => self.mode = Mode::Help { scroll: 0 },
+            Command::Open => self.go_in(),
+            Command::Out => drop(self.go_out()),
+            Command::Back => {
+                if !self.go_out() {
+                    self.view.filter = None;
+                }
+            }
+            Command::Filter => self.start_filter(),
+            Command::SortMenu => {
+                self.mode = Mode::SortMenu { cursor: menu::sort_entry_of(&self.view.sort) };
+            }
+            Command::Columns => self.mode = Mode::ColumnMenu { cursor: 0 },
+            Command::Reverse => self.reverse(),
+            Command::SortLeft | Command::SortRight => {
+                let to_right = command == Command::SortRight;
+                self.view.sort = menu::sort_by_neighbour(&self.columns(), &self.view.sort, to_right);
+            }
+            Command::Grouping => self.next_grouping(),
+            Command::Freeze => self.toggle_frozen(),
+            Command::Exited => self.view.include_exited = !self.view.include_exited,
+            Command::Reproduce => self.mode = Mode::Reproduce,
+            Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
+            Command::Slower | Command::Faster => return self.change_interval(command == Command::Slower),
+            Command::Reset => return Action::Reset,
+            _ => {}
+        }
+        Action::None
+    }
+
+    /// Moves the cursor if that is what the key is for; false if not.
+    fn move_cursor(&mut self, command: Command) -> bool {
+        if moved(command, 0, 0, 0).is_none() {
+            return false;
+        }
+        let Some(selection) = self.selection() else { return true };
+        let to = moved(command, self.cursor, selection.rows.len(), self.page_rows);
+        if let Some((to, row)) = to.and_then(|to| Some((to, selection.rows.get(to)?))) {
+            (self.cursor, self.selected) = (to, Some(RowId::of(row)));
+        }
+        true
+    }
+
+    fn go_in(&mut self) {
+        let place = self.selection().and_then(|selection| selection.rows.get(self.cursor).map(Place::inside));
+        match place {
+            Some(Some(place)) => {
+                let outside = Outside { place, selected: self.selected.take(), cursor: self.cursor };
+                self.places.push(outside);
+                (self.cursor, self.scroll) = (0, 0);
+            }
+            Some(None) => self.notify("this is the innermost level", false),
+            None => {}
+        }
+    }
+
+    fn go_out(&mut self) -> bool {
+        let Some(outside) = self.places.pop() else { return false };
+        self.selected = outside.selected;
+        self.cursor = outside.cursor;
+        true
+    }
+
+    pub(super) fn reverse(&mut self) {
+        match self.view.sort.first_mut() {
+            Some(key) => key.descending = !key.descending,
+            None => self.notify("busiest first has no reverse; choose a column with s", false),
+        }
+    }
+
+    fn next_grouping(&mut self) {
+        self.view.level = match self.view.level {
+            Level::Program => Level::Destination,
+            Level::Destination => Level::Process,
+            Level::Process => Level::Program,
+        };
+        self.places.clear();
+        self.selected = None;
+        (self.cursor, self.scroll) = (0, 0);
+    }
+
+    fn toggle_frozen(&mut self) {
+        self.frozen = !self.frozen;
+        if let Some(newest) = self.held.take() {
+            self.snapshot = Some(newest);
+        }
+    }
+
+    fn change_interval(&mut self, slower: bool) -> Action {
+        let now_ms = self.interval.as_millis() as u64;
+        let next_ms = if slower {
+            INTERVALS_MS.into_iter().find(|&ms| ms > now_ms)
+        } else {
+            INTERVALS_MS.into_iter().rev().find(|&ms| ms < now_ms)
+        };
+        let Some(next_ms) = next_ms else { return Action::None };
+        self.interval = Duration::from_millis(next_ms);
+        Action::SetInterval(self.interval)
+    }
+}
+
+/// Where a moving key leads in a list of `len`; `None` if it is no moving key.
+pub(super) fn moved(command: Command, from: usize, len: usize, page: usize) -> Option<usize> {
+    let last = len.saturating_sub(1);
+    let (page, half) = (page.max(1), (page / 2).max(1));
+    let to = match command {
+        Command::Up => from.saturating_sub(1),
+        Command::Down => from.saturating_add(1),
+        Command::PageUp => from.saturating_sub(page),
+        Command::PageDown => from.saturating_add(page),
+        Command::HalfUp => from.saturating_sub(half),
+        Command::HalfDown => from.saturating_add(half),
+        Command::First => 0,
+        Command::Last => last,
+        _ => return None,
+    };
+    Some(to.min(last))
+}

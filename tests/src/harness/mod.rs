@@ -1,0 +1,67 @@
+//! What the tests share: finding the programs, starting a tracer, reading its output, holding it to the truth.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{Write, stderr};
+
+use anyhow::{Context, Result};
+
+pub mod bpf;
+pub mod compare;
+pub mod mounts;
+pub mod programs;
+pub mod report;
+pub mod tracer;
+
+/// A test that cannot run here, and why.
+#[derive(Debug)]
+pub struct Skip(String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Skip {}
+
+/// The error that makes a test count as skipped.
+pub fn skip(why: impl fmt::Display) -> anyhow::Error {
+    Skip(why.to_string()).into()
+}
+
+/// Runs a test. One that cannot run prints `SKIP name: why` past libtest's capture and passes, unless
+/// `PORTCHURN_REQUIRE=1` says that it must run here.
+///
+/// # Panics
+/// When the test fails.
+pub fn check(name: &str, test: impl FnOnce() -> Result<()>) {
+    let Err(error) = test() else { return };
+    let is_required = std::env::var_os("PORTCHURN_REQUIRE").is_some_and(|value| value == "1");
+    match error.downcast_ref::<Skip>() {
+        Some(why) if !is_required => {
+            let why = why.to_string().replace('\n', " ");
+            let _ = stderr().write_all(format!("\nSKIP {name}: {why}\n").as_bytes());
+        }
+        Some(why) => panic!("{name} must run here, but cannot: {why}"),
+        None => panic!("{name}: {error:#}"),
+    }
+}
+
+/// While it lives, no other test holds one: for tests that want the processors for themselves. It holds across test
+/// programs, too.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: File,
+}
+
+impl Alone {
+    /// Waits for its turn.
+    pub fn wait() -> Result<Self> {
+        let path = std::env::temp_dir().join("portchurn-tests.lock");
+        let lock = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+        lock.lock().context("wait for other tests")?;
+        Ok(Self { _lock: lock })
+    }
+}

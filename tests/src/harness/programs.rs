@@ -1,0 +1,94 @@
+//! Finding and running the programs that the tests are about, as a user would.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::skip;
+use crate::truth::Truth;
+use crate::workloads::Unavailable;
+
+/// portchurn: `PORTCHURN_BIN`, or what cargo built, in the folder of the tests' own profile first.
+pub fn portchurn() -> Result<PathBuf> {
+    find("PORTCHURN_BIN", "portchurn")
+}
+
+/// portchurn-workload: `PORTCHURN_WORKLOAD`, or what cargo built.
+pub fn workload() -> Result<PathBuf> {
+    find("PORTCHURN_WORKLOAD", "portchurn-workload")
+}
+
+fn find(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    // target/PROFILE/deps/this-test
+    let own = std::env::current_exe().context("find this program")?;
+    let profile = own.ancestors().nth(2).context("find the folder of this program")?;
+    let target = profile.parent().context("find the target folder")?;
+    [profile.to_owned(), target.join("debug"), target.join("release")]
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not built: `cargo build --workspace`, or set {variable}"))
+}
+
+/// Runs portchurn to its end.
+pub fn run_portchurn<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Output> {
+    let mut command = Command::new(portchurn()?);
+    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command.output().context("run portchurn")
+}
+
+/// What portchurn said on stderr. It must never have panicked.
+pub fn complaint(output: &Output) -> Result<String> {
+    let text = String::from_utf8(output.stderr.clone()).context("read stderr")?;
+    ensure!(!text.contains("panicked"), "it panicked: {text}");
+    Ok(text)
+}
+
+/// Runs a workload to its end.
+pub fn run_workload(arguments: &[&str]) -> Result<Truth> {
+    start_workload(arguments)?.finish()
+}
+
+/// Starts a workload.
+pub fn start_workload(arguments: &[&str]) -> Result<Running> {
+    let child = Command::new(workload()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start a workload")?;
+    Ok(Running { child })
+}
+
+/// A workload at work. Its stdin and stdout may be taken in between.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub child: Child,
+}
+
+impl Running {
+    /// Waits for its end, and tells what it did.
+    pub fn finish(self) -> Result<Truth> {
+        let output = self.child.wait_with_output().context("wait for a workload")?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => {}
+            Some(Unavailable::EXIT_CODE) => return Err(skip(complaint.trim_end())),
+            _ => bail!("a workload failed ({}): {complaint}", output.status),
+        }
+        let text = String::from_utf8(output.stdout).context("read what a workload did")?;
+        let last = text.lines().last().context("a workload that says nothing")?;
+        let truth: Truth = serde_json::from_str(last).context("understand what a workload did")?;
+        if let Some(kernel) = truth.kernel {
+            ensure!(kernel.listen_overflows == 0, "the workload outran accept(): {kernel:?}");
+        }
+        Ok(truth)
+    }
+}

@@ -1,0 +1,150 @@
+//! portchurn as a child that prints one JSON object per interval. It counts the whole host; tests look at their own
+//! processes only, so they may run side by side.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::mounts::Tracefs;
+use super::programs::portchurn;
+use super::report::Report;
+use super::skip;
+
+/// How long the awaited may take. No test is about time: this only ends one that has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A tracer at work.
+#[derive(Debug)]
+pub struct Tracer {
+    child: Child,
+    lines: Receiver<String>,
+    complaint: Option<JoinHandle<String>>,
+    /// What it said last.
+    pub latest: Report,
+}
+
+impl Tracer {
+    /// Starts one with these extra arguments, and waits until it is attached.
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_with(arguments, Tracefs::AsItIs)
+    }
+
+    /// The same, with tracefs or without.
+    pub fn start_with(arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
+        let mut command = Command::new(portchurn()?);
+        command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+        tracefs.prepare(&mut command);
+        let mut child = command.spawn().context("start portchurn")?;
+        let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        let mut stderr = child.stderr.take().context("a pipe was asked for")?;
+        let (sender, lines) = sync_channel(4096);
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(|line| line.ok()) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let complaint = Some(thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        }));
+        let Ok(first) = lines.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            let status = child.wait().context("wait for portchurn")?;
+            let complaint = complaint.and_then(|reader| reader.join().ok()).unwrap_or_default();
+            // Not permitted, or the kernel cannot.
+            if matches!(status.code(), Some(4 | 5)) {
+                return Err(skip(complaint.trim_end()));
+            }
+            bail!("portchurn printed nothing ({status}): {complaint}");
+        };
+        let latest = parse(&first)?;
+        Ok(Self { child, lines, complaint, latest })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads the next object.
+    pub fn next(&mut self) -> Result<&Report> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => self.latest = parse(&line)?,
+            Err(RecvTimeoutError::Timeout) => bail!("portchurn fell silent"),
+            Err(RecvTimeoutError::Disconnected) => bail!("portchurn ended"),
+        }
+        Ok(&self.latest)
+    }
+
+    /// Reads on until the condition holds; it says what is still wrong. Counters only grow, so it must still hold one
+    /// object later.
+    pub fn wait_until(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = self.next()?;
+            match condition(report) {
+                Ok(()) => break,
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => {}
+            }
+        }
+        condition(self.next()?).context("it was right, but then")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).context("send a signal to portchurn")
+    }
+
+    /// Stops it as Ctrl-C does; it must end well. What it said on stderr.
+    pub fn stop(self) -> Result<String> {
+        self.signal(Signal::INT)?;
+        self.finish().context("after Ctrl-C")
+    }
+
+    /// Waits until it ends by itself; it must end well. What it said on stderr.
+    pub fn finish(mut self) -> Result<String> {
+        let (status, complaint) = self.end()?;
+        ensure!(status.success(), "it ended with {status}: {complaint}");
+        Ok(complaint)
+    }
+
+    /// Ends it as nobody can prevent.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.end()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(ExitStatus, String)> {
+        // A full pipe would keep it from ending.
+        while self.lines.recv_timeout(PATIENCE).is_ok() {}
+        let status = self.child.wait().context("wait for portchurn")?;
+        let complaint = self.complaint.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        ensure!(!complaint.contains("panicked"), "it panicked: {complaint}");
+        Ok((status, complaint))
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn parse(line: &str) -> Result<Report> {
+    let report: Report = serde_json::from_str(line).with_context(|| format!("understand {line}"))?;
+    ensure!(report.schema_version == 1, "schema version {}", report.schema_version);
+    Ok(report)
+}

@@ -1,0 +1,115 @@
+//! Exact also at the highest rate, and whoever shares a processor with whom. One at a time: they want it for
+//! themselves. Needs the privileges of a tracer.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
+use portchurn_tests::harness::programs::{run_workload, start_workload, workload};
+use portchurn_tests::harness::report::Program;
+use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::{Alone, check, skip};
+
+const CYCLES: &str = "100000";
+const ACCEPTS: &str = "10000";
+
+fn is_exact(name: &str, count: &str, arguments: &[&str]) -> Result<()> {
+    let _alone = Alone::wait()?;
+    let mut tracer = Tracer::start(&[])?;
+    let common = [name, "--count", count, "--ports", "8", "--netns", "own"];
+    let truth = run_workload(&[&common, arguments].concat())?;
+    let count: u64 = count.parse()?;
+    for process in &truth.processes {
+        let sum = process.sum();
+        ensure!([count, 2 * count].contains(&sum.closed()), "the workload itself is not complete");
+    }
+    tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+    tracer.stop()?;
+    Ok(())
+}
+
+macro_rules! bulks {
+    ($($test:ident: $name:literal $count:ident $($argument:literal)*;)*) => {$(
+        #[test]
+        fn $test() {
+            check(stringify!($test), || is_exact($name, $count, &[$($argument),*]));
+        }
+    )*};
+}
+
+bulks! {
+    hundred_thousand_cycles_v4: "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0";
+    hundred_thousand_cycles_v6: "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0" "--family" "v6";
+    one_process_does_both_v4: "bulk-one" CYCLES;
+    one_process_does_both_v6: "bulk-one" CYCLES "--family" "v6";
+    two_pairs_on_two_processors_v4: "bulk-two-pairs" CYCLES;
+    two_pairs_on_two_processors_v6: "bulk-two-pairs" CYCLES "--family" "v6";
+    server_owns_when_client_closes_first_on_one_processor: "bulk" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
+    server_owns_when_client_closes_first_on_two_processors: "bulk" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+    server_owns_when_it_closes_first_on_one_processor:
+        "bulk-server-first" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
+    server_owns_when_it_closes_first_on_two_processors:
+        "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+}
+
+/// Processes that the shell loop starts.
+const SHORT_LIVED: u64 = 500;
+
+#[test]
+fn five_hundred_short_lived_processes_are_one_program() {
+    check("five_hundred_short_lived_processes_are_one_program", || {
+        let _alone = Alone::wait()?;
+        if !Command::new("sh").args(["-c", ":"]).status().is_ok_and(|status| status.success()) {
+            return Err(skip("there is no shell"));
+        }
+        let mut tracer = Tracer::start(&[])?;
+        let mut server = start_workload(&["serve", "--count", &SHORT_LIVED.to_string()])?;
+        let mut first = String::new();
+        let mut output = BufReader::new(server.child.stdout.take().context("a pipe was asked for")?);
+        output.read_line(&mut first).context("learn the port")?;
+        let port = first.trim().rsplit(' ').next().context("learn the port")?.to_owned();
+        let script =
+            format!("i=0; while [ $i -lt {SHORT_LIVED} ]; do \"$0\" once --port {port}; i=$((i+1)); done");
+        let status = Command::new("sh")
+            .args(["-c", &script])
+            .arg(workload()?)
+            .stdout(Stdio::null())
+            .status()
+            .context("run the loop")?;
+        ensure!(status.success(), "the loop failed: {status}");
+        ensure!(server.child.wait().context("wait for the server")?.success(), "the server failed");
+        let port: u16 = port.parse().context("understand the port")?;
+        tracer.wait_until(|report| {
+            adds_up(report)?;
+            let groups: Vec<&Program> =
+                report.programs.iter().filter(|program| connects_to(program, port)).collect();
+            ensure!(groups.len() == 1, "{} groups instead of one: {groups:#?}", groups.len());
+            is_the_loop(groups[0], port)
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+fn connects_to(program: &Program, port: u16) -> bool {
+    program.destinations.iter().any(|destination| destination.remote_port == Some(port))
+}
+
+fn is_the_loop(group: &Program, port: u16) -> Result<()> {
+    let tally = group.tally;
+    ensure!(group.process_count == SHORT_LIVED, "{} processes", group.process_count);
+    ensure!(group.exited_count == SHORT_LIVED, "{} of them ended", group.exited_count);
+    ensure!(
+        (tally.opened, tally.closed, tally.failed, tally.open_now) == (SHORT_LIVED, SHORT_LIVED, 0, 0),
+        "{tally:?}"
+    );
+    ensure!(group.destinations.len() == 1, "{} destinations", group.destinations.len());
+    ensure!(group.destinations[0].closed_by.local == SHORT_LIVED, "{:?}", group.destinations[0].closed_by);
+    ensure!(group.program == "portchurn-workload", "the program is {}", group.program);
+    // What a link called sh leads to differs, but its comm is how it was called.
+    ensure!(group.parent_program.as_deref() == Some("sh"), "the parent is {:?}", group.parent_program);
+    let arguments: Vec<&str> = group.argv.iter().skip(1).map(String::as_str).collect();
+    ensure!(arguments == ["once", "--port", &port.to_string()], "the arguments are {:?}", group.argv);
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! How a tracer comes and goes: what was there before it, what it leaves behind, how it ends, and whether two of them
+//! get along. Needs the privileges of a tracer.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use portchurn_tests::harness::bpf::{Object, held_by};
+use portchurn_tests::harness::check;
+use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
+use portchurn_tests::harness::programs::{Running, portchurn, run_workload, start_workload};
+use portchurn_tests::harness::report::Tally;
+use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::truth::Truth;
+
+/// A workload whose connections are open until it is told to close them.
+struct Held {
+    workload: Running,
+    client: u32,
+    server: u32,
+}
+
+impl Held {
+    fn open(arguments: &[&str]) -> Result<Self> {
+        let mut workload = start_workload(&[&["hold"], arguments].concat())?;
+        let stdout = workload.child.stdout.as_mut().context("a pipe was asked for")?;
+        let mut line = String::new();
+        // Byte by byte: what follows is for others to read.
+        while !line.ends_with('\n') {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).context("wait until all are open")?;
+            line.push(char::from(byte[0]));
+        }
+        let mut numbers = line.split_whitespace().skip(1).map(str::parse);
+        let mut number = || numbers.next()?.ok();
+        let (client, server) = number().zip(number()).with_context(|| format!("understand {line}"))?;
+        Ok(Self { workload, client, server })
+    }
+
+    fn close(mut self) -> Result<Truth> {
+        let mut stdin = self.workload.child.stdin.take().context("a pipe was asked for")?;
+        stdin.write_all(b"\n").context("give the word")?;
+        self.workload.finish()
+    }
+}
+
+const OPEN: u64 = 101;
+
+#[test]
+fn sockets_from_before_the_attach_have_owners_and_their_closes_count() {
+    check("sockets_from_before_the_attach_have_owners_and_their_closes_count", || {
+        early("v4", "host")?;
+        early("v6", "host")?;
+        early("mapped", "host")
+    });
+}
+
+#[test]
+fn sockets_from_before_the_attach_in_another_netns() {
+    check("sockets_from_before_the_attach_in_another_netns", || early("v4", "own"));
+}
+
+fn early(family: &str, netns: &str) -> Result<()> {
+    let count = OPEN.to_string();
+    let held = Held::open(&["--early", "--count", &count, "--family", family, "--netns", netns])?;
+    let mut tracer = Tracer::start(&[])?;
+    let (client, server) = (held.client, held.server);
+    tracer
+        .wait_until(|report| {
+            for tgid in [client, server] {
+                let tally = report.processes_of(tgid).next().map(|process| process.tally);
+                let expected = Tally { before_attach: OPEN, open_now: OPEN, ..Tally::default() };
+                ensure!(tally == Some(expected), "{tgid}: {tally:?}");
+            }
+            adds_up(report)
+        })
+        .context("while they are open")?;
+    let truth = held.close()?;
+    tracer
+        .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+        .context("when they are closed")?;
+    tracer.stop()?;
+    Ok(())
+}
+
+#[test]
+fn open_connections_are_open_now() {
+    check("open_connections_are_open_now", || {
+        let mut tracer = Tracer::start(&[])?;
+        let held = Held::open(&["--count", &OPEN.to_string()])?;
+        let (client, server) = (held.client, held.server);
+        tracer.wait_until(|report| {
+            let sides = [
+                (client, Tally { opened: OPEN, open_now: OPEN, ..Tally::default() }),
+                (server, Tally { accepted: OPEN, open_now: OPEN, ..Tally::default() }),
+            ];
+            for (tgid, expected) in sides {
+                let tally = report.processes_of(tgid).next().map(|process| process.tally);
+                ensure!(tally == Some(expected), "{tgid}: {tally:?}");
+            }
+            adds_up(report)
+        })?;
+        let truth = held.close()?;
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))
+    });
+}
+
+#[test]
+fn two_tracers_are_both_exact() {
+    check("two_tracers_are_both_exact", || {
+        let mut first = Tracer::start(&[])?;
+        let mut second = Tracer::start(&["--attach", "inet_sock_set_state=raw_tp"])?;
+        let truth = run_workload(&["active-close", "--count", "1009", "--netns", "own"])?;
+        for tracer in [&mut first, &mut second] {
+            tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        }
+        // One that ends takes nothing from the other.
+        first.stop()?;
+        let truth = run_workload(&["passive-close", "--count", "101"])?;
+        second.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        second.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn kill_nine_leaves_nothing_behind() {
+    check("kill_nine_leaves_nothing_behind", || {
+        let tracer = Tracer::start(&[])?;
+        let held = held_by(tracer.pid())?;
+        for kind in ["prog_id", "map_id", "link_id"] {
+            ensure!(held.iter().any(|object| object.kind() == kind), "it holds no {kind}: {held:?}");
+        }
+        tracer.kill()?;
+        // The kernel frees them a moment after the last holder is gone.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let mut left: Vec<Object> = Vec::new();
+            for object in &held {
+                if object.exists()? {
+                    left.push(*object);
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "left behind: {left:?}");
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn ctrl_c_prints_the_summary_and_ends_well() {
+    check("ctrl_c_prints_the_summary_and_ends_well", || {
+        let mut tracer = Tracer::start(&[])?;
+        let truth = run_workload(&["active-close"])?;
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        let summary = tracer.stop()?;
+        for word in ["opened", "closed", "still open", "0 lost"] {
+            ensure!(summary.contains(word), "the summary lacks '{word}': {summary}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    check("a_reader_that_goes_away_ends_it_quietly", || {
+        // Fails as the other tests do where a tracer cannot run.
+        Tracer::start(&[])?.stop()?;
+        for format in ["table", "jsonl", "csv"] {
+            let mut child = Command::new(portchurn()?)
+                .args(["top", "-b", "-i", "200ms", "-o", format])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .context("start portchurn")?;
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().context("a pipe was asked for")?)
+                .read_line(&mut line)
+                .context("read one line")?;
+            ensure!(!line.is_empty(), "{format}: it printed nothing");
+            // The pipe is closed now, as by `head -1`.
+            let output = child.wait_with_output().context("wait for portchurn")?;
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{format}: {}: {complaint}", output.status);
+            let is_quiet = !complaint.to_lowercase().contains("pipe") && !complaint.contains("panicked");
+            ensure!(is_quiet, "{format}: {complaint}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_count_of_refreshes_is_kept() {
+    check("a_count_of_refreshes_is_kept", || {
+        let mut tracer = Tracer::start(&["-n", "3"])?;
+        tracer.next()?;
+        tracer.next()?;
+        ensure!(tracer.next().is_err(), "a fourth object came");
+        tracer.finish()?;
+        Ok(())
+    });
+}

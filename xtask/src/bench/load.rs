@@ -1,0 +1,108 @@
+//! The load: one process on one processor makes connections to itself over loopback, in lock-step: connect, accept, close,
+//! close. Both ends are traced: 11 state changes for each. It runs in a network namespace of its own, which takes its
+//! TIME_WAIT sockets with it when it ends, so that every round begins with none.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::getpid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::run::{capture, on_path};
+
+/// Connections before the clock starts.
+pub(crate) const WARM_UP: u32 = 1_000;
+
+/// Connections to one destination before the next has its turn; with [`DESTINATIONS`] it keeps the local ports of
+/// each far below the half of their range, from which on the kernel searches.
+const RUN: u32 = 500;
+const DESTINATIONS: u32 = 100;
+
+/// Arguments of the load itself.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[arg(long)]
+    cycles: u32,
+    #[arg(long)]
+    cpu: usize,
+}
+
+/// What one round of load took.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Load {
+    pub(crate) pid: u32,
+    pub(crate) cycles: u32,
+    /// Time of the processor in user and kernel mode, with the softirqs that ran on top of it.
+    pub(crate) cpu_ns: u64,
+    pub(crate) wall_ns: u64,
+}
+
+impl Load {
+    pub(crate) fn cpu_us_per_cycle(&self) -> f64 {
+        self.cpu_ns as f64 / 1e3 / f64::from(self.cycles)
+    }
+
+    pub(crate) fn cycles_per_s(&self) -> f64 {
+        1e9 * f64::from(self.cycles) / self.wall_ns as f64
+    }
+}
+
+/// Runs one round in a process of its own.
+pub(crate) fn run(cycles: u32, cpu: usize) -> Result<Load> {
+    ensure!(
+        on_path("unshare").is_some() && on_path("ip").is_some(),
+        "bench needs `unshare` and `ip`: install iproute2"
+    );
+    let xtask = std::env::current_exe().context("find this program")?;
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]).arg(xtask);
+    command.args(["bench-load", "--cycles", &cycles.to_string(), "--cpu", &cpu.to_string()]);
+    let said = capture(command.stdin(Stdio::null())).context("run the load")?;
+    serde_json::from_str(&said).context("read what the load says")
+}
+
+/// The load itself. Prints a [`Load`].
+pub(crate) fn generate(args: &Args) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(args.cpu);
+    sched_setaffinity(None, &cpus).with_context(|| format!("stay on processor {}", args.cpu))?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("listen")?;
+    let port = listener.local_addr()?.port();
+    for index in 0..WARM_UP {
+        cycle(&listener, port, index)?;
+    }
+    let (cpu, wall) = (cpu_ns(), Instant::now());
+    for index in WARM_UP..WARM_UP.saturating_add(args.cycles) {
+        cycle(&listener, port, index)?;
+    }
+    let (cpu_ns, wall_ns) = (cpu_ns() - cpu, wall.elapsed().as_nanos() as u64);
+    let pid = getpid().as_raw_nonzero().get() as u32;
+    println!("{}", serde_json::to_string(&Load { pid, cycles: args.cycles, cpu_ns, wall_ns })?);
+    Ok(())
+}
+
+fn cycle(listener: &TcpListener, port: u16, index: u32) -> Result<()> {
+    let host = index / RUN % DESTINATIONS;
+    let target = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, host as u8 + 1), port));
+    let near = TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
+    let far = loop {
+        match listener.accept() {
+            Ok((far, _)) => break far,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("accept"),
+        }
+    };
+    drop(near);
+    drop(far);
+    Ok(())
+}
+
+fn cpu_ns() -> u64 {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,185 @@
+//! A tracer at work beside the load: portchurn itself, or tcplife for comparison. Started as a user would start it, its
+//! output read and counted.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::load::{Load, WARM_UP};
+use super::proc::{Usage, attached};
+use crate::run::on_path;
+
+/// How long anything may take before the bench gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a tracer may still find events after the load has ended.
+const SETTLE: Duration = Duration::from_secs(4);
+
+/// Which tracer, and how it is called.
+pub(crate) struct Kind {
+    pub(crate) name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    speaks_json: bool,
+}
+
+impl Kind {
+    pub(crate) fn portchurn(program: PathBuf, extra: &[String]) -> Self {
+        let fixed = ["top", "-b", "-o", "jsonl", "--interval", "1s"].map(str::to_owned);
+        let arguments = fixed.into_iter().chain(extra.iter().cloned()).collect();
+        Self { name: "portchurn".to_owned(), program, arguments, speaks_json: true }
+    }
+
+    /// The one of libbpf-tools, else the one that BCC runs in Python.
+    pub(crate) fn tcplife() -> Option<Self> {
+        ["tcplife", "tcplife-bpfcc"].iter().find_map(|name| {
+            let program = on_path(name)?;
+            Some(Self { name: (*name).to_owned(), program, arguments: Vec::new(), speaks_json: false })
+        })
+    }
+
+    /// How many connections it should count: one of portchurn's counts has both ends, tcplife prints each end.
+    pub(crate) fn expects(&self, load: &Load) -> u64 {
+        let cycles = u64::from(load.cycles) + u64::from(WARM_UP);
+        if self.speaks_json { cycles } else { 2 * cycles }
+    }
+}
+
+/// What a tracer says of itself.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct OwnFigures {
+    pub(crate) map_bytes: Option<u64>,
+    pub(crate) lost: Option<u64>,
+}
+
+/// A running tracer.
+pub(crate) struct Tracer<'a> {
+    kind: &'a Kind,
+    child: Child,
+    lines: Receiver<String>,
+    last: Value,
+    /// From start to the last program's attachment.
+    pub(crate) attach: Duration,
+}
+
+impl<'a> Tracer<'a> {
+    /// Starts it and waits until it is attached.
+    pub(crate) fn start(kind: &'a Kind) -> Result<Self> {
+        let mut command = Command::new(&kind.program);
+        command.args(&kind.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let begin = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("start {}", kind.program.display()))?;
+        let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        let (sender, lines) = channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut tracer = Self { kind, child, lines, last: Value::Null, attach: Duration::ZERO };
+        tracer.attach = tracer.wait_until_attached(begin)?;
+        Ok(tracer)
+    }
+
+    /// Watches its links appear; attached it is when its first line is out, or a second has brought no more.
+    fn wait_until_attached(&mut self, begin: Instant) -> Result<Duration> {
+        let (mut links, mut latest) = (0, begin);
+        loop {
+            if let Some(status) = self.child.try_wait().context("look after the tracer")? {
+                bail!("{} ended at once ({status}): start it by hand to see why", self.kind.name);
+            }
+            let now = attached(self.child.id());
+            if now != links {
+                (links, latest) = (now, Instant::now());
+            }
+            match self.lines.recv_timeout(Duration::from_micros(500)) {
+                Ok(line) => self.read(&line),
+                Err(RecvTimeoutError::Timeout) if links > 0 && latest.elapsed() > Duration::from_secs(1) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    ensure!(begin.elapsed() < PATIENCE, "{} does not attach", self.kind.name);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => continue,
+            }
+            return Ok(latest - begin);
+        }
+    }
+
+    fn read(&mut self, line: &str) {
+        if self.kind.speaks_json {
+            self.last = serde_json::from_str(line).unwrap_or_default();
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.child.id())
+    }
+
+    /// Waits for `count` more of portchurn's reports.
+    pub(crate) fn wait_for_reports(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let line = self.lines.recv_timeout(PATIENCE).context("wait for a report")?;
+            self.read(&line);
+        }
+        Ok(())
+    }
+
+    /// Reads on until it has counted all of `load`, or has had its time; what it counted.
+    pub(crate) fn wait_for_count(&mut self, load: &Load) -> Result<u64> {
+        let (expected, end) = (self.kind.expects(load), Instant::now() + SETTLE);
+        let own = format!("{} ", load.pid);
+        let mut counted = 0;
+        while counted < expected {
+            let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
+                break;
+            };
+            self.read(&line);
+            if self.kind.speaks_json {
+                counted = counted.max(self.opened_by(load.pid));
+            } else {
+                counted += u64::from(line.trim_start().starts_with(&own));
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Connections of a process in the last report; 0 unless it closed what it opened and accepted.
+    fn opened_by(&self, pid: u32) -> u64 {
+        let processes = self.last["processes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(process) = processes.iter().find(|process| process["tgid"] == pid) else { return 0 };
+        let [opened, accepted, closed] =
+            ["opened", "accepted", "closed"].map(|key| process[key].as_u64().unwrap_or_default());
+        if opened == accepted && closed == opened + accepted { opened } else { 0 }
+    }
+
+    pub(crate) fn own_figures(&self) -> OwnFigures {
+        OwnFigures {
+            map_bytes: self.last["own_cost"]["map_bytes"].as_u64(),
+            lost: self.last["lost"]["total"].as_u64(),
+        }
+    }
+
+    /// Ctrl-C, as a user would; how long it took to be gone.
+    pub(crate) fn stop(mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::INT).with_context(|| format!("stop {}", self.kind.name))?;
+        while begin.elapsed() < PATIENCE {
+            if self.child.try_wait().context("wait for the tracer")?.is_some() {
+                return Ok(begin.elapsed());
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+        bail!("{} does not stop", self.kind.name)
+    }
+}
+
+impl Drop for Tracer<'_> {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

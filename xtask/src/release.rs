@@ -1,0 +1,159 @@
+//! `cargo xtask release`: one static file for each architecture, in `target/dist/`. glibc, linked in, because the
+//! standard library for it can be had everywhere; with musl's (`rustup target add …-musl`) a plain cargo build does it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::repo;
+use crate::run::{self, capture, clean_command, on_path};
+
+/// Arguments of `cargo xtask release`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this architecture, and fail where it cannot be built [default: all that can be]
+    #[arg(long, value_parser = ARCHITECTURES)]
+    arch: Option<String>,
+}
+
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+
+/// Where `cargo xtask vm` keeps Debian's standard library for another processor.
+const FOREIGN_STD: &str = "target/vm/sysroot-";
+/// The compiler that library belongs to.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let root = repo::root()?;
+    if let Some(arch) = &args.arch {
+        return build(&root, &Toolchain::find(&root, arch)?);
+    }
+    for arch in ARCHITECTURES {
+        match Toolchain::find(&root, arch) {
+            Ok(toolchain) => build(&root, &toolchain)?,
+            Err(missing) => println!("SKIP {arch}: {missing:#}"),
+        }
+    }
+    Ok(())
+}
+
+/// What builds for one architecture.
+struct Toolchain {
+    arch: String,
+    linker: Option<String>,
+    /// Compiler and sysroot, where the usual compiler has no standard library for it.
+    own_std: Option<(&'static str, PathBuf)>,
+}
+
+impl Toolchain {
+    fn find(root: &Path, arch: &str) -> Result<Self> {
+        let foreign = arch != std::env::consts::ARCH;
+        let linker = foreign.then(|| format!("{arch}-linux-gnu-gcc"));
+        if let Some(linker) = &linker {
+            let package = format!("gcc-{}-linux-gnu", arch.replace('_', "-"));
+            ensure!(on_path(linker).is_some(), "{linker} is missing: apt-get install {package}");
+        }
+        let target = target(arch);
+        let usual = capture(Command::new("rustc").args(["--print=target-libdir", "--target", &target]))?;
+        if has_std(Path::new(usual.trim())) {
+            return Ok(Self { arch: arch.to_owned(), linker, own_std: None });
+        }
+        let sysroot = root.join(format!("{FOREIGN_STD}{arch}"));
+        ensure!(
+            has_std(&sysroot.join("lib/rustlib").join(&target).join("lib")),
+            "no standard library: `rustup target add {target}`, or `cargo xtask vm --arch {arch} --kernel 6.1` fetches Debian's"
+        );
+        Ok(Self { arch: arch.to_owned(), linker, own_std: Some((DEBIAN_RUSTC, sysroot)) })
+    }
+
+    /// A cargo with everything set for this architecture.
+    fn cargo(&self, root: &Path) -> Command {
+        // Through rustup's cargo even where Debian's compiler builds: it is the one that everybody has.
+        let mut command = clean_command("cargo");
+        let key = format!("CARGO_TARGET_{}", target(&self.arch).to_uppercase().replace('-', "_"));
+        let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+        flags.push(format!("--remap-path-prefix={}=/portchurn", root.display()));
+        if let Ok(home) = repo::cargo_home() {
+            flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+        }
+        if let Some((rustc, sysroot)) = &self.own_std {
+            command.env("RUSTC", rustc);
+            flags.push(format!("--sysroot={}", sysroot.display()));
+        }
+        if let Some(linker) = &self.linker {
+            command.env(format!("{key}_LINKER"), linker);
+        }
+        // An explicit --target keeps these away from build scripts and macros, which cannot be static.
+        command.env(format!("{key}_RUSTFLAGS"), flags.join(" "));
+        command
+    }
+}
+
+fn target(arch: &str) -> String {
+    format!("{arch}-unknown-linux-gnu")
+}
+
+fn has_std(libraries: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(libraries) else { return false };
+    files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
+fn build(root: &Path, toolchain: &Toolchain) -> Result<()> {
+    let target = target(&toolchain.arch);
+    println!("release: build for {target}");
+    let folder = root.join("target/release-static");
+    let mut cargo = toolchain.cargo(root);
+    cargo.current_dir(root).args(["build", "--quiet", "--locked", "--release", "--package=portchurn"]);
+    run::run(cargo.args(["--target", &target]).arg("--target-dir").arg(&folder))?;
+    let dist = root.join("target/dist");
+    std::fs::create_dir_all(&dist).with_context(|| format!("create {}", dist.display()))?;
+    let file = dist.join(format!("portchurn-{}-linux", toolchain.arch));
+    std::fs::copy(folder.join(&target).join("release/portchurn"), &file)
+        .with_context(|| format!("write {}", file.display()))?;
+    let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    ensure!(is_static(&bytes), "{} needs a dynamic loader: +crt-static had no effect", file.display());
+    println!("{}: {} bytes, static", file.strip_prefix(root).unwrap_or(&file).display(), bytes.len());
+    Ok(())
+}
+
+/// Whether a 64-bit little-endian ELF file asks for no interpreter.
+fn is_static(elf: &[u8]) -> bool {
+    const INTERPRETER: u64 = 3;
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = elf.get(at..at.checked_add(size)?)?;
+        Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    };
+    let is_elf = elf.starts_with(b"\x7fELF\x02\x01");
+    let (Some(first), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
+        return false;
+    };
+    let mut headers = (0..count).map(|index| number((first + index * size) as usize, 4));
+    is_elf && headers.all(|kind| kind.is_some_and(|kind| kind != INTERPRETER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_static;
+
+    /// A file header and one program header of this kind.
+    fn elf(kind: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (bytes[32], bytes[54], bytes[56], bytes[64]) = (64, 56, 1, kind);
+        bytes
+    }
+
+    #[test]
+    fn an_interpreter_gives_a_dynamic_file_away() {
+        assert!(is_static(&elf(1)));
+        assert!(!is_static(&elf(3)));
+    }
+
+    #[test]
+    fn what_is_cut_off_or_no_elf_file_is_not_static() {
+        assert!(!is_static(&elf(1)[..60]));
+        assert!(!is_static(&elf(1)[..64]));
+        assert!(!is_static(b"#!/bin/sh"));
+    }
+}
