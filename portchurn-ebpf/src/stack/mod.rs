@@ -184,7 +184,7 @@ unsafe fn send(scratch: *mut Scratch, key: &SiteKey, index: u32, site: *mut Site
         (*record).site = *key;
         (*record).site_index = index;
         (*record).walk_end = walk_end as u32;
-        let stack_len = core::hint::black_box((*record).stack_len) & (regs::COPY_MASK);
+        let stack_len = core::hint::black_box((*record).stack_len) & regs::LEN_MASK;
         let len = core::mem::offset_of!(StackRecord, stack) as u64 + u64::from(stack_len);
         let ring = (&raw const STACKS).cast_mut().cast();
         if bpf_ringbuf_output(ring, record.cast(), len, 0) == 0 {

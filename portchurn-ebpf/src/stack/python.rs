@@ -62,14 +62,12 @@ pub unsafe fn walk(interpreter: *const Interpreter, scratch: *mut Scratch) -> Wa
             scratch,
             frame: first,
             hash: (*interpreter).image,
-            len: 0,
             end: WalkEnd::Complete as u32,
         };
         bpf_loop(STEPS_MAX, step as *mut c_void, (&raw mut walk).cast(), 0);
-        let len = core::ptr::read_volatile(&raw const walk.len);
         let end = core::ptr::read_volatile(&raw const walk.end);
         let record = &raw mut (*scratch).record;
-        (*record).frames_len = len;
+        let len = (&raw const (*record).frames_len).read_volatile();
         if core::ptr::read_volatile(&raw const walk.frame) != 0 && end == WalkEnd::Complete as u32 {
             (*record).flags |= stack_flag::FRAMES_TRUNCATED;
         }
@@ -192,7 +190,6 @@ struct Walk {
     scratch: *mut Scratch,
     frame: u64,
     hash: u64,
-    len: u32,
     end: u32,
 }
 
@@ -243,7 +240,10 @@ extern "C" fn step(_index: u64, walk: *mut Walk) -> i64 {
         let walk = &mut *walk;
         let interpreter = &*walk.interpreter;
         let object = &raw mut (*walk.scratch).object;
-        let (frame, len) = (walk.frame, walk.len);
+        let frame = walk.frame;
+        // Counted in map memory: the verifier takes it for any number and looks at this function once, not per frame.
+        let count = &raw mut (*walk.scratch).record.frames_len;
+        let len = count.read_volatile();
         if frame == 0 || len >= FRAMES_MAX as u32 {
             return 1;
         }
@@ -278,7 +278,7 @@ extern "C" fn step(_index: u64, walk: *mut Walk) -> i64 {
         walk.hash = mix(mix(walk.hash, code ^ u64::from(check) << 32), position as u32 as u64);
         *frames.add(len as usize & (FRAMES_MAX - 1)) =
             CodeFrame { code, position, check: check | is_entry as u32 };
-        walk.len = len + 1;
+        count.write_volatile(len + 1);
         0
     }
 }
@@ -303,7 +303,6 @@ unsafe fn check(interpreter: &Interpreter, object: *const [u8; OBJECT_LEN]) -> u
 struct Send {
     interpreter: *const Interpreter,
     scratch: *mut Scratch,
-    next: u32,
 }
 
 /// Sends every code object of the record's frames that was not sent before.
@@ -312,21 +311,19 @@ struct Send {
 /// Both must be valid.
 #[inline(always)]
 pub unsafe fn send_code(interpreter: *const Interpreter, scratch: *mut Scratch) {
-    let mut send = Send { interpreter, scratch, next: 0 };
+    let mut send = Send { interpreter, scratch };
     // SAFETY: the callback gets what it expects.
     unsafe { bpf_loop(FRAMES_MAX as u32, send_step as *mut c_void, (&raw mut send).cast(), 0) };
 }
 
-extern "C" fn send_step(_index: u64, send: *mut Send) -> i64 {
+extern "C" fn send_step(next: u64, send: *mut Send) -> i64 {
     // SAFETY: the caller of `bpf_loop` owns it; its pointers lead into maps.
     unsafe {
         let send = &mut *send;
         let scratch = send.scratch;
-        let next = send.next;
-        if next >= (*scratch).record.frames_len || next >= FRAMES_MAX as u32 {
+        if next as u32 >= (*scratch).record.frames_len {
             return 1;
         }
-        send.next = next + 1;
         let frames = (&raw const (*scratch).record.frames).cast::<CodeFrame>();
         let frame = *frames.add(next as usize & (FRAMES_MAX - 1));
         let interpreter = &*send.interpreter;

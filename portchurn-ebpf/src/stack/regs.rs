@@ -21,6 +21,8 @@ pub struct Position {
 
 /// Bound of a copy, as a mask.
 pub const COPY_MASK: u32 = 2 * STACK_BYTES_MAX as u32 - 1;
+/// Bound of what is sent, as a mask.
+pub const LEN_MASK: u32 = STACK_BYTES_MAX as u32 - 1;
 const PAGE: u32 = 4096;
 /// Pages that are looked at, a first part included.
 const PAGES: u32 = (STACK_BYTES_MAX as u32) / PAGE + 1;
@@ -105,7 +107,7 @@ pub unsafe fn copy(record: *mut StackRecord, stack_pointer: u64, have: u32) {
         if !ended {
             (*record).flags |= stack_flag::STACK_TRUNCATED;
         }
-        (*record).stack_len = if done > STACK_BYTES_MAX as u32 { STACK_BYTES_MAX as u32 } else { done };
+        (*record).stack_len = if done > LEN_MASK { LEN_MASK & !7 } else { done };
     }
 }
 

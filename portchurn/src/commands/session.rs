@@ -11,10 +11,14 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
-use crate::live::loader::Options;
+use crate::live::loader::{Options, StackMode};
+use crate::live::stacks::{Look, Watcher};
 use crate::model::sample::Sample;
 use crate::model::snapshot::HookState;
 use crate::model::{Context, Model};
+use crate::symbolize::Attach;
+use crate::symbolize::front::Front;
+use crate::symbolize::namer::Namer;
 
 /// How often the ring buffer is emptied, whatever the interval is.
 const PUMP_EVERY: Duration = Duration::from_millis(100);
@@ -43,6 +47,7 @@ pub struct Session {
     pub collector: Collector,
     /// What it means.
     pub model: Model,
+    namer: Option<Namer>,
     /// The last line.
     pub summary: Summary,
     ticks: Interval,
@@ -62,12 +67,16 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
-        let collector = Collector::attach(options, now_ns())?;
+        let takes_stacks = options.stacks != StackMode::Off;
+        let namer = if takes_stacks { Some(Namer::start()?) } else { None };
+        let watcher = namer.as_ref().map(|namer| Box::new(Stacks(namer.front())) as Box<dyn Watcher>);
+        let collector = Collector::attach(options, watcher, now_ns())?;
         let attached_ns = now_ns();
-        let model = Model::new(context(&collector, attached_ns));
+        let model = Model::new(context(&collector, options, attached_ns));
         Ok(Self {
             collector,
             model,
+            namer,
             summary: Summary::new(attached_ns),
             ticks: every(interval),
             pumps: every(PUMP_EVERY),
@@ -106,15 +115,50 @@ impl Session {
         }
     }
 
+    /// The same, after waiting for the names of all stacks that were taken so far: for output that is made once.
+    ///
+    /// # Errors
+    /// As [`Collector::sample`].
+    pub fn sample_settled(&mut self) -> Result<Sample> {
+        if let Some(namer) = &mut self.namer {
+            self.collector.flush_stacks();
+            namer.settle(NAMES_PATIENCE);
+        }
+        self.sample()
+    }
+
     /// Reads everything since the last time into the model.
     ///
     /// # Errors
     /// As [`Collector::sample`].
     pub fn sample(&mut self) -> Result<Sample> {
-        let sample = self.collector.sample(now_ns())?;
+        let mut sample = self.collector.sample(now_ns())?;
+        if let Some(namer) = &mut self.namer {
+            sample.stacks = namer.take();
+        }
         self.summary.add(&sample);
         self.model.apply(&sample);
         Ok(sample)
+    }
+}
+
+/// How long output that is made once waits for names.
+const NAMES_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the thread that takes stacks meets the code that understands them.
+struct Stacks(Front);
+
+impl Watcher for Stacks {
+    fn look(&mut self, tgid: u32) -> Look {
+        match self.0.look(tgid) {
+            Attach::Found(interpreter) => Look::Found(interpreter),
+            Attach::Later => Look::Later,
+            Attach::Absent | Attach::Refused(_) => Look::Nothing,
+        }
+    }
+
+    fn record(&mut self, bytes: &[u8]) {
+        self.0.record(bytes);
     }
 }
 
@@ -128,7 +172,7 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-fn context(collector: &Collector, attached_ns: u64) -> Context {
+fn context(collector: &Collector, options: &Options, attached_ns: u64) -> Context {
     let hooks = collector
         .hooks()
         .iter()
@@ -143,6 +187,8 @@ fn context(collector: &Collector, attached_ns: u64) -> Context {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         hooks,
         knows_errors: collector.knows_errors(),
+        takes_stacks: collector.takes_stacks(),
+        culprits: options.culprits.clone(),
         attached_ns,
     }
 }

@@ -1,6 +1,7 @@
 //! What the kernel side counted and sent → [`Sample`]. It reads and adds up; what that means is the model's business.
 
 use std::collections::HashMap as StdHashMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
@@ -8,11 +9,15 @@ use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowRecord;
 use portchurn_common::settings::UNKNOWN;
+use portchurn_common::stack::Effort;
 
 use crate::live::keys::{Keys, take};
+use crate::live::hooks::CALL_SITES;
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::records::{CgroupId, Record, decode};
 use crate::live::seed;
+use crate::live::sites::Sites;
+use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::sources::procfs::{Procfs, cut_to_ticks};
@@ -44,6 +49,8 @@ struct Told {
 /// The running kernel side.
 pub struct Collector {
     keys: Keys,
+    sites: Sites,
+    stacks: Option<StackThread>,
     records: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
     introduced: HashMap<MapData, ProcessKey, u8>,
@@ -65,12 +72,19 @@ impl Collector {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn attach(options: &Options, now_ns: u64) -> Result<Self> {
+    pub fn attach(options: &Options, watcher: Option<Box<dyn Watcher>>, now_ns: u64) -> Result<Self> {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
         let usage = Usage::new(&ebpf, &hooks, now_ns)?;
+        let sites = Sites::new(&mut ebpf, &sizes, options.copies)?;
+        let stacks = match watcher {
+            Some(watcher) if is_attached(&hooks, CALL_SITES) => Some(start_stacks(&mut ebpf, watcher)?),
+            _ => None,
+        };
         let mut this = Self {
             keys: Keys::new(&mut ebpf, &sizes)?,
+            sites,
+            stacks,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
@@ -101,6 +115,23 @@ impl Collector {
     /// All hooks, attached or not.
     pub fn hooks(&self) -> &[Attached] {
         &self.hooks
+    }
+
+    /// Whether call sites are taken.
+    pub fn takes_stacks(&self) -> bool {
+        self.stacks.is_some()
+    }
+
+    /// Waits until the stacks that were taken so far are with the watcher.
+    pub fn flush_stacks(&self) {
+        if let Some(stacks) = &self.stacks {
+            stacks.flush(FLUSH_PATIENCE);
+        }
+    }
+
+    /// How much may be done for call sites from now on.
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.sites.set_effort(effort);
     }
 
     /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
@@ -148,6 +179,7 @@ impl Collector {
     /// # Errors
     /// When a map cannot be read.
     pub fn sample(&mut self, now_ns: u64) -> Result<Sample> {
+        let sites = self.sites.read(&self.keys)?;
         // Counters first: a process whose connection is counted was introduced before.
         let churn = self.keys.read(now_ns);
         self.pump(now_ns);
@@ -164,6 +196,7 @@ impl Collector {
         sample.own_cost = self.usage.measure(now_ns, ends);
         self.usage.start_statistics(now_ns);
         sample.churn = churn;
+        sample.sites = sites;
         Ok(sample)
     }
 
@@ -224,6 +257,19 @@ impl Collector {
         lost[Loss::Nested as usize] += self.usage.nested();
         Ok(lost)
     }
+}
+
+/// How long to wait for stacks that are on their way.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
+
+fn is_attached(hooks: &[Attached], name: &str) -> bool {
+    hooks.iter().any(|hook| hook.hook.name == name && hook.tier.is_some())
+}
+
+fn start_stacks(ebpf: &mut aya::Ebpf, watcher: Box<dyn Watcher>) -> Result<StackThread> {
+    let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
+    let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
+    StackThread::start(ring, interpreters, watcher, Procfs::default().processes())
 }
 
 /// Connections that began, and connections that ended.

@@ -7,6 +7,7 @@
 //! sizes       entries of the maps
 //! loader      all of the above → programs in the kernel
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
+//! sites       the table of call sites    stacks  their stacks, taken at once
 //! collector   tables and records → Sample
 //! ```
 
@@ -19,7 +20,9 @@ pub mod loader;
 pub mod preflight;
 pub mod records;
 pub mod seed;
+pub mod sites;
 pub mod sizes;
+pub mod stacks;
 pub mod tables;
 pub mod tracefs;
 pub mod usage;

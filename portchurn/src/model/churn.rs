@@ -6,24 +6,28 @@ use portchurn_common::flow::{Address, Role as FlowRole};
 use portchurn_common::histogram::{BUCKETS, quantile_us};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
+use crate::model::culprit::Rules;
 use crate::model::ledger::{DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats};
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
+use crate::model::site::{Stacks, call_sites};
 use crate::model::snapshot::{
     ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
 };
 
 /// How the ledger is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
+pub struct View<'a> {
     /// Length of the window. Seconds; 0 when there is none yet.
     pub window_s: f64,
     /// Whether resets can be told apart.
     pub knows_errors: bool,
+    /// Whose frames are the application's; `None`: call sites are not taken.
+    pub culprits: Option<&'a Rules>,
 }
 
 /// All programs, busiest first, and the sums over them: programs hold everything, what is folded, too.
-pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
+pub fn programs(ledger: &Ledger, view: View<'_>) -> (Totals, Vec<Program>) {
     let window = ledger.window();
     let mut counts = Counts::ZERO;
     let mut recent = Recent::default();
@@ -31,7 +35,7 @@ pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
     for (key, (entry, destinations)) in ledger.programs() {
         add_all(&mut counts, &mut recent, &destinations, window);
         if !destinations.is_empty() {
-            programs.push(program(key, entry, &destinations, window, view));
+            programs.push(program(key, entry, &destinations, ledger.stacks(), window, view));
         }
     }
     programs.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.program.cmp(&b.program)));
@@ -44,8 +48,9 @@ fn program(
     key: &ProgramKey,
     entry: &ProgramEntry,
     destinations: &Destinations,
+    stacks: &Stacks,
     window: u64,
-    view: View,
+    view: View<'_>,
 ) -> Program {
     Program {
         program: key.program.clone(),
@@ -58,23 +63,23 @@ fn program(
         process_count: entry.process_count,
         exited_count: entry.exited_count,
         tally: sum(destinations, window, view),
-        destinations: list(destinations, window, view),
+        destinations: list(destinations, stacks, window, view),
     }
 }
 
 /// All processes that are kept one by one, busiest first.
-pub fn processes(ledger: &Ledger, view: View) -> Vec<ProcessStats> {
+pub fn processes(ledger: &Ledger, view: View<'_>) -> Vec<ProcessStats> {
     let window = ledger.window();
     let mut processes: Vec<_> = ledger
         .processes()
         .filter(|(_, entry)| !entry.destinations.is_empty())
-        .map(|(id, entry)| process(*id, entry, window, view))
+        .map(|(id, entry)| process(*id, entry, ledger.stacks(), window, view))
         .collect();
     processes.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.tgid.cmp(&b.tgid)));
     processes
 }
 
-fn process(id: ProcessId, entry: &ProcessEntry, window: u64, view: View) -> ProcessStats {
+fn process(id: ProcessId, entry: &ProcessEntry, stacks: &Stacks, window: u64, view: View<'_>) -> ProcessStats {
     let identity = &entry.identity;
     ProcessStats {
         tgid: id.tgid,
@@ -89,7 +94,7 @@ fn process(id: ProcessId, entry: &ProcessEntry, window: u64, view: View) -> Proc
         container: identity.container.clone(),
         exited: entry.ended_ns.is_some(),
         tally: sum(&entry.destinations, window, view),
-        destinations: list(&entry.destinations, window, view),
+        destinations: list(&entry.destinations, stacks, window, view),
     }
 }
 
@@ -100,7 +105,7 @@ fn add_all(counts: &mut Counts, recent: &mut Recent, destinations: &Destinations
     }
 }
 
-fn sum(destinations: &Destinations, window: u64, view: View) -> Tally {
+fn sum(destinations: &Destinations, window: u64, view: View<'_>) -> Tally {
     let mut counts = Counts::ZERO;
     let mut recent = Recent::default();
     add_all(&mut counts, &mut recent, destinations, window);
@@ -108,7 +113,7 @@ fn sum(destinations: &Destinations, window: u64, view: View) -> Tally {
 }
 
 /// What was lost sight of counts as opened, so that the books balance.
-fn tally(counts: &Counts, recent: Recent, view: View) -> Tally {
+fn tally(counts: &Counts, recent: Recent, view: View<'_>) -> Tally {
     let per_s = |count: f64| if view.window_s > 0.0 { count / view.window_s } else { 0.0 };
     Tally {
         opened: counts.opened + counts.lost,
@@ -130,9 +135,9 @@ fn positive(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination> {
+fn list(destinations: &Destinations, stacks: &Stacks, window: u64, view: View<'_>) -> Vec<Destination> {
     let mut list: Vec<_> =
-        destinations.iter().map(|(key, stats)| (key, destination(key, stats, window, view))).collect();
+        destinations.iter().map(|(key, stats)| (key, destination(key, stats, stacks, window, view))).collect();
     list.sort_by(|(a_key, a), (b_key, b)| busier(&a.tally, &b.tally).then_with(|| a_key.cmp(b_key)));
     list.into_iter().map(|(_, destination)| destination).collect()
 }
@@ -144,7 +149,7 @@ fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
     now(b).total_cmp(&now(a)).then_with(|| ever(b).cmp(&ever(a)))
 }
 
-fn destination(key: &DestinationKey, stats: &Stats, window: u64, view: View) -> Destination {
+fn destination(key: &DestinationKey, stats: &Stats, stacks: &Stacks, window: u64, view: View<'_>) -> Destination {
     let counts = &stats.counts;
     let is_connect = key.role == FlowRole::Connect;
     let port = (key.port != 0).then_some(key.port);
@@ -162,7 +167,10 @@ fn destination(key: &DestinationKey, stats: &Stats, window: u64, view: View) -> 
         failed_by: failed_by(counts),
         lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),
         connect_us: quantiles(&counts.connect, counts.connect_max_us),
-        call_sites: None,
+        call_sites: view.culprits.map(|rules| {
+            let opens = if is_connect { counts.attempts } else { 0 };
+            call_sites(&stats.sites, stacks, rules, opens, counts.closed_total())
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ use portchurn_common::flow::{Address, ChurnKey, Role};
 
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::site::{Sites, Stacks};
 
 /// Ended processes that are kept one by one. The oldest beyond this are folded into their program.
 const ENDED_MAX: usize = 1024;
@@ -40,10 +41,12 @@ impl DestinationKey {
 }
 
 /// Counts of one destination: since the attach, and in the window.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Since the attach.
     pub counts: Counts,
+    /// Where in the code, since the attach.
+    pub sites: Sites,
     /// In the window with number `window`.
     recent: Recent,
     window: u64,
@@ -88,6 +91,7 @@ impl Stats {
 
     fn merge(&mut self, other: &Self) {
         self.counts.add(&other.counts);
+        self.sites.merge(&other.sites);
         match self.window.cmp(&other.window) {
             std::cmp::Ordering::Less => (self.window, self.recent) = (other.window, other.recent),
             std::cmp::Ordering::Equal => self.recent.add(other.recent),
@@ -156,6 +160,7 @@ pub struct ProgramEntry {
 pub struct Ledger {
     processes: HashMap<ProcessId, ProcessEntry>,
     programs: HashMap<ProgramKey, ProgramEntry>,
+    stacks: Stacks,
     window: u64,
 }
 
@@ -170,6 +175,13 @@ impl Ledger {
             let window = self.window;
             let process = self.entry(ProcessId::of(key));
             bounded(&mut process.destinations, DestinationKey::of(key)).record(counts, window);
+        }
+        for site in &sample.sites {
+            let process = self.entry(ProcessId::of(&site.key));
+            bounded(&mut process.destinations, DestinationKey::of(&site.key)).sites.record(site);
+        }
+        for stack in &sample.stacks {
+            self.stacks.add(stack);
         }
         for id in &sample.exits {
             self.end(*id, sample.at_ns);
@@ -258,6 +270,11 @@ impl Ledger {
     /// Number of the current window.
     pub fn window(&self) -> u64 {
         self.window
+    }
+
+    /// Every stack that has a name.
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
     }
 
     /// Processes that are kept one by one.

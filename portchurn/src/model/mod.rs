@@ -6,17 +6,20 @@ use std::collections::BTreeMap;
 use portchurn_common::loss::Loss;
 
 use crate::model::churn::View;
+use crate::model::culprit::Rules;
 use crate::model::ledger::Ledger;
 use crate::model::sample::{OwnCost, Sample};
 use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 
 pub mod churn;
 pub mod columns;
+pub mod culprit;
 pub mod event;
 pub mod ledger;
 pub mod program;
 pub mod row;
 pub mod sample;
+pub mod site;
 pub mod snapshot;
 
 /// What does not change while portchurn runs.
@@ -28,6 +31,10 @@ pub struct Context {
     pub hooks: Vec<HookState>,
     /// Whether the kernel tells the error of a socket.
     pub knows_errors: bool,
+    /// Whether call sites are taken.
+    pub takes_stacks: bool,
+    /// Whose frames are the application's.
+    pub culprits: Rules,
     /// When the attach was complete. Nanoseconds, CLOCK_MONOTONIC.
     pub attached_ns: u64,
 }
@@ -68,7 +75,11 @@ impl Model {
 
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        let view = View { window_s: self.window_s, knows_errors: self.context.knows_errors };
+        let view = View {
+            window_s: self.window_s,
+            knows_errors: self.context.knows_errors,
+            culprits: self.context.takes_stacks.then_some(&self.context.culprits),
+        };
         let (totals, programs) = churn::programs(&self.ledger, view);
         Snapshot {
             schema_version: SCHEMA_VERSION,

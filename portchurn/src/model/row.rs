@@ -89,7 +89,7 @@ impl<'a> Row<'a> {
             "(not attributed)".into()
         } else {
             let (program, script) = name_and_script(&process.comm, process.exe.as_deref(), &process.argv);
-            program_name(&program, script.as_deref()).into_owned().into()
+            display_name(&program, script.as_deref()).into_owned().into()
         };
         Self {
             level: Level::Process,

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::model::sample::Stack;
 
 /// Raised when a key changes its meaning or goes away; new keys do not raise it.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -46,9 +49,61 @@ pub enum TimeWait {}
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum PortBudget {}
 
-/// Where a connection is made in code. Not measured yet: always `null`.
+/// Where connections are opened or closed in code.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum CallSite {}
+pub struct CallSite {
+    /// `open` or `close`.
+    pub at: &'static str,
+    /// How often. At `open` the sum over a destination is what was begun: opened, failed and in progress.
+    pub count: u64,
+    /// Of all opens, or of all closes, of the destination.
+    pub share: f64,
+    /// Whether it was counted. Else the count is exact for a fingerprint of the stack, which was read `sampled` times.
+    pub exact: bool,
+    /// How many of `count` stacks were read; `null` where `exact`.
+    pub sampled: Option<u64>,
+    /// `python` or `native`; `null` where no stack is known.
+    pub language: Option<&'static str>,
+    /// The innermost line that is the application's.
+    pub culprit: Option<Place>,
+    /// The application's line that called it.
+    pub called_from: Option<Place>,
+    /// What to know about it.
+    pub note: Option<String>,
+    /// All frames, innermost first.
+    #[serde(serialize_with = "frames")]
+    pub frames: Option<Arc<Stack>>,
+}
+
+/// A line of code.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Place {
+    /// Function.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+}
+
+fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        function: &'a str,
+        file: Option<&'a str>,
+        line: Option<u32>,
+        module: Option<&'a str>,
+        language: &'static str,
+    }
+    let frames = stack.as_ref().map_or(&[][..], |stack| &stack.frames);
+    serializer.collect_seq(frames.iter().map(|frame| Row {
+        function: &frame.function,
+        file: frame.file.as_deref(),
+        line: frame.line,
+        module: frame.module.as_deref(),
+        language: frame.language.name(),
+    }))
+}
 
 /// One hook.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -199,7 +254,7 @@ pub struct Destination {
     pub lifetime_us: Option<Quantiles>,
     /// Duration of successful connects, port search and handshake; `null` if there is none.
     pub connect_us: Option<Quantiles>,
-    /// Where in the code.
+    /// Where in the code, most passed first. `null` where call sites are not taken.
     pub call_sites: Option<Vec<CallSite>>,
 }
 
