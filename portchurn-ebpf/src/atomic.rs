@@ -10,7 +10,9 @@ use core::arch::asm;
 #[inline(always)]
 pub unsafe fn add_u32(target: *mut u32, value: u32) {
     // SAFETY: the caller's promise; the verifier checks the bounds once more.
-    unsafe { asm!("lock *(u32 *)({target} + 0) += {value}", target = in(reg) target, value = in(wreg) value) };
+    unsafe {
+        asm!("lock *(u32 *)({target} + 0) += {value}", target = in(reg) target, value = in(wreg) value)
+    };
 }
 
 /// Stores `new` if `*target` is `expected`; tells whether it did.

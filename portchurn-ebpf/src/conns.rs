@@ -43,7 +43,9 @@ pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
                 // SAFETY: as in `find`; the compare-and-swap makes the place ours.
                 unsafe {
                     let found = core::ptr::read_volatile(&raw const (*conn).id);
-                    if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id) {
+                    if (found == 0 || found & CLOSED != 0)
+                        && atomic::claim_u64(&raw mut (*conn).id, found, id)
+                    {
                         return Some(conn);
                     }
                 }

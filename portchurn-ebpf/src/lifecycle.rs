@@ -181,7 +181,12 @@ fn accepted<S: Sock>(sock: &S) {
 /// The key of a port whose owner is not known.
 #[inline(always)]
 fn unowned(listen_key: ListenKey) -> ChurnKey {
-    ChurnKey { netns: listen_key.netns, port: listen_key.port, role: Role::Accept as u8, ..ChurnKey::default() }
+    ChurnKey {
+        netns: listen_key.netns,
+        port: listen_key.port,
+        role: Role::Accept as u8,
+        ..ChurnKey::default()
+    }
 }
 
 /// Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
@@ -271,9 +276,7 @@ fn move_to_current<S: Sock>(found: Found, id: u64) {
 #[inline(always)]
 unsafe fn opened_counter(counters: *mut Counters, before_attach: bool) -> *mut u32 {
     // SAFETY: only addresses inside the map value are formed.
-    unsafe {
-        if before_attach { &raw mut (*counters).before_attach } else { &raw mut (*counters).accepted }
-    }
+    unsafe { if before_attach { &raw mut (*counters).before_attach } else { &raw mut (*counters).accepted } }
 }
 
 #[inline(always)]
@@ -306,7 +309,11 @@ fn close_end<S: Sock>(sock: &S, old: u8) {
             }
             if (*conn).flags & flag::BEFORE_ATTACH == 0 {
                 let lifetime_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
-                record_duration(&raw mut (*counters).lifetime, &raw mut (*counters).lifetime_max_us, lifetime_us);
+                record_duration(
+                    &raw mut (*counters).lifetime,
+                    &raw mut (*counters).lifetime_max_us,
+                    lifetime_us,
+                );
             }
         }
         if setting!(trace) != 0 {

@@ -20,7 +20,10 @@ fn loaded(keys: u32) -> Option<Loaded> {
         forced: Vec::new(),
         no_btf: false,
         wanted: Wanted { keys: Some(keys + 16), ..Wanted::default() },
-        host: Host { cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32), tcp_sockets: 0 },
+        host: Host {
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            tcp_sockets: 0,
+        },
     };
     load(&options).map_err(|err| println!("SKIP drain: {err:#}")).ok()
 }
@@ -30,7 +33,13 @@ fn fill(keys: &mut Keys, count: u32) -> Vec<KeyRef> {
         .filter_map(|index| {
             let [_, a, b, c] = index.to_be_bytes();
             let remote = Address::from_v4([10, a, b, c]);
-            keys.intern(&ChurnKey { tgid: 1, remote, port: 1, role: Role::Connect as u8, ..ChurnKey::default() })
+            keys.intern(&ChurnKey {
+                tgid: 1,
+                remote,
+                port: 1,
+                role: Role::Connect as u8,
+                ..ChurnKey::default()
+            })
         })
         .collect()
 }

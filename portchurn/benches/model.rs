@@ -22,8 +22,14 @@ fn sample(keys: u32) -> Sample {
         .map(|index| {
             let ProcessId { tgid, start_ns } = id(index);
             let remote = Address::from_v4([10, 0, 0, (index % 10) as u8]);
-            let key =
-                ChurnKey { tgid, start_ns, remote, port: 3306, role: Role::Connect as u8, ..ChurnKey::default() };
+            let key = ChurnKey {
+                tgid,
+                start_ns,
+                remote,
+                port: 3306,
+                role: Role::Connect as u8,
+                ..ChurnKey::default()
+            };
             (key, counts)
         })
         .collect();

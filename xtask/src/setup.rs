@@ -14,7 +14,7 @@ const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 pub(crate) fn run() -> Result<()> {
     if let Ok(tools) = Tools::find() {
-        println!("setup: everything is there: {:?}", tools.versions);
+        println!("setup: everything is there: {}", tools.versions);
         return Ok(());
     }
     if debian_offers_the_compiler()? {
@@ -30,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
         install_linker(&[], None)?;
     }
     let tools = Tools::find().context("installed everything, and yet")?;
-    println!("setup: done: {:?}", tools.versions);
+    println!("setup: done: {}", tools.versions);
     Ok(())
 }
 

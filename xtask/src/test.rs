@@ -13,8 +13,8 @@ use crate::repo;
 use crate::run::{self, on_path};
 use crate::setup;
 
-/// Programs that tests call, and the Debian package of each.
-const NEEDED: &[(&str, &str)] = &[("ip", "iproute2"), ("ss", "iproute2")];
+/// Programs that tests call, and the Debian package of each: the shells judge the completions made for them.
+const NEEDED: &[(&str, &str)] = &[("bash", "bash"), ("fish", "fish"), ("zsh", "zsh")];
 
 /// The package whose tests run the product on the running kernel.
 const KERNEL_TESTS: &str = "portchurn-tests";
@@ -65,9 +65,11 @@ fn install_needed() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    packages.dedup();
-    ensure!(on_path("apt-get").is_some(), "tests need these programs: {}; install them", packages.join(", "));
+    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    if on_path("apt-get").is_none() {
+        println!("test: without {} some tests see less; install what you can", packages.join(", "));
+        return Ok(());
+    }
     setup::install(&packages)
 }
 

@@ -27,6 +27,7 @@ pub fn run(args: &Args) -> Result<u8> {
         std::io::stdout().write_all(&page)?;
         return DONE;
     };
-    clap_mangen::generate_to(command, folder).with_context(|| format!("write man pages to {}", folder.display()))?;
+    clap_mangen::generate_to(command, folder)
+        .with_context(|| format!("write man pages to {}", folder.display()))?;
     DONE
 }

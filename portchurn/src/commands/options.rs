@@ -46,6 +46,25 @@ pub struct SelectArgs {
     pub filter: Option<Filter>,
 }
 
+impl SelectArgs {
+    /// The command line that selects the same in the kernel. The filter is left out: the screen may change it.
+    pub fn command_line(&self, command: &str) -> String {
+        let list = |flag: &str, items: Vec<String>| {
+            (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")))
+        };
+        let parts = [
+            list("-p", self.pids.iter().map(ToString::to_string).collect()),
+            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
+            list("-D", self.dports.iter().map(ToString::to_string).collect()),
+            list("-L", self.lports.iter().map(ToString::to_string).collect()),
+            self.ipv4.then(|| "-4".to_owned()),
+            self.ipv6.then(|| "-6".to_owned()),
+            self.netns.map(|inode| format!("--netns {inode}")),
+        ];
+        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
+    }
+}
+
 /// How to trace.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "How to trace")]
@@ -160,7 +179,13 @@ fn kernel_filters(select: &SelectArgs) -> Filters {
         accept_ports: u32::from(by_lport),
         no_connects: u32::from(by_lport && !by_dport),
         no_accepts: u32::from(by_dport && !by_lport),
-        ip_version: if select.ipv4 { 4 } else if select.ipv6 { 6 } else { 0 },
+        ip_version: if select.ipv4 {
+            4
+        } else if select.ipv6 {
+            6
+        } else {
+            0
+        },
         netns: select.netns.unwrap_or(0),
         comm_glob,
     }
@@ -173,8 +198,10 @@ fn port_filters(select: &SelectArgs) -> Vec<u32> {
 }
 
 fn host() -> Result<Host> {
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").context("count the processors")?;
-    let cpus = possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()).unwrap_or(0) + 1;
+    let possible =
+        std::fs::read_to_string("/sys/devices/system/cpu/possible").context("count the processors")?;
+    let cpus =
+        possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()).unwrap_or(0) + 1;
     let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     Ok(Host { cpus, tcp_sockets: tcp_in_use(&sockstat) })
 }

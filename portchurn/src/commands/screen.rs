@@ -1,7 +1,157 @@
-//! Stub.
+//! The screen of `top`: feeds snapshots and keys to the view, and does what a key asks for that is more than looking.
+
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use anyhow::Result;
-use crate::commands::session::Session;
-use crate::sinks::View;
-/// Stub.
-pub async fn run(_s: &mut Session, _v: View, _i: Duration, _c: Option<u64>, _m: bool) -> Result<()> { Ok(()) }
+
+use anyhow::{Context as _, Result};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{Event as TerminalEvent, read};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::commands::logger;
+use crate::commands::session::{Event, Session};
+use crate::filter::{Filter, Scope};
+use crate::sinks::tui::{Action, FilterError, FilterParser, Screen, State, draw, render_to_svg};
+use crate::sinks::view::RowFilter;
+use crate::sinks::{OutputFormat, View};
+
+/// How the screen is used.
+pub struct Look {
+    /// Stop after this many refreshes.
+    pub count: Option<u64>,
+    /// Take the mouse.
+    pub mouse: bool,
+    /// The command line up to what the view knows by itself.
+    pub base_command: String,
+}
+
+/// Runs until a key, a signal, the count or the time ends it.
+pub async fn run(session: &mut Session, view: View, look: Look, interval: Duration) -> Result<()> {
+    let _messages_wait = logger::hold_back();
+    let mut screen = Screen::open(look.mouse).context("take the terminal")?;
+    let mut state = State::new(view, interval, parser());
+    state.set_base_command(&look.base_command);
+    let mut view = Viewer { state, notes: Vec::new(), left: look.count };
+    let mut events = terminal_events();
+    view.refresh(session)?;
+    loop {
+        screen.terminal().draw(|frame| draw(frame, &mut view.state, &view.notes))?;
+        let go_on = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => view.on_terminal_event(session, &event)?,
+                None => false,
+            },
+            event = session.next() => view.on_event(session, &event)?,
+        };
+        if !go_on {
+            return Ok(());
+        }
+    }
+}
+
+/// One screen, as a picture for documents.
+pub fn picture(session: &Session, view: View, interval: Duration, path: &Path) -> Result<()> {
+    const SIZE: (u16, u16) = (112, 26);
+    let mut state = State::new(view, interval, parser());
+    state.set_snapshot(Arc::new(session.model.snapshot()));
+    let mut terminal = Terminal::new(TestBackend::new(SIZE.0, SIZE.1))?;
+    terminal.draw(|frame| draw(frame, &mut state, &[]))?;
+    let svg = render_to_svg(terminal.backend().buffer(), "The screen of portchurn top");
+    std::fs::write(path, svg).with_context(|| format!("write to {}", path.display()))
+}
+
+struct Viewer {
+    state: State,
+    notes: Vec<String>,
+    /// Refreshes still wanted.
+    left: Option<u64>,
+}
+
+impl Viewer {
+    fn refresh(&mut self, session: &mut Session) -> Result<()> {
+        session.sample()?;
+        self.state.set_snapshot(Arc::new(session.model.snapshot()));
+        Ok(())
+    }
+
+    /// Whether to go on.
+    fn on_event(&mut self, session: &mut Session, event: &Event) -> Result<bool> {
+        match event {
+            Event::Tick => {
+                self.refresh(session)?;
+                self.left = self.left.map(|left| left - 1);
+                Ok(self.left != Some(0))
+            }
+            Event::Pump | Event::Report => Ok(true),
+            Event::Stop => {
+                session.sample()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether to go on.
+    fn on_terminal_event(&mut self, session: &mut Session, event: &TerminalEvent) -> Result<bool> {
+        let action = match event {
+            TerminalEvent::Key(key) => self.state.on_key(*key),
+            TerminalEvent::Mouse(mouse) => {
+                self.state.on_mouse(*mouse);
+                Action::None
+            }
+            _ => Action::None,
+        };
+        match action {
+            Action::None => {}
+            Action::SetInterval(interval) => session.set_interval(interval),
+            Action::Reset => {
+                session.model.restart();
+                self.notes =
+                    vec!["counting since the reset; connections that were open then are known".to_owned()];
+                self.state.set_snapshot(Arc::new(session.model.snapshot()));
+            }
+            Action::WriteSnapshot(path) => match self.write(&path) {
+                Ok(()) => self.state.notify(format!("written to {}", path.display()), false),
+                Err(err) => self.state.notify(format!("{err:#}"), true),
+            },
+            Action::Quit => {
+                session.sample()?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let file = std::fs::File::create(path).with_context(|| format!("write to {}", path.display()))?;
+        let mut sink = OutputFormat::Json.open(Box::new(file));
+        if let Some(snapshot) = self.state.snapshot() {
+            sink.snapshot(self.state.view(), snapshot)?;
+        }
+        Ok(sink.finish()?)
+    }
+}
+
+/// Keys and sizes. Reading them blocks, so a thread of its own does it; it ends with the process.
+fn terminal_events() -> Receiver<TerminalEvent> {
+    let (sender, receiver) = channel(64);
+    std::thread::spawn(move || {
+        while let Ok(event) = read() {
+            if sender.blocking_send(event).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn parser() -> FilterParser {
+    Box::new(|text| {
+        let told = |err: crate::filter::FilterError| FilterError { offset: err.offset, message: err.message };
+        let filter = Filter::parse(text).map_err(told)?;
+        filter.check(Scope::Rows).map_err(told)?;
+        let matches: RowFilter = Box::new(move |row| filter.matches(row));
+        Ok(matches)
+    })
+}

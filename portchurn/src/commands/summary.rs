@@ -40,7 +40,11 @@ impl Summary {
 }
 
 fn unattributed(key: &ChurnKey, counts: &Counts) -> i64 {
-    if ProcessId::of(key) == ProcessId::UNATTRIBUTED { counts.opened.cast_signed() + counts.accepted } else { 0 }
+    if ProcessId::of(key) == ProcessId::UNATTRIBUTED {
+        counts.opened.cast_signed() + counts.accepted
+    } else {
+        0
+    }
 }
 
 impl std::fmt::Display for Summary {
@@ -77,7 +81,12 @@ mod tests {
         let accepted = Counts { accepted: 4, ..Counts::ZERO };
         let owned = ChurnKey { tgid: 7, ..ChurnKey::default() };
         let churn = vec![(owned, closed), (ChurnKey::default(), accepted)];
-        summary.add(&Sample { at_ns: 3_000_000_000, churn, lost: [1, 0, 0, 0, 0, 2, 0], ..Sample::default() });
+        summary.add(&Sample {
+            at_ns: 3_000_000_000,
+            churn,
+            lost: [1, 0, 0, 0, 0, 2, 0],
+            ..Sample::default()
+        });
         let text = summary.to_string();
         assert!(text.contains("2.0 s, 3 opened, 4 accepted, 2 closed, 2 failed, 5 still open"), "{text}");
         assert!(text.contains("3 lost, 4 not attributed"), "{text}");

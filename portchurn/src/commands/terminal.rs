@@ -19,7 +19,8 @@ pub enum Color {
 impl Color {
     /// The decision: flag before NO_COLOR (no-color.org) and CLICOLOR_FORCE before the terminal.
     pub fn is_on(self, is_terminal: bool) -> bool {
-        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let is_set =
+            |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         match self {
             Self::Always => true,
             Self::Never => false,
@@ -40,7 +41,10 @@ pub fn is_interactive() -> bool {
 
 /// Width of the terminal behind stdout. Cells.
 pub fn width() -> Option<u16> {
-    rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|&columns| columns > 0)
 }
 
 /// Name of this host.
@@ -50,7 +54,9 @@ pub fn host() -> Option<String> {
 
 /// Whether the locale is UTF-8: the first of these that is set decides, as in setlocale(3).
 pub fn speaks_unicode() -> bool {
-    let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
     set.is_some_and(|locale| is_utf8(&locale))
 }
 

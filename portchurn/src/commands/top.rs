@@ -11,7 +11,7 @@ use crate::commands::options::{
     SelectArgs, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
 };
 use crate::commands::session::{Event, Session, block_on, open_output};
-use crate::commands::{EventsLost, Usage, logger, terminal};
+use crate::commands::{EventsLost, Usage, logger, screen, terminal};
 use crate::filter::{Filter, Scope};
 use crate::model::row::Level;
 use crate::sinks::view::{columns_help, parse_columns, parse_sort};
@@ -82,9 +82,12 @@ struct ShowArgs {
     /// When to use colour
     #[arg(long, value_enum, default_value_t)]
     color: terminal::Color,
-    /// Leave the mouse to the terminal
+    /// Leave the mouse to the terminal, which needs it to select text
     #[arg(long)]
     no_mouse: bool,
+    /// Draw the screen into this SVG file at the end
+    #[arg(long, value_name = "FILE", hide = true)]
+    picture: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -122,8 +125,17 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         let mut output = if is_screen { None } else { Some(open_output(args.show.write.as_deref())?) };
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         match output.take() {
-            None => crate::commands::screen::run(&mut session, view, args.interval, args.count, !args.show.no_mouse).await?,
-            Some(output) => batch(&mut session, &args, &view, output).await?,
+            None => {
+                let base_command = args.select.command_line("portchurn top");
+                let look = screen::Look { count: args.count, mouse: !args.show.no_mouse, base_command };
+                screen::run(&mut session, view, look, args.interval).await?;
+            }
+            Some(output) => {
+                batch(&mut session, &args, &view, output).await?;
+                if let Some(path) = &args.show.picture {
+                    screen::picture(&session, view, args.interval, path)?;
+                }
+            }
         }
         if !quiet {
             logger::note(&session.summary.to_string());
@@ -140,7 +152,8 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
     let asks_for_processes = args.select.filter.as_ref().is_some_and(Filter::asks_for_processes);
     let usual = if asks_for_processes { Group::Process } else { Group::Program };
     let level = show.group_by.unwrap_or(usual).into();
-    let columns = show.columns.as_deref().map(|text| parse_columns(text, level)).transpose().map_err(Usage)?;
+    let columns =
+        show.columns.as_deref().map(|text| parse_columns(text, level)).transpose().map_err(Usage)?;
     let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();
     let to_terminal = show.write.is_none() && std::io::stdout().is_terminal();
     Ok(View {

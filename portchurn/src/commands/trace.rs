@@ -188,7 +188,8 @@ impl Names {
 
     fn of(&self, id: ProcessId) -> (Arc<Process>, Arc<str>) {
         self.known.get(&id).cloned().unwrap_or_else(|| {
-            let program = if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
+            let program =
+                if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
             (Arc::new(Process { id, ..Process::default() }), program.into())
         })
     }

@@ -201,11 +201,7 @@ impl Collector {
     }
 
     /// A process without an introduction (its record was lost): `/proc` may know it.
-    fn name_strangers(
-        &mut self,
-        churn: &[(ChurnKey, Counts)],
-        sample: &mut Sample,
-    ) {
+    fn name_strangers(&mut self, churn: &[(ChurnKey, Counts)], sample: &mut Sample) {
         for (key, _) in churn {
             let id = ProcessId::of(key);
             if id.tgid == 0 || self.processes.contains_key(&id) {
@@ -242,7 +238,8 @@ impl Collector {
         self.processes.retain(|id, told| {
             let keep = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
             if !keep {
-                let _ = introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
+                let _ =
+                    introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
             }
             keep
         });

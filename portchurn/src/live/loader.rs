@@ -248,7 +248,9 @@ fn find_static(hook: &'static Hook, tier: Tier) -> &'static str {
 fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment) -> Result<()> {
     let btf = match &kernel.btf {
         Ok(btf) => Some(btf),
-        Err(reason) if attachment.tier.needs_btf() || hook.needs_offsets => bail!("no type information (BTF): {reason}"),
+        Err(reason) if attachment.tier.needs_btf() || hook.needs_offsets => {
+            bail!("no type information (BTF): {reason}")
+        }
         Err(_) => None,
     };
     let program = ebpf
@@ -290,14 +292,18 @@ fn explain(err: ProgramError) -> anyhow::Error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             log::debug!("verifier:\n{log}");
-            let verdict = log.trim().lines().rev().find(|line| !line.starts_with("processed ")).unwrap_or_default();
-            let said = if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
+            let verdict =
+                log.trim().lines().rev().find(|line| !line.starts_with("processed ")).unwrap_or_default();
+            let said =
+                if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
             anyhow::Error::new(io_error).context(said)
         }
         ProgramError::KProbeError(err) if err.to_string().contains("devices/kprobe/type") => {
             anyhow::anyhow!("this kernel has no kprobes")
         }
-        ProgramError::SyscallError(err) => anyhow::Error::new(err.io_error).context(format!("{} refused", err.call)),
+        ProgramError::SyscallError(err) => {
+            anyhow::Error::new(err.io_error).context(format!("{} refused", err.call))
+        }
         err => anyhow::Error::new(err),
     }
 }

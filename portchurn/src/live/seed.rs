@@ -99,8 +99,13 @@ struct Seeder<'a> {
 impl Seeder<'_> {
     fn read_namespace(&mut self, namespace: &NetNamespace) -> Result<()> {
         let opened = SockDiag::open_in(&namespace.path).or_else(|err| {
-            let own = std::fs::metadata("/proc/self/ns/net").map(|own| std::os::linux::fs::MetadataExt::st_ino(&own));
-            if own.is_ok_and(|inode| inode == u64::from(namespace.inode)) { SockDiag::open() } else { Err(err) }
+            let own = std::fs::metadata("/proc/self/ns/net")
+                .map(|own| std::os::linux::fs::MetadataExt::st_ino(&own));
+            if own.is_ok_and(|inode| inode == u64::from(namespace.inode)) {
+                SockDiag::open()
+            } else {
+                Err(err)
+            }
         });
         let Ok(mut diag) = opened else {
             self.unread += 1;
@@ -141,7 +146,8 @@ impl Seeder<'_> {
                 continue;
             }
             if let Some(key_ref) = self.intern(accept_key(owner, listen_key)) {
-                self.keys.add_listener(listen_key, Listener { key_ref, tgid: owner.id.tgid, sockets: *count })?;
+                self.keys
+                    .add_listener(listen_key, Listener { key_ref, tgid: owner.id.tgid, sockets: *count })?;
             }
         }
         Ok(listeners.into_iter().map(|(port, (_, owner))| (port, owner)).collect())

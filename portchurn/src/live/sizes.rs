@@ -55,6 +55,8 @@ pub struct Wanted {
 
 /// More shards would cost memory on hosts that have many processors; fewer would let them wait for each other.
 const SHARDS_LOG2_MAX: u32 = 3;
+/// Keys times shards. With more keys than this, processors share: they meet at the same key the less often.
+const SHARDED_KEYS_MAX: u32 = KEYS << SHARDS_LOG2_MAX;
 const KEYS: u32 = 16_384;
 const SITES_MIN: u32 = 4096;
 const CONNS: u32 = 131_072;
@@ -64,9 +66,10 @@ const CHURN_BYTES_MAX: u64 = 1 << 31;
 impl Sizes {
     /// Sizes for a host. `cookies`: whether connections are found by place.
     pub fn new(host: Host, wanted: Wanted, cookies: bool) -> Self {
-        let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX);
-        let keys_max = (CHURN_BYTES_MAX / size_of::<Counters>() as u64 >> shards_log2) as u32;
+        let keys_max = (CHURN_BYTES_MAX / size_of::<Counters>() as u64) as u32;
         let keys = wanted.keys.unwrap_or(KEYS).clamp(16, keys_max);
+        let affordable = (SHARDED_KEYS_MAX / keys).max(1).ilog2();
+        let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX).min(affordable);
         let conns =
             wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
         Self {
@@ -75,7 +78,7 @@ impl Sizes {
             shards_shared: host.cpus > 1 << shards_log2,
             conns: if cookies { conns.next_power_of_two() } else { 1 },
             conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
-            processes: keys.max(4096),
+            processes: keys.clamp(4096, 32_768),
             listeners: 4096,
             ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
             sites: if wanted.stacks { keys.max(SITES_MIN) } else { 1 },

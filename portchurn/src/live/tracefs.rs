@@ -33,7 +33,7 @@ fn parse(text: &str) -> Result<TracepointLayout> {
     })
 }
 
-/// Offset and size of a field: `field:__u16 sport;	offset:24;	size:2;	signed:0;`.
+/// Offset and size of a field. A line reads `field:__u16 sport; offset:24; size:2; signed:0;`, with tabs between.
 fn field(text: &str, name: &str) -> Result<(u32, u32)> {
     for line in text.lines() {
         let mut parts = line.trim().split(';').map(str::trim);

@@ -93,9 +93,12 @@ impl Usage {
         let Some((_, before)) = self.statistics.take() else { return };
         let after = self.spine();
         let runs = after.run_count.saturating_sub(before.run_count);
-        if runs > 0 {
-            self.ns_per_event = Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
+        if runs == 0 {
+            // Nothing happened in that moment: the next one will do.
+            self.statistics_ns = None;
+            return;
         }
+        self.ns_per_event = Some(after.run_time_ns.saturating_sub(before.run_time_ns) as f64 / runs as f64);
     }
 
     fn spine(&self) -> ProgramStats {

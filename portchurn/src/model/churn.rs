@@ -7,7 +7,9 @@ use portchurn_common::histogram::{BUCKETS, quantile_us};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
 use crate::model::culprit::Rules;
-use crate::model::ledger::{DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats};
+use crate::model::ledger::{
+    DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats, merged,
+};
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
 use crate::model::site::{Stacks, call_sites};
@@ -32,7 +34,8 @@ pub fn programs(ledger: &Ledger, view: View<'_>) -> (Totals, Vec<Program>) {
     let mut counts = Counts::ZERO;
     let mut recent = Recent::default();
     let mut programs = Vec::new();
-    for (key, (entry, destinations)) in ledger.programs() {
+    for (key, (entry, parts)) in ledger.programs() {
+        let destinations = merged(&parts);
         add_all(&mut counts, &mut recent, &destinations, window);
         if !destinations.is_empty() {
             programs.push(program(key, entry, &destinations, ledger.stacks(), window, view));
@@ -135,11 +138,36 @@ fn positive(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
+/// Destinations that are listed one by one, for each process and each program. The quieter rest is one line, so that a
+/// crawler does not make a document of a hundred thousand lines every second.
+const LISTED_MAX: usize = 1000;
+
 fn list(destinations: &Destinations, stacks: &Stacks, window: u64, view: View<'_>) -> Vec<Destination> {
-    let mut list: Vec<_> =
-        destinations.iter().map(|(key, stats)| (key, destination(key, stats, stacks, window, view))).collect();
-    list.sort_by(|(a_key, a), (b_key, b)| busier(&a.tally, &b.tally).then_with(|| a_key.cmp(b_key)));
-    list.into_iter().map(|(_, destination)| destination).collect()
+    let mut order: Vec<_> =
+        destinations.iter().map(|(key, stats)| (activity(stats, window), key, stats)).collect();
+    let quieter = |a: &(Activity, &DestinationKey, &Stats), b: &(Activity, &DestinationKey, &Stats)| {
+        b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))
+    };
+    let mut rest: BTreeMap<DestinationKey, Stats> = BTreeMap::new();
+    if order.len() > LISTED_MAX {
+        order.select_nth_unstable_by(LISTED_MAX, quieter);
+        for (_, key, stats) in order.drain(LISTED_MAX..) {
+            rest.entry(key.folded()).or_default().merge(stats);
+        }
+    }
+    order.sort_unstable_by(quieter);
+    let listed = order.into_iter().map(|(_, key, stats)| (key, stats));
+    listed.chain(rest.iter()).map(|(key, stats)| destination(key, stats, stacks, window, view)).collect()
+}
+
+/// What happens now, then what happened.
+type Activity = (u64, u64);
+
+fn activity(stats: &Stats, window: u64) -> Activity {
+    let recent = stats.recent(window);
+    let counts = &stats.counts;
+    let now = recent.opened + positive(recent.accepted) + recent.failed;
+    (now, counts.opened + positive(counts.accepted) + counts.failed + positive(counts.before_attach))
 }
 
 /// Busiest first: by what happens now, then by what happened.

@@ -1,6 +1,8 @@
 //! Who did what: processes, their destinations, and programs as groups of processes. Memory is bounded: processes that
 //! ended long ago and destinations beyond a limit are folded together, their counts kept, so that totals stay exact.
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 use portchurn_common::flow::{Address, ChurnKey, Role};
 
@@ -35,7 +37,7 @@ impl DestinationKey {
     }
 
     /// Where destinations go for which there is no room.
-    fn folded(self) -> Self {
+    pub fn folded(self) -> Self {
         Self { remote: Address::UNSPECIFIED, port: 0, netns: 0, ..self }
     }
 }
@@ -89,7 +91,8 @@ impl Stats {
         });
     }
 
-    fn merge(&mut self, other: &Self) {
+    /// Adds another destination's.
+    pub fn merge(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         self.sites.merge(&other.sites);
         match self.window.cmp(&other.window) {
@@ -267,6 +270,18 @@ impl Ledger {
         }
     }
 
+    /// Forgets what happened, not what is in progress.
+    pub fn restart(&mut self) {
+        for process in self.processes.values_mut() {
+            for stats in process.destinations.values_mut() {
+                stats.counts = stats.counts.restarted();
+            }
+        }
+        for program in self.programs.values_mut() {
+            program.folded.clear();
+        }
+    }
+
     /// Number of the current window.
     pub fn window(&self) -> u64 {
         self.window
@@ -282,18 +297,34 @@ impl Ledger {
         self.processes.iter()
     }
 
-    /// Programs, each with all its destinations, those of single processes included.
-    pub fn programs(&self) -> HashMap<&ProgramKey, (&ProgramEntry, Destinations)> {
+    /// Programs, each with where its destinations are: what is folded, and what its single processes have.
+    pub fn programs(&self) -> HashMap<&ProgramKey, (&ProgramEntry, Vec<&Destinations>)> {
         let mut programs: HashMap<_, _> =
-            self.programs.iter().map(|(key, entry)| (key, (entry, entry.folded.clone()))).collect();
+            self.programs.iter().map(|(key, entry)| (key, (entry, vec![&entry.folded]))).collect();
         for process in self.processes.values() {
-            if let Some((_, destinations)) = programs.get_mut(&process.program) {
-                for (key, stats) in &process.destinations {
-                    bounded(destinations, *key).merge(stats);
-                }
+            if let Some((_, parts)) = programs.get_mut(&process.program) {
+                parts.push(&process.destinations);
             }
         }
+        for (_, parts) in programs.values_mut() {
+            parts.retain(|destinations| !destinations.is_empty());
+        }
         programs
+    }
+}
+
+/// The sum of several processes' destinations; no copy is made where there is only one.
+pub fn merged<'a>(parts: &[&'a Destinations]) -> Cow<'a, Destinations> {
+    match parts {
+        [] => Cow::Owned(Destinations::new()),
+        [only] => Cow::Borrowed(*only),
+        [first, rest @ ..] => {
+            let mut sum = (*first).clone();
+            for (key, stats) in rest.iter().flat_map(|destinations| destinations.iter()) {
+                bounded(&mut sum, *key).merge(stats);
+            }
+            Cow::Owned(sum)
+        }
     }
 }
 
@@ -337,7 +368,8 @@ mod tests {
     }
 
     fn total(ledger: &Ledger) -> u64 {
-        ledger.programs().values().flat_map(|(_, d)| d.values()).map(|stats| stats.counts.opened).sum()
+        let sums = ledger.programs().into_values().map(|(_, parts)| super::merged(&parts));
+        sums.map(|sum| sum.values().map(|stats| stats.counts.opened).sum::<u64>()).sum()
     }
 
     #[test]
@@ -408,6 +440,21 @@ mod tests {
         again.id.start_ns = 999;
         ledger.apply(&Sample { processes: vec![process(1, "a"), again], ..Sample::default() });
         assert_eq!(ledger.processes().count(), 2);
+    }
+
+    #[test]
+    fn a_restart_keeps_what_is_open_and_the_books_balanced() {
+        let mut ledger = Ledger::default();
+        let mut counts = Counts { attempts: 9, opened: 7, failed: 1, ..Counts::ZERO };
+        counts.closed[2] = 4;
+        ledger.apply(&Sample { churn: vec![(connect_key(1, 1), counts)], ..Sample::default() });
+        ledger.restart();
+        let (_, entry) = ledger.processes().next().unwrap();
+        let after = entry.destinations.values().next().unwrap().counts;
+        assert_eq!(
+            (after.opened, after.closed_total(), after.open_now(), after.connecting_now()),
+            (0, 0, 3, 1)
+        );
     }
 
     #[test]

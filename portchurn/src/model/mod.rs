@@ -73,6 +73,12 @@ impl Model {
         self.ledger.apply(sample);
     }
 
+    /// Counts from here on. What is open stays known, as if portchurn had been attached at this moment.
+    pub fn restart(&mut self) {
+        self.context.attached_ns = self.last_ns;
+        self.ledger.restart();
+    }
+
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let view = View {

@@ -147,6 +147,15 @@ impl Counts {
         self.connect_max_us = self.connect_max_us.max(other.connect_max_us);
     }
 
+    /// The same at a new beginning: only what is still in progress.
+    pub fn restarted(&self) -> Self {
+        Self {
+            attempts: u64::try_from(self.connecting_now()).unwrap_or(0),
+            before_attach: self.open_now(),
+            ..Self::ZERO
+        }
+    }
+
     /// Connections closed, however.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()

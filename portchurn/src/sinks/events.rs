@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::model::columns::Cut;
 use crate::model::event::TraceEvent;
 use crate::sinks::human::micros;
+use crate::sinks::json::escaped;
 use crate::sinks::text::{clean, pad};
 use crate::sinks::view::Page;
-use crate::model::columns::Cut;
 
 /// The formats of `trace`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -67,8 +68,8 @@ impl EventSink {
         match self.format {
             EventFormat::Table => self.line(cells(event, time, &self.page), &detail(event)),
             EventFormat::Jsonl => {
-                serde_json::to_writer(&mut self.out, &Line { time: rfc3339, event })?;
-                self.out.write_all(b"\n")
+                let text = escaped(serde_json::to_string(&Line { time: rfc3339, event })?);
+                self.out.write_all((text + "\n").as_bytes())
             }
         }
     }
@@ -172,7 +173,9 @@ mod tests {
         let text = written(EventFormat::Table);
         assert_eq!(text.lines().count(), 3, "one heading");
         let line = text.lines().nth(1).unwrap();
-        for part in ["12:00:00.000001", "close", "77", "10.0.0.1:-", "[fe80::1]:3306", "4.1 ms", "remote by 78"] {
+        for part in
+            ["12:00:00.000001", "close", "77", "10.0.0.1:-", "[fe80::1]:3306", "4.1 ms", "remote by 78"]
+        {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert!(!text.contains('\u{1b}'));

@@ -67,7 +67,7 @@ fn narrowed(view: &View, snapshot: &Snapshot) -> Option<Snapshot> {
 
 /// JSON escapes only what JSON needs; a terminal may obey more (C1 controls, direction overrides). These can stand
 /// only inside strings, where `\u` says the same.
-fn escaped(text: String) -> String {
+pub(super) fn escaped(text: String) -> String {
     if !text.chars().any(|c| c != '\n' && is_hostile(c)) {
         return text;
     }

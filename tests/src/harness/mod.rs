@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 pub mod bpf;
 pub mod compare;
+pub mod folder;
 pub mod mounts;
 pub mod programs;
 pub mod report;

@@ -1,6 +1,7 @@
 //! Finding and running the programs that the tests are about, as a user would.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -35,10 +36,25 @@ fn find(variable: &str, name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built: `cargo build --workspace`, or set {variable}"))
 }
 
+/// Seconds after which portchurn is ended when it should have ended by itself.
+const PATIENCE_S: u32 = 60;
+
+/// Ends the child, whatever it becomes, when it takes far too long.
+pub fn bound(command: &mut Command) {
+    // SAFETY: one system call, which has no preconditions and outlives the exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::alarm(PATIENCE_S);
+            Ok(())
+        })
+    };
+}
+
 /// Runs portchurn to its end.
 pub fn run_portchurn<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Output> {
     let mut command = Command::new(portchurn()?);
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+    bound(&mut command);
     command.output().context("run portchurn")
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         Ok(tools) if tools.versions == lock.tools => compare(root, &tools, &committed),
         Ok(tools) => {
             println!("{OBJECT}: digests match; not rebuilt, since it was made by other tools");
-            println!("  made by {:?}\n  here is {:?}", lock.tools, tools.versions);
+            println!("  made by {}\n  here is {}", lock.tools, tools.versions);
             Ok(())
         }
         Err(missing) => {

@@ -1,10 +1,11 @@
 //! The toolchain of the kernel side: a compiler that builds `core` from source, its LLVM, and bpf-linker.
 //! Debian's `rustc-web` comes first, as it shares its LLVM with bpf-linker; elsewhere a rustup nightly serves.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::repo::cargo_home;
@@ -25,6 +26,13 @@ pub(crate) struct Versions {
     pub(crate) llvm_tools: String,
 }
 
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rustc, rustc_llvm, bpf_linker, llvm_tools } = self;
+        write!(f, "rustc {rustc} with LLVM {rustc_llvm}, bpf-linker {bpf_linker}, LLVM tools {llvm_tools}")
+    }
+}
+
 /// Where the tools are.
 pub(crate) struct Tools {
     cargo: PathBuf,
@@ -38,17 +46,20 @@ pub(crate) struct Tools {
 impl Tools {
     /// Finds all of them. The error names the first that is missing, and the remedy.
     pub(crate) fn find() -> Result<Self> {
-        let remedy = "run `cargo xtask setup`";
-        let (cargo, toolchain, rustc) = compiler().with_context(|| remedy)?;
+        Self::look().map_err(|missing| anyhow!("{missing:#}: run `cargo xtask setup`"))
+    }
+
+    fn look() -> Result<Self> {
+        let (cargo, toolchain, rustc) = compiler()?;
         let verbose = rustc("-vV")?;
         let release = field(&verbose, "rustc ").context("rustc does not tell its version")?;
         let rustc_llvm = field(&verbose, "LLVM version: ").context("rustc does not tell its LLVM")?;
         let sysroot = PathBuf::from(rustc("--print=sysroot")?.trim());
         let host = field(&verbose, "host: ").context("rustc does not tell its host")?;
         let rust_src = sysroot.join("lib/rustlib/src/rust");
-        ensure!(rust_src.join("library/core").exists(), "the source of Rust's core is missing: {remedy}");
-        let llvm_bin = llvm_bin(&rustc_llvm, &sysroot, &host).with_context(|| remedy)?;
-        let linker = bpf_linker().with_context(|| remedy)?;
+        ensure!(rust_src.join("library/core").exists(), "the source of Rust's core is missing");
+        let llvm_bin = llvm_bin(&rustc_llvm, &sysroot, &host)?;
+        let linker = bpf_linker()?;
         let versions = Versions {
             rustc: release,
             rustc_llvm,

@@ -1,5 +1,5 @@
-//! The screen from top to bottom: facts, the present place, rows, the selected row in detail, keys. Only draws: the
-//! sole thing it changes is how far the rows are scrolled.
+//! The screen from top to bottom: facts, the present place, rows, the selected row in detail, keys. Only draws: of the
+//! state it changes no more than how far the rows are scrolled and where they stand.
 
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -63,8 +63,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     if let Some((snapshot, selection)) = state.snapshot().zip(state.selection()) {
         facts(buffer, facts_area, snapshot, state, ink);
         lines(buffer, title_area, [title(state, &selection, title_area.width, ink)]);
-        list::draw(buffer, rest, state, snapshot, &selection, ink);
+        let row_places = list::draw(buffer, rest, state, snapshot, &selection, ink);
         detail::draw(buffer, detail_area, selection.rows.get(state.cursor), ink);
+        state.row_places = row_places;
     } else {
         lines(
             buffer,

@@ -6,10 +6,12 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use crate::model::columns::Column;
 use crate::model::row::Row;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::layout::{GAP, Placed, heading, place, row_text, total};
 use crate::sinks::tui::draw::{Ink, lines};
+use crate::sinks::tui::mouse::RowPlaces;
 use crate::sinks::tui::state::State;
 use crate::sinks::view::{Selection, activity};
 use crate::sinks::{summary, text};
@@ -20,7 +22,7 @@ const MARKS: usize = 3;
 /// A shorter bar says nothing, a longer one nothing more.
 const BAR: std::ops::RangeInclusive<usize> = 6..=24;
 
-/// Draws the heading and as many rows as fit.
+/// Draws the heading and as many rows as fit; says where they stand.
 pub(super) fn draw(
     buffer: &mut Buffer,
     area: Rect,
@@ -28,9 +30,10 @@ pub(super) fn draw(
     snapshot: &Snapshot,
     selection: &Selection<'_>,
     ink: Ink,
-) {
+) -> RowPlaces {
     if let Some(why) = summary::nothing_to_show(snapshot, &state.view, selection) {
-        return lines(buffer, area, empty(&why, usize::from(area.width), ink));
+        lines(buffer, area, empty(&why, usize::from(area.width), ink));
+        return RowPlaces::default();
     }
     let last = selection.rows.len().min(state.scroll + usize::from(area.height));
     let visible = &selection.rows[state.scroll.min(last)..last];
@@ -52,7 +55,22 @@ pub(super) fn draw(
     });
     // On a screen of one line the row says more than the heading.
     let head = (area.height > 1).then_some(head);
+    let heading = Rect { height: u16::from(head.is_some()), ..area };
     lines(buffer, area, head.into_iter().chain(rows));
+    let rows = Rect { y: area.y + heading.height, height: area.height - heading.height, ..area };
+    RowPlaces { heading, rows, columns: column_ends(&placed, area.x) }
+}
+
+/// Each column with the cell behind its last one.
+fn column_ends(placed: &[Placed], from: u16) -> Vec<(&'static Column, u16)> {
+    let mut end = usize::from(from) + MARKS;
+    let ends = placed.iter().map(|placed| {
+        end += placed.width;
+        let behind = (placed.column, end as u16);
+        end += GAP;
+        behind
+    });
+    ends.collect()
 }
 
 fn row_line(row: &Row<'_>, placed: &[Placed], bar: String, ink: Ink) -> Line<'static> {

@@ -12,6 +12,7 @@ mod footer;
 mod keys;
 mod list;
 mod menu;
+mod mouse;
 mod picture;
 mod place;
 mod popup;

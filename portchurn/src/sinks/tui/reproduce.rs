@@ -8,21 +8,25 @@ use crate::sinks::tui::place::PlaceWords;
 use crate::sinks::view::View;
 
 /// The command line for a view, and for the place inside of it as far as a filter can say it. `filter_is_valid` asks
-/// the filter language, so that nothing is offered that it would refuse.
+/// the filter language, so that nothing is offered that it would refuse. `base` is what a view does not know of:
+/// `portchurn top -D 3306`.
 pub(super) fn command_line(
+    base: &str,
     view: &View,
     place: Option<(&PlaceWords, Level)>,
     interval: Duration,
     filter_is_valid: impl Fn(&str) -> bool,
 ) -> String {
-    let mut words = vec!["portchurn top".to_owned()];
+    let mut words = vec![base.to_owned()];
     let level = match place {
         // Only rows of processes know a PID.
         Some((words, _)) if words.tgid.is_some() => Level::Process,
         Some((_, level)) => level,
         None => view.level,
     };
-    if level != Level::Program {
+    let filter = filters(view, place.map(|(words, _)| words), filter_is_valid);
+    // With a filter the usual level depends on what it asks for.
+    if level != Level::Program || !filter.is_empty() {
         words.push(format!("--group-by {}", level_name(level)));
     }
     if !view.sort.is_empty() {
@@ -31,7 +35,6 @@ pub(super) fn command_line(
             view.sort.iter().map(|key| format!("{}{}", sign(key.descending), key.column.key)).collect();
         words.push(format!("--sort={}", keys.join(",")));
     }
-    let filter = filters(view, place.map(|(words, _)| words), filter_is_valid);
     if !filter.is_empty() {
         words.push(format!("--filter {}", quoted(&filter)));
     }
@@ -100,11 +103,12 @@ mod tests {
     use crate::sinks::tui::place::PlaceWords;
     use crate::sinks::view::{Filtering, View, parse_columns, parse_sort};
 
+    const BASE: &str = "portchurn top";
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn what_is_usual_is_not_said() {
-        assert_eq!(command_line(&View::new(Level::Program), None, SECOND, |_| true), "portchurn top");
+        assert_eq!(command_line(BASE, &View::new(Level::Program), None, SECOND, |_| true), "portchurn top");
     }
 
     #[test]
@@ -117,7 +121,7 @@ mod tests {
             ..View::new(Level::Process)
         };
         assert_eq!(
-            command_line(&view, None, Duration::from_millis(500), |_| true),
+            command_line(BASE, &view, None, Duration::from_millis(500), |_| true),
             "portchurn top --group-by process --sort=-failed,program --filter 'comm='\\''x'\\''' \
              --columns program,failed --limit 5 --interval 500ms"
         );
@@ -133,12 +137,12 @@ mod tests {
         let view = View::new(Level::Program);
         let place = Some((&words, Level::Process));
         assert_eq!(
-            command_line(&view, place, SECOND, |_| true),
+            command_line(BASE, &view, place, SECOND, |_| true),
             "portchurn top --group-by process --filter '\"python3 worker.py\" and dest=10.0.0.2 and dport=3306'"
         );
         let no_quotes = |text: &str| !text.contains('"') && !text.is_empty();
         assert_eq!(
-            command_line(&view, place, SECOND, no_quotes),
+            command_line(BASE, &view, place, SECOND, no_quotes),
             "portchurn top --group-by process --filter 'dest=10.0.0.2 and dport=3306'"
         );
     }

@@ -13,6 +13,7 @@ use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
+use crate::sinks::tui::mouse::RowPlaces;
 use crate::sinks::tui::place::{Place, RowId};
 use crate::sinks::tui::prompt::FilterPrompt;
 use crate::sinks::tui::{menu, reproduce};
@@ -88,11 +89,15 @@ pub struct State {
     pub(super) rates: VecDeque<f64>,
     pub(super) parse: FilterParser,
     snapshot: Option<Arc<Snapshot>>,
+    /// The command line, without what the view knows.
+    base: String,
+    /// Where the rows stand on the screen. Kept by `draw`.
+    pub(super) row_places: RowPlaces,
     /// The newest one, while the screen is frozen.
     held: Option<Arc<Snapshot>>,
     places: Vec<Outside>,
     /// `None`: nothing was selected yet, the first row is, whichever it is.
-    selected: Option<RowId>,
+    pub(super) selected: Option<RowId>,
     pub(super) history: Vec<String>,
 }
 
@@ -120,11 +125,18 @@ impl State {
             rates: VecDeque::new(),
             parse,
             snapshot: None,
+            base: "portchurn top".to_owned(),
+            row_places: RowPlaces::default(),
             held: None,
             places: Vec::new(),
             selected: None,
             history: Vec::new(),
         }
+    }
+
+    /// Says how the command was called, without what the view knows: `portchurn top -D 3306`. For `y`.
+    pub fn set_base_command(&mut self, base: impl Into<String>) {
+        self.base = base.into();
     }
 
     /// Takes the next snapshot. While the screen is frozen it is kept for later.
@@ -209,11 +221,13 @@ impl State {
     /// The command line that shows the same.
     pub(super) fn command_line(&self) -> String {
         let place = self.places.last().map(|outside| (&outside.place.row_words, outside.place.level()));
-        reproduce::command_line(&self.view, place, self.interval, |text| (self.parse)(text).is_ok())
+        reproduce::command_line(&self.base, &self.view, place, self.interval, |text| {
+            (self.parse)(text).is_ok()
+        })
     }
 
     /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
-    fn find_selected(&mut self) {
+    pub(super) fn find_selected(&mut self) {
         let Some(wanted) = &self.selected else {
             self.cursor = 0;
             return;
@@ -234,11 +248,7 @@ impl State {
             Command::Help => self.mode = Mode::Help { scroll: 0 },
             Command::Open => self.go_in(),
             Command::Out => drop(self.go_out()),
-            Command::Back => {
-                if !self.go_out() {
-                    self.view.filter = None;
-                }
-            }
+            Command::Back => self.go_back(),
             Command::Filter => self.start_filter(),
             Command::SortMenu => {
                 self.mode = Mode::SortMenu { cursor: menu::sort_entry_of(&self.view.sort) };
@@ -262,7 +272,7 @@ impl State {
     }
 
     /// Moves the cursor if that is what the key is for; false if not.
-    fn move_cursor(&mut self, command: Command) -> bool {
+    pub(super) fn move_cursor(&mut self, command: Command) -> bool {
         if moved(command, 0, 0, 0).is_none() {
             return false;
         }
@@ -284,6 +294,12 @@ impl State {
             }
             Some(None) => self.notify("this is the innermost level", false),
             None => {}
+        }
+    }
+
+    fn go_back(&mut self) {
+        if !self.go_out() {
+            self.view.filter = None;
         }
     }
 

@@ -6,18 +6,21 @@ use std::io::stdout;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
 
 /// Has the terminal; gives it back when dropped. A panic gives it back before its message is printed.
 pub struct Screen {
     terminal: DefaultTerminal,
+    mouse: bool,
 }
 
 impl Screen {
-    /// Takes the terminal.
-    pub fn open() -> io::Result<Self> {
-        match ratatui::try_init() {
-            Ok(terminal) => Ok(Self { terminal }),
+    /// Takes the terminal; with `mouse` also the mouse, which then no longer selects text.
+    pub fn open(mouse: bool) -> io::Result<Self> {
+        match take(mouse) {
+            Ok(terminal) => Ok(Self { terminal, mouse }),
             Err(error) => {
                 // It may have got half way.
                 give_back();
@@ -38,8 +41,11 @@ impl Screen {
 
     /// Takes it again, as after SIGCONT.
     pub fn resume(&mut self) -> io::Result<()> {
-        ratatui::crossterm::terminal::enable_raw_mode()?;
-        execute!(stdout(), ratatui::crossterm::terminal::EnterAlternateScreen)?;
+        enable_raw_mode()?;
+        execute!(stdout(), EnterAlternateScreen)?;
+        if self.mouse {
+            execute!(stdout(), EnableMouseCapture)?;
+        }
         self.terminal.clear()
     }
 }
@@ -50,8 +56,24 @@ impl Drop for Screen {
     }
 }
 
+fn take(mouse: bool) -> io::Result<DefaultTerminal> {
+    // It also has a panic give the terminal back.
+    let terminal = ratatui::try_init()?;
+    if mouse {
+        execute!(stdout(), EnableMouseCapture)?;
+        let give_back_the_rest = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = execute!(stdout(), DisableMouseCapture);
+            give_back_the_rest(panic);
+        }));
+    }
+    Ok(terminal)
+}
+
 /// There is nobody left to tell if this fails: the terminal is gone.
 fn give_back() {
+    // Without a mouse taken this says nothing that matters to a terminal.
+    let _ = execute!(stdout(), DisableMouseCapture);
     let _ = ratatui::try_restore();
     let _ = execute!(stdout(), Show);
 }

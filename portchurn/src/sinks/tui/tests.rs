@@ -7,7 +7,9 @@ use std::time::Duration;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{
+    KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+};
 use ratatui::style::Color;
 
 use crate::model::columns::COLUMNS;
@@ -354,6 +356,38 @@ fn the_view_can_be_had_again_from_the_command_line() {
     press(&mut state, KeyCode::Char('>'));
     press(&mut state, KeyCode::Char('y'));
     assert_shows(&screen(&mut state, 120, 40), &["portchurn top --group-by destination --sort=program"]);
+    state.set_base_command("portchurn top -D 3306");
+    assert_shows(&screen(&mut state, 120, 40), &["portchurn top -D 3306 --group-by destination"]);
+}
+
+#[test]
+fn the_mouse_selects_sorts_and_scrolls() {
+    let mut state = state();
+    let screen = screen(&mut state, 120, 40);
+    let at = |text: &str| {
+        let row = screen.lines().position(|line| line.contains(text)).unwrap();
+        let before = screen.lines().nth(row).unwrap().split(text).next().unwrap();
+        (before.chars().count() as u16, row as u16)
+    };
+    let mouse = |kind, (column, row)| MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
+    let click = MouseEventKind::Down(MouseButton::Left);
+    state.on_mouse(mouse(click, at("nginx")));
+    assert!(selected_line(&mut state).contains("nginx"));
+    state.on_mouse(mouse(MouseEventKind::ScrollUp, (0, 0)));
+    assert!(selected_line(&mut state).contains("curl"));
+    state.on_mouse(mouse(MouseEventKind::ScrollDown, (0, 0)));
+    assert!(selected_line(&mut state).contains("nginx"));
+    for (heading, title) in
+        [("FAILED", "by FAILED, largest"), ("FAILED", "by FAILED, smallest"), ("LIFE", "by LIFE")]
+    {
+        state.on_mouse(mouse(click, at(heading)));
+        assert_shows(&self::screen(&mut state, 120, 40), &[title]);
+    }
+    assert!(selected_line(&mut state).contains("nginx"), "whatever the order");
+    let before = self::screen(&mut state, 120, 40);
+    state.on_mouse(mouse(click, (119, 39)));
+    state.on_mouse(mouse(click, (0, 20)));
+    assert_eq!(self::screen(&mut state, 120, 40), before, "nothing stands there");
 }
 
 #[test]
