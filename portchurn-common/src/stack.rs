@@ -191,7 +191,7 @@ pub const CODE_FILE_LEN: usize = 1024;
 /// Longest name of a code object. Bytes, minus one.
 pub const CODE_NAME_LEN: usize = 512;
 /// Longest line table of a code object. Bytes, minus one.
-pub const CODE_TABLE_LEN: usize = 16 << 10;
+pub const CODE_TABLE_LEN: usize = 32 << 10;
 
 /// A piece of text as the interpreter holds it.
 #[derive(Clone, Copy, Debug, Default)]

@@ -65,14 +65,17 @@ pub struct ElfFacts {
 const DEBUG_WORDS: usize = 96;
 
 impl ElfFacts {
-    /// Reads a file. `None`: it is no 64-bit ELF.
-    pub fn read(file: &File) -> Option<Self> {
+    /// Reads a file. `None`: it is no 64-bit ELF. `symbols`: also what its symbols tell of an interpreter.
+    pub fn read(file: &File, symbols: bool) -> Option<Self> {
         let cache = ReadCache::new(file);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
         let mut facts = Self { needed: needed(&elf, &cache), ..Self::default() };
         for segment in elf.segments() {
             let (file_offset, file_size) = segment.file_range();
             facts.segments.push(Segment { file_offset, file_size, address: segment.address() });
+        }
+        if !symbols {
+            return Some(facts);
         }
         let mut version_at = None;
         let mut thread_data_at = None;
@@ -150,19 +153,19 @@ fn needed<'data>(elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>, da
 
 /// Facts by file, so that each is read once.
 #[derive(Debug, Default)]
-pub struct ElfCache(HashMap<FileId, Option<Arc<ElfFacts>>>);
+pub struct ElfCache(HashMap<(FileId, bool), Option<Arc<ElfFacts>>>);
 
 /// Files that are remembered.
 const FILES_MAX: usize = 4096;
 
 impl ElfCache {
     /// What a file tells; `None`: nothing.
-    pub fn facts(&mut self, file: &File) -> Option<Arc<ElfFacts>> {
+    pub fn facts(&mut self, file: &File, symbols: bool) -> Option<Arc<ElfFacts>> {
         let id = FileId::of(file)?;
         if self.0.len() >= FILES_MAX {
             self.0.clear();
         }
-        self.0.entry(id).or_insert_with(|| ElfFacts::read(file).map(Arc::new)).clone()
+        self.0.entry((id, symbols)).or_insert_with(|| ElfFacts::read(file, symbols).map(Arc::new)).clone()
     }
 }
 
@@ -176,7 +179,7 @@ mod tests {
     #[test]
     fn our_own_program_is_read() {
         let file = File::open("/proc/self/exe").unwrap();
-        let facts = ElfFacts::read(&file).unwrap();
+        let facts = ElfFacts::read(&file, true).unwrap();
         assert!(!facts.segments.is_empty());
         assert!(facts.needed.iter().any(|name| name.starts_with("libc")), "{:?}", facts.needed);
         assert_eq!(facts.python_runtime, None);
@@ -188,7 +191,7 @@ mod tests {
         for bytes in [&b""[..], b"\x7fELF", &own[..100], &[0xff; 4096]] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(bytes).unwrap();
-            let _ = ElfFacts::read(&file);
+            let _ = ElfFacts::read(&file, true);
         }
     }
 

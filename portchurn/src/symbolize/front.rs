@@ -37,8 +37,8 @@ impl Front {
     pub fn look(&mut self, tgid: u32) -> Attach {
         // Most programs are no interpreter and load none: their own file tells, and is read once.
         let Ok(exe) = std::fs::File::open(format!("/proc/{tgid}/exe")) else { return Attach::Absent };
-        let Some(modules) = Modules::of_process(tgid, &mut self.cache) else { return Attach::Absent };
-        let program = self.cache.facts(&exe);
+        let Some(modules) = Modules::of_interpreter(tgid, &mut self.cache) else { return Attach::Absent };
+        let program = self.cache.facts(&exe, true);
         for unwinder in UNWINDERS {
             match unwinder.attach(&modules) {
                 Attach::Absent => {

@@ -53,9 +53,24 @@ pub struct Modules {
 impl Modules {
     /// Of a process, as it is now. `None`: it is gone, or may not be read.
     pub fn of_process(tgid: u32, cache: &mut ElfCache) -> Option<Self> {
+        Self::read(tgid, cache, |_| true)
+    }
+
+    /// Only those that may have to do with an interpreter: its program, its libraries and libc.
+    pub fn of_interpreter(tgid: u32, cache: &mut ElfCache) -> Option<Self> {
+        Self::read(tgid, cache, |mapping| tells_of_interpreters(&mapping.path))
+    }
+
+    fn read(tgid: u32, cache: &mut ElfCache, wanted: impl Fn(&Mapping) -> bool) -> Option<Self> {
         let root = PathBuf::from(format!("/proc/{tgid}"));
-        let maps = parse(&std::fs::read(root.join("maps")).ok()?);
-        (!maps.is_empty()).then(|| Self { tgid, list: modules(&root, &maps, cache) })
+        let mut maps = parse(&std::fs::read(root.join("maps")).ok()?);
+        if maps.is_empty() {
+            return None;
+        }
+        // The program itself is mapped first, whatever it is called.
+        let program = maps.iter().find(|mapping| mapping.inode != 0).map(|mapping| (mapping.device, mapping.inode));
+        maps.retain(|mapping| Some((mapping.device, mapping.inode)) == program || wanted(mapping));
+        Some(Self { tgid, list: modules(&root, &maps, program, cache) })
     }
 
     /// Whether the same files are mapped at the same addresses.
@@ -70,9 +85,19 @@ impl Modules {
     }
 }
 
-fn modules(root: &Path, maps: &[Mapping], cache: &mut ElfCache) -> Vec<Module> {
+/// Parts of the names of files whose symbols are worth reading.
+const TELLING: &[&str] = &["python", "libc.", "libc-", "libpthread", "ld-musl"];
+
+fn tells_of_interpreters(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    TELLING.iter().any(|part| name.contains(part))
+}
+
+type Inode = ((u32, u32), u64);
+
+fn modules(root: &Path, maps: &[Mapping], program: Option<Inode>, cache: &mut ElfCache) -> Vec<Module> {
     let mut list: Vec<Module> = Vec::new();
-    let mut done: Vec<((u32, u32), u64)> = Vec::new();
+    let mut done: Vec<Inode> = Vec::new();
     for mapping in maps.iter().filter(|mapping| mapping.executable && mapping.inode != 0) {
         let key = (mapping.device, mapping.inode);
         if done.contains(&key) {
@@ -80,18 +105,19 @@ fn modules(root: &Path, maps: &[Mapping], cache: &mut ElfCache) -> Vec<Module> {
         }
         done.push(key);
         let of_file: Vec<_> = maps.iter().filter(|m| (m.device, m.inode) == key).collect();
-        list.extend(module(root, mapping, &of_file, cache));
+        let symbols = Some(key) == program || tells_of_interpreters(&mapping.path);
+        list.extend(module(root, mapping, &of_file, symbols, cache));
     }
     list
 }
 
-fn module(root: &Path, mapping: &Mapping, of_file: &[&Mapping], cache: &mut ElfCache) -> Option<Module> {
+fn module(root: &Path, mapping: &Mapping, of_file: &[&Mapping], symbols: bool, cache: &mut ElfCache) -> Option<Module> {
     // The links have no leading zeros. They work for deleted files and in other mount namespaces.
     let link = format!("map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
     let file = File::open(root.join(link))
         .or_else(|_| File::open(root.join("root").join(mapping.path.trim_start_matches('/'))))
         .ok()?;
-    let facts = cache.facts(&file)?;
+    let facts = cache.facts(&file, symbols)?;
     let bias = facts.bias(mapping.addresses.start, mapping.file_offset)?;
     let start = of_file.iter().map(|m| m.addresses.start).min()?;
     let end = of_file.iter().map(|m| m.addresses.end).max()?;

@@ -151,7 +151,9 @@ impl Worker {
         let mut run = Vec::new();
         for frame in &stack.frames {
             let code = self.codes.get(&(stack.image, frame.code, frame.check & !1));
-            run.push(python_frame(code.map(|code| &**code), frame));
+            if !code.is_some_and(|code| is_trampoline(code)) {
+                run.push(python_frame(code.map(|code| &**code), frame));
+            }
             // Up to 3.10 the interpreter's loop is entered anew for each frame.
             let is_entry = frame.check & 1 != 0 || code.is_some_and(|code| code.version <= 0x30a);
             if is_entry {
@@ -194,6 +196,11 @@ impl Worker {
             End::Complete => None,
         }
     }
+}
+
+/// Code of the interpreter's own between a class and its `__init__` (3.12 and later); Python does not show it either.
+fn is_trampoline(code: &RawCode) -> bool {
+    code.first_line == 0 && code.file == "__init__" && code.name == "__init__"
 }
 
 fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
