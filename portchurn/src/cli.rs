@@ -4,7 +4,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, completions, man, top, trace};
+use crate::commands::{check, completions, man, sites, top, trace};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,6 +42,8 @@ pub enum Command {
     Top(top::Args),
     /// One line for each connect, accept, close and failure
     Trace(trace::Args),
+    /// The lines of code that open and close connections
+    Sites(sites::Args),
     /// What this kernel and these privileges allow, and what to do about the rest
     #[command(visible_alias = "doctor")]
     Check(check::Args),

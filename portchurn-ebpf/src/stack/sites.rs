@@ -53,14 +53,16 @@ pub fn is_new(site: *mut Site) -> bool {
     unsafe { core::ptr::read_volatile(&raw const (*site).sent) == 0 }
 }
 
-/// Whether its native stack should be read: at first sight, then ever more rarely, to see that one fingerprint still
+/// Whether its native stack should be read: at first sight, then now and then, to see that one fingerprint still
 /// means one stack.
 #[inline(always)]
 pub fn wants_a_look(site: *mut Site) -> bool {
     // SAFETY: points into the map.
     let count = unsafe { core::ptr::read_volatile(&raw const (*site).count) };
-    is_new(site) || count & count.wrapping_sub(1) == 0 || count & LOOK_MASK == 0
+    is_new(site) || count == EARLY_LOOK || count & LOOK_MASK == 0
 }
 
-/// Every 64th at least.
+/// The first look again, soon enough for a short run; what is new must not wait for what is looked at again.
+const EARLY_LOOK: u32 = 8;
+/// Every 64th.
 const LOOK_MASK: u32 = 63;

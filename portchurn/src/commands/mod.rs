@@ -16,6 +16,7 @@ pub mod man;
 pub mod options;
 pub mod screen;
 pub mod session;
+pub mod sites;
 pub mod summary;
 pub mod terminal;
 pub mod top;
@@ -52,6 +53,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Top(args) => top::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
+        Command::Sites(args) => sites::run(args, quiet),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -84,6 +84,9 @@ pub struct TracerArgs {
     /// Code under this part of a path is never the application's
     #[arg(long, value_name = "PATH")]
     pub skip_path: Vec<String>,
+    /// Past this much of one processor, in percent, lines of code are no longer taken; counting goes on
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_cpu: Option<u32>,
     /// Attach a hook in one way only: HOOK=TIER, or HOOK=none
     #[arg(long, value_name = "HOOK=TIER", hide = true)]
     pub attach: Vec<Forced>,
@@ -142,6 +145,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         no_btf: tracer.no_btf,
         stacks: tracer.stack.into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
+        max_cpu_ratio: tracer.max_cpu.map(|percent| f64::from(percent) / 100.0),
         copies: Copies::default(),
         wanted: Wanted {
             keys: tracer.max_keys,

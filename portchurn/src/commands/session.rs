@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use portchurn_common::stack::Effort;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -48,6 +49,8 @@ pub struct Session {
     /// What it means.
     pub model: Model,
     namer: Option<Namer>,
+    effort: Effort,
+    max_cpu_ratio: Option<f64>,
     /// The last line.
     pub summary: Summary,
     ticks: Interval,
@@ -77,6 +80,8 @@ impl Session {
             collector,
             model,
             namer,
+            effort: Effort::Full,
+            max_cpu_ratio: options.max_cpu_ratio,
             summary: Summary::new(attached_ns),
             ticks: every(interval),
             pumps: every(PUMP_EVERY),
@@ -115,6 +120,23 @@ impl Session {
         }
     }
 
+    /// Past `--max-cpu` stacks stop first, counts never.
+    fn keep_within_budget(&mut self, sample: &Sample) {
+        let (Some(limit), Some(used)) = (self.max_cpu_ratio, sample.own_cost.cpu_ratio) else { return };
+        let effort = match self.effort {
+            Effort::Full if used > limit => Effort::Interpreters,
+            Effort::Interpreters if used > limit => Effort::None,
+            Effort::None if used < limit / 2.0 => Effort::Interpreters,
+            Effort::Interpreters if used < limit / 2.0 => Effort::Full,
+            same => same,
+        };
+        if effort != self.effort {
+            log::info!("call sites: {effort:?}, at {:.1} % of a processor", 100.0 * used);
+            self.effort = effort;
+            self.collector.set_effort(effort);
+        }
+    }
+
     /// The same, after waiting for the names of all stacks that were taken so far: for output that is made once.
     ///
     /// # Errors
@@ -135,7 +157,12 @@ impl Session {
         let mut sample = self.collector.sample(now_ns())?;
         if let Some(namer) = &mut self.namer {
             sample.stacks = namer.take();
+            let cost = namer.cost();
+            sample.own_cost.stacks_named = cost.stacks;
+            sample.own_cost.naming_p99_us = cost.p99_us();
+            sample.own_cost.naming_max_us = (cost.stacks > 0).then_some(cost.max_us);
         }
+        self.keep_within_budget(&sample);
         self.summary.add(&sample);
         self.model.apply(&sample);
         Ok(sample)

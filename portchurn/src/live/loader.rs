@@ -33,6 +33,8 @@ pub struct Options {
     pub stacks: StackMode,
     /// Whose frames are the application's.
     pub culprits: Rules,
+    /// Past this share of one processor call sites stop.
+    pub max_cpu_ratio: Option<f64>,
     /// How many native stacks are copied.
     pub copies: Copies,
     /// Hidden: hooks whose tier is given.

@@ -32,7 +32,7 @@ pub struct Copies {
 
 impl Default for Copies {
     fn default() -> Self {
-        Self { per_process: 20, in_total: 500 }
+        Self { per_process: 40, in_total: 500 }
     }
 }
 

@@ -105,6 +105,9 @@ impl Model {
                 map_bytes: self.own_cost.map_bytes,
                 bpf_ns_per_event: self.own_cost.bpf_ns_per_event,
                 bpf_cpu_ratio: self.own_cost.bpf_cpu_ratio,
+                stacks_named: self.own_cost.stacks_named,
+                naming_p99_us: self.own_cost.naming_p99_us,
+                naming_max_us: self.own_cost.naming_max_us,
             },
         }
     }

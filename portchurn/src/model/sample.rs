@@ -195,6 +195,12 @@ pub struct OwnCost {
     pub bpf_ns_per_event: Option<f64>,
     /// Processor time of all our BPF programs ÷ elapsed time, estimated from the above.
     pub bpf_cpu_ratio: Option<f64>,
+    /// Stacks that were unwound and named since the attach.
+    pub stacks_named: u64,
+    /// 99th percentile of the time that took. Microseconds.
+    pub naming_p99_us: Option<u64>,
+    /// The longest. Microseconds.
+    pub naming_max_us: Option<u64>,
 }
 
 /// How often a place in the code was passed.

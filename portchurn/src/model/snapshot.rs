@@ -2,6 +2,7 @@
 //! (docs/json.md). Units stand in the key; what is not known is `null`, never 0 and never absent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -84,6 +85,25 @@ pub struct Place {
     pub file: Option<String>,
     /// Line in it.
     pub line: Option<u32>,
+}
+
+impl CallSite {
+    /// Short: the line, the function and the share.
+    pub fn label(&self) -> String {
+        let place = self.culprit.as_ref().map(Place::to_string);
+        format!("{} {:.0}%", place.unwrap_or_default(), 100.0 * self.share)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.as_deref().map(|file| file.rsplit('/').next().unwrap_or(file));
+        match (file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{file}:{line} {}", self.function),
+            (Some(file), None) => write!(f, "{file} {}", self.function),
+            _ => f.write_str(&self.function),
+        }
+    }
 }
 
 fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -319,4 +339,10 @@ pub struct OwnCost {
     pub bpf_ns_per_event: Option<f64>,
     /// Processor time of the BPF programs ÷ time. 1.0 is one processor.
     pub bpf_cpu_ratio: Option<f64>,
+    /// Stacks that were unwound and named, since the attach.
+    pub stacks_named: u64,
+    /// Time to name one of a hundred stacks, or longer. Microseconds.
+    pub naming_p99_us: Option<u64>,
+    /// Longest time to name a stack since the attach. Microseconds.
+    pub naming_max_us: Option<u64>,
 }

@@ -16,6 +16,8 @@ pub mod events;
 pub mod human;
 mod json;
 pub mod layout;
+pub mod pprof;
+pub mod sites;
 pub mod summary;
 mod table;
 pub mod text;

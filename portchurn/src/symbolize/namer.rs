@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use portchurn_common::histogram::{BUCKETS, bucket, quantile_us};
 use portchurn_common::stack::{CodeFrame, WalkEnd, stack_flag};
 
 use crate::model::sample::{Frame, Language, Stack};
@@ -39,7 +40,31 @@ pub struct Namer {
     done: Receiver<Done>,
     refusals: Refusals,
     named: Vec<Stack>,
-    took: Vec<Duration>,
+    cost: Cost,
+}
+
+/// What naming has cost since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Stacks.
+    pub stacks: u64,
+    /// The longest. Microseconds.
+    pub max_us: u64,
+    histogram: [u64; BUCKETS],
+}
+
+impl Cost {
+    fn note(&mut self, took: Duration) {
+        let took_us = took.as_micros().try_into().unwrap_or(u32::MAX);
+        self.stacks += 1;
+        self.max_us = self.max_us.max(u64::from(took_us));
+        self.histogram[bucket(took_us)] += 1;
+    }
+
+    /// One of a hundred took this long or longer. Microseconds.
+    pub fn p99_us(&self) -> Option<u64> {
+        quantile_us(&self.histogram, 0.99, self.max_us)
+    }
 }
 
 impl Namer {
@@ -60,7 +85,7 @@ impl Namer {
                 }
             })
             .context("start the thread for names")?;
-        Ok(Self { jobs, done, refusals, named: Vec::new(), took: Vec::new() })
+        Ok(Self { jobs, done, refusals, named: Vec::new(), cost: Cost::default() })
     }
 
     /// The front half, for the thread that takes records.
@@ -76,9 +101,9 @@ impl Namer {
         std::mem::take(&mut self.named)
     }
 
-    /// How long each took since the last call.
-    pub fn take_durations(&mut self) -> Vec<Duration> {
-        std::mem::take(&mut self.took)
+    /// What it has cost.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
     }
 
     /// Waits until everything that was sent is named.
@@ -99,7 +124,7 @@ impl Namer {
         match done {
             Done::Stack(stack, took) => {
                 self.named.push(*stack);
-                self.took.push(took);
+                self.cost.note(took);
                 false
             }
             Done::Marker => true,
