@@ -183,6 +183,9 @@ impl Ledger {
             let process = self.entry(ProcessId::of(&site.key));
             bounded(&mut process.destinations, DestinationKey::of(&site.key)).sites.record(site);
         }
+        if self.stacks.is_full() {
+            self.forget_stacks();
+        }
         for stack in &sample.stacks {
             self.stacks.add(stack);
         }
@@ -248,6 +251,14 @@ impl Ledger {
         }
     }
 
+    /// Makes room for stacks: those of folded processes are the same as others'.
+    fn forget_stacks(&mut self) {
+        let single = self.processes.values().flat_map(|process| process.destinations.values());
+        let folded = self.programs.values().flat_map(|program| program.folded.values());
+        let used = single.chain(folded).flat_map(|stats| stats.sites.ids()).collect();
+        self.stacks.keep(&used);
+    }
+
     /// Folds the ended processes beyond the limit into their programs, the longest ended first.
     fn fold_ended(&mut self) {
         let mut ended: Vec<_> = self
@@ -263,9 +274,12 @@ impl Ledger {
         ended.select_nth_unstable(excess);
         for (_, id) in &ended[..excess] {
             let Some(process) = self.processes.remove(id) else { continue };
-            let program = self.program(&process.program);
+            let stacks = &self.stacks;
+            let program = self.programs.entry(process.program.clone()).or_default();
             for (key, stats) in &process.destinations {
-                bounded(&mut program.folded, *key).merge(stats);
+                let folded = bounded(&mut program.folded, *key);
+                folded.merge(stats);
+                folded.sites.settle(stacks);
             }
         }
     }
@@ -275,6 +289,7 @@ impl Ledger {
         for process in self.processes.values_mut() {
             for stats in process.destinations.values_mut() {
                 stats.counts = stats.counts.restarted();
+                stats.sites = Sites::default();
             }
         }
         for program in self.programs.values_mut() {

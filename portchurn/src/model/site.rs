@@ -1,9 +1,10 @@
 //! Call sites as the model holds them: counts per stack, what the stacks are, and both brought together into lines of
 //! code. Which frame is to blame is [`crate::model::culprit`]'s to say.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use portchurn_common::stack::{At, STACK_EXITING, STACK_FIRST, STACK_NONE};
 
 use crate::model::culprit::Rules;
@@ -37,16 +38,32 @@ impl Sites {
         self.add((site.at, site.stack), SiteStats { count: site.count, counted: site.counted });
     }
 
-    /// Adds another destination's.
+    /// Adds another destination's. Equal stacks of several processes become one line only when they are named, so there
+    /// is no limit here; see [`Sites::settle`].
     pub fn merge(&mut self, other: &Self) {
         for (key, stats) in &other.0 {
-            self.add(*key, *stats);
+            self.add_to(*key, *stats);
         }
+    }
+
+    /// Counts equal stacks as one for good, and keeps within the limit: for what is kept of processes that are gone.
+    pub fn settle(&mut self, stacks: &Stacks) {
+        for ((at, id), stats) in std::mem::take(&mut self.0) {
+            self.add((at, stacks.canonical(id)), stats);
+        }
+    }
+
+    /// The stacks that are counted here.
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().map(|(_, id)| *id)
     }
 
     fn add(&mut self, key: (At, u64), stats: SiteStats) {
         let has_room = self.0.len() < SITES_MAX || self.0.contains_key(&key);
-        let key = if has_room { key } else { (key.0, STACK_FOLDED) };
+        self.add_to(if has_room { key } else { (key.0, STACK_FOLDED) }, stats);
+    }
+
+    fn add_to(&mut self, key: (At, u64), stats: SiteStats) {
         let entry = self.0.entry(key).or_insert(SiteStats { count: 0, counted: true });
         entry.count += stats.count;
         entry.counted &= stats.counted;
@@ -67,27 +84,85 @@ struct Variant {
 
 /// Every stack that has a name.
 #[derive(Debug, Default)]
-pub struct Stacks(HashMap<u64, Vec<Variant>>);
+pub struct Stacks {
+    by_id: HashMap<u64, Vec<Variant>>,
+    /// Each different stack once: processes that run the same code share it.
+    distinct: HashSet<Distinct>,
+}
+
+/// A stack that is equal to another when their frames are.
+#[derive(Debug)]
+struct Distinct(Arc<Stack>);
+
+impl Hash for Distinct {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.frames.hash(state);
+    }
+}
+
+impl PartialEq for Distinct {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.frames == other.0.frames
+    }
+}
+
+impl Eq for Distinct {}
 
 impl Stacks {
     /// Takes a stack in that was read.
     pub fn add(&mut self, stack: &Stack) {
-        if self.0.len() >= STACKS_MAX && !self.0.contains_key(&stack.id) {
+        if self.is_full() && !self.by_id.contains_key(&stack.id) {
             return;
         }
-        let variants = self.0.entry(stack.id).or_default();
-        let known = variants.iter().position(|variant| variant.stack.frames == stack.frames);
+        let stack = self.shared(stack);
+        let variants = self.by_id.entry(stack.0).or_default();
+        let known = variants.iter().position(|variant| Arc::ptr_eq(&variant.stack, &stack.1));
         match known {
             Some(index) => variants[index].read += 1,
             None if variants.len() < VARIANTS_MAX => {
-                variants.push(Variant { stack: Arc::new(stack.clone()), read: 1 });
+                variants.push(Variant { stack: stack.1, read: 1 });
             }
             None => {}
         }
     }
 
+    /// The number under which it is counted, and the one stack that is equal to it.
+    fn shared(&mut self, stack: &Stack) -> (u64, Arc<Stack>) {
+        let candidate = Distinct(Arc::new(stack.clone()));
+        match self.distinct.get(&candidate) {
+            Some(known) => (stack.id, Arc::clone(&known.0)),
+            None => {
+                let shared = Arc::clone(&candidate.0);
+                self.distinct.insert(candidate);
+                (stack.id, shared)
+            }
+        }
+    }
+
+    /// Whether there is no room for a new one.
+    pub fn is_full(&self) -> bool {
+        self.by_id.len() >= STACKS_MAX
+    }
+
+    /// Forgets every stack under which nothing is counted any more.
+    pub fn keep(&mut self, used: &HashSet<u64>) {
+        self.by_id.retain(|id, _| used.contains(id));
+        let by_id = &self.by_id;
+        let held: HashSet<*const Stack> =
+            by_id.values().flatten().map(|variant| Arc::as_ptr(&variant.stack)).collect();
+        self.distinct.retain(|stack| held.contains(&Arc::as_ptr(&stack.0)));
+    }
+
+    /// One number for all that are the same stack: the first under which it was read, while that is kept.
+    fn canonical(&self, id: u64) -> u64 {
+        match self.of(id) {
+            [only] if self.by_id.contains_key(&only.stack.id) => only.stack.id,
+            _ => id,
+        }
+    }
+
     fn of(&self, id: u64) -> &[Variant] {
-        self.0.get(&id).map_or(&[], Vec::as_slice)
+        self.by_id.get(&id).map_or(&[], Vec::as_slice)
     }
 }
 

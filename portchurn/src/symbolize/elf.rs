@@ -128,10 +128,11 @@ impl ElfFacts {
     /// the file. Mappings begin at a page, segments need not.
     pub fn bias(&self, mapped_at: u64, file_offset: u64) -> Option<u64> {
         const PAGE: u64 = 4096;
-        let segment = self.segments.iter().find(|s| {
-            let start = s.file_offset & !(PAGE - 1);
-            file_offset >= start && file_offset < s.file_offset.saturating_add(s.file_size)
-        })?;
+        let page_of = |s: &&Segment| s.file_offset & !(PAGE - 1);
+        // Two segments may share a page of the file: the one that begins with the mapping is meant.
+        let begins_there = self.segments.iter().find(|s| page_of(s) == file_offset);
+        let holds = |s: &&Segment| file_offset >= page_of(s) && file_offset < s.file_offset.saturating_add(s.file_size);
+        let segment = begins_there.or_else(|| self.segments.iter().find(holds))?;
         let stated = (segment.address & !(PAGE - 1)).wrapping_add(file_offset - (segment.file_offset & !(PAGE - 1)));
         Some(mapped_at.wrapping_sub(stated))
     }
@@ -204,6 +205,14 @@ mod tests {
         assert_eq!(facts.bias(0x7f00_0000_1000, 0x1000), Some(0x7f00_0000_1000 - 0x40_2000));
         assert_eq!(facts.bias(0x7f00_0000_3000, 0x3000), Some(0x7f00_0000_3000 - 0x40_4000));
         assert_eq!(facts.bias(0x1000, 0x9000), None);
+        let shared_page = ElfFacts {
+            segments: vec![
+                Segment { file_offset: 0, file_size: 0x158e8, address: 0 },
+                Segment { file_offset: 0x158f0, file_size: 0x4_2000, address: 0x168f0 },
+            ],
+            ..ElfFacts::default()
+        };
+        assert_eq!(shared_page.bias(0x5500_0001_6000, 0x1_5000), Some(0x5500_0000_0000));
         assert_eq!(facts.file_offset(0x40_2334), Some(0x1334));
         assert_eq!(facts.address_of(0x1334), Some(0x40_2334));
     }

@@ -169,7 +169,10 @@ impl Native {
                 Ok(Some(FrameAddress::InstructionPointer(address))) => addresses.push(address),
                 Ok(Some(FrameAddress::ReturnAddress(address))) => addresses.push(address.get()),
                 Ok(None) => break End::Complete,
-                Err(_) => break End::Lost,
+                Err(err) => {
+                    log::debug!("unwinding of process {} ended at {:x?}: {err}", modules.tgid, addresses.last());
+                    break End::Lost;
+                }
             }
             if addresses.len() >= FRAMES_MAX {
                 break End::Truncated;
