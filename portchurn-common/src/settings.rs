@@ -249,8 +249,6 @@ pub struct Settings {
     pub conns_mask: u32,
     /// log2 of the number of shards of the counter table.
     pub shards_log2: u32,
-    /// 1: several processors share a shard, so counting must be atomic.
-    pub shards_shared: u32,
     /// 1: connections are known by their cookie; 0: by the address of their socket.
     pub cookies: u32,
     /// 1: send a [`crate::record::FlowRecord`] for each event.
@@ -270,7 +268,6 @@ impl Settings {
         filters: Filters::NONE,
         conns_mask: 0,
         shards_log2: 0,
-        shards_shared: 0,
         cookies: 0,
         trace: 0,
         stack_interpreters: 0,

@@ -1,4 +1,4 @@
-//! The two atomic instructions that Rust does not give this target (`atomic_cas: false`), as what they are.
+//! The atomic instructions that Rust does not give this target (`atomic_cas: false`), as what they are.
 //! `lock +=` is known to every kernel; `cmpxchg` needs 5.12, so only programs that need 5.12 anyway may use it.
 
 use core::arch::asm;
@@ -13,6 +13,16 @@ pub unsafe fn add_u32(target: *mut u32, value: u32) {
     unsafe {
         asm!("lock *(u32 *)({target} + 0) += {value}", target = in(reg) target, value = in(wreg) value)
     };
+}
+
+/// `*target += value`, atomically.
+///
+/// # Safety
+/// `target` must be valid for writes and aligned.
+#[inline(always)]
+pub unsafe fn add_u64(target: *mut u64, value: u64) {
+    // SAFETY: the caller's promise; the verifier checks the bounds once more.
+    unsafe { asm!("lock *(u64 *)({target} + 0) += {value}", target = in(reg) target, value = in(reg) value) };
 }
 
 /// Stores `new` if `*target` is `expected`; tells whether it did.

@@ -23,8 +23,14 @@ pub fn find(id: u64, cookies: bool) -> Option<Found> {
         while probe < PROBES {
             if let Some(conn) = place(id, probe) {
                 // SAFETY: points into the map; another processor may be claiming it, hence volatile.
-                if unsafe { core::ptr::read_volatile(&raw const (*conn).id) } == id {
+                let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
+                if found == id {
                     return Some(Found { conn, in_array: true });
+                }
+                // Nothing lies beyond a place that was never used, or where this very connection ended: a new one of
+                // the same socket would have taken that place, or one before it.
+                if found == 0 || found == id | CLOSED {
+                    break;
                 }
             }
             probe += 1;

@@ -7,6 +7,7 @@ use portchurn_common::loss::Loss;
 use portchurn_common::record::{ExitRecord, FlowEvent, FlowRecord, RecordKind};
 use portchurn_common::stack::{ImageRecord, StackRecordKind};
 
+use crate::atomic;
 use crate::maps::{KEY_SLOTS, LOSSES, RECORDS, STACKS};
 use crate::sock::Sock;
 use crate::who::Process;
@@ -15,8 +16,8 @@ use crate::who::Process;
 #[inline(always)]
 pub fn lose(loss: Loss) {
     if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
-        // SAFETY: per-processor, and the kernel does not nest runs of one program.
-        unsafe { *count += 1 };
+        // SAFETY: points into a map value; on this processor another program may be interrupted while it counts.
+        unsafe { atomic::add_u64(count, 1) };
     }
 }
 

@@ -120,29 +120,13 @@ pub fn counters(key_ref: KeyRef) -> Option<*mut Counters> {
     CHURN.get_ptr_mut((key_ref.index() << shards_log2) | shard)
 }
 
-/// Adds one. Plain where the shard is this processor's own: the kernel does not nest runs of one program, and every
-/// other program that counts does it by [`add_atomic`].
+/// Adds `value`, which may be a wrapped negative. Atomically: another processor may share the shard, and on the same
+/// one a soft interrupt may count while an interrupted program is about to.
 ///
 /// # Safety
 /// `counter` must point into a map value.
 #[inline(always)]
-pub unsafe fn increment(counter: *mut u32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if setting!(shards_shared) == 0 {
-            *counter = (*counter).wrapping_add(1);
-        } else {
-            atomic::add_u32(counter, 1);
-        }
-    }
-}
-
-/// Adds `value`, which may be a wrapped negative, whoever else counts.
-///
-/// # Safety
-/// `counter` must point into a map value.
-#[inline(always)]
-pub unsafe fn add_atomic(counter: *mut u32, value: u32) {
+pub unsafe fn add(counter: *mut u32, value: u32) {
     // SAFETY: the caller's promise.
     unsafe { atomic::add_u32(counter, value) };
 }

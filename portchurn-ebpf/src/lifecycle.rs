@@ -11,7 +11,7 @@ use portchurn_common::record::FlowEvent;
 use portchurn_common::tcp::{FailFacts, Step, TcpState, closed, failed, step};
 
 use crate::conns::{self, Found};
-use crate::keys::{self, add_atomic, increment};
+use crate::keys::{self, add};
 use crate::maps::{KEY_SLOTS, LISTENERS};
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
@@ -37,6 +37,30 @@ pub fn on_state_change<S: Sock>(sock: &S, old: u8, new: u8) {
     }
 }
 
+/// The same event once more, from a second program on the same tracepoint.
+///
+/// The kernel skips a program that is already running on the processor, so what a soft interrupt reports while it
+/// interrupts the first program would be lost. It is not lost for the second. Whether the first one was there shows on
+/// the connection itself, and a socket's events come one after the other, so nothing is counted twice. Only what may
+/// happen in a soft interrupt needs the look.
+#[inline(always)]
+pub fn make_good<S: Sock>(sock: &S, old: u8, new: u8) {
+    let step = step(old, new);
+    if !matches!(step, Step::Connected | Step::ConnectFailed | Step::Accepted | Step::Closed) || !sock.is_tcp() {
+        return;
+    }
+    let open = conns::find(sock.id(), S::COOKIES);
+    // SAFETY: points into the map.
+    let is_established = open.map(|found| unsafe { (*found.conn).flags } & flag::ESTABLISHED != 0);
+    match (step, is_established) {
+        (Step::Connected, Some(false)) => connected(sock),
+        (Step::ConnectFailed, Some(_)) => connect_failed(sock),
+        (Step::Accepted, None | Some(false)) => accepted(sock),
+        (Step::Closed, Some(_)) => close_end(sock, old),
+        _ => {}
+    }
+}
+
 #[inline(always)]
 fn connect_begin<S: Sock>(sock: &S) {
     let process = who::current::<S::Access>();
@@ -56,9 +80,9 @@ fn connect_begin<S: Sock>(sock: &S) {
     let Some(counters) = keys::counters(key_ref) else { return };
     // SAFETY: both point into map values.
     unsafe {
-        increment(&raw mut (*counters).attempts);
+        add(&raw mut (*counters).attempts, 1);
         let Some(conn) = conns::claim(sock.id(), S::COOKIES) else {
-            increment(&raw mut (*counters).lost);
+            add(&raw mut (*counters).lost, 1);
             return;
         };
         (*conn).opened_ns = bpf_ktime_get_ns();
@@ -88,7 +112,7 @@ fn complete_connect<S: Sock>(sock: &S, found: Found) {
         (*conn).flags |= flag::ESTABLISHED;
         (*conn).local_port = sock.local_port();
         if let Some(counters) = keys::counters((*conn).key_ref) {
-            increment(&raw mut (*counters).opened);
+            add(&raw mut (*counters).opened, 1);
             let duration_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
             record_duration(&raw mut (*counters).connect, &raw mut (*counters).connect_max_us, duration_us);
         }
@@ -119,8 +143,8 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
         (*conn).closed_ns = now_ns;
         (*conn).local_port = sock.last_local_port();
         if let Some(counters) = keys::counters((*conn).key_ref) {
-            increment(&raw mut (*counters).failed);
-            increment((&raw mut (*counters).failed_by).cast::<u32>().add(kind as usize));
+            add(&raw mut (*counters).failed, 1);
+            add((&raw mut (*counters).failed_by).cast::<u32>().add(kind as usize), 1);
         }
         if setting!(trace) != 0 {
             emit::flow(sock, &*conn, FlowEvent::Fail, kind as u8, now_ns);
@@ -158,10 +182,10 @@ fn accepted<S: Sock>(sock: &S) {
     // SAFETY: both point into map values.
     unsafe {
         let Some(conn) = conns::claim(id, S::COOKIES) else {
-            increment(&raw mut (*counters).lost);
+            add(&raw mut (*counters).lost, 1);
             return;
         };
-        increment(&raw mut (*counters).accepted);
+        add(&raw mut (*counters).accepted, 1);
         let now_ns = bpf_ktime_get_ns();
         (*conn).opened_ns = now_ns;
         (*conn).key_ref = key_ref;
@@ -259,14 +283,14 @@ fn move_to_current<S: Sock>(found: Found, id: u64) {
         let key_ref = keys::intern(&key);
         let is_early = (*conn).flags & flag::BEFORE_ATTACH != 0;
         if let Some(from) = keys::counters((*conn).key_ref) {
-            add_atomic(opened_counter(from, is_early), 1u32.wrapping_neg());
+            add(opened_counter(from, is_early), 1u32.wrapping_neg());
         }
         if key_ref == KeyRef::FILTERED {
             conns::release(found, id);
             return;
         }
         if let Some(to) = keys::counters(key_ref) {
-            add_atomic(opened_counter(to, is_early), 1);
+            add(opened_counter(to, is_early), 1);
         }
         (*conn).key_ref = key_ref;
         (*conn).owner_tgid = process.tgid;
@@ -303,9 +327,9 @@ fn close_end<S: Sock>(sock: &S, old: u8) {
         let now_ns = bpf_ktime_get_ns();
         (*conn).closed_ns = now_ns;
         if let Some(counters) = keys::counters((*conn).key_ref) {
-            increment((&raw mut (*counters).closed).cast::<u32>().add(kind as usize));
+            add((&raw mut (*counters).closed).cast::<u32>().add(kind as usize), 1);
             if enters_time_wait {
-                increment(&raw mut (*counters).time_wait);
+                add(&raw mut (*counters).time_wait, 1);
             }
             if (*conn).flags & flag::BEFORE_ATTACH == 0 {
                 let lifetime_us = ns_to_us(now_ns.saturating_sub((*conn).opened_ns));
@@ -332,7 +356,7 @@ const ECONNRESET: u32 = 104;
 unsafe fn record_duration(histogram: *mut Histogram, max_us: *mut u32, duration_us: u32) {
     // SAFETY: the caller's promise; `bucket` is masked to the size of the histogram.
     unsafe {
-        increment(histogram.cast::<u32>().add(core::hint::black_box(bucket(duration_us)) & 31));
+        add(histogram.cast::<u32>().add(core::hint::black_box(bucket(duration_us)) & 31), 1);
         if *max_us < duration_us {
             *max_us = duration_us;
         }
@@ -352,7 +376,7 @@ fn listen<S: Sock>(sock: &S) {
     match LISTENERS.get_ptr_mut(&listen_key) {
         // SAFETY: points into the map.
         Some(known) => unsafe {
-            add_atomic(&raw mut (*known).sockets, 1);
+            add(&raw mut (*known).sockets, 1);
             if (*known).tgid != listener.tgid {
                 (*known).tgid = 0;
             }
@@ -373,7 +397,7 @@ fn unlisten<S: Sock>(sock: &S) {
     let Some(known) = LISTENERS.get_ptr_mut(&listen_key) else { return };
     // SAFETY: points into the map.
     unsafe {
-        add_atomic(&raw mut (*known).sockets, 1u32.wrapping_neg());
+        add(&raw mut (*known).sockets, 1u32.wrapping_neg());
         if core::ptr::read_volatile(&raw const (*known).sockets) == 0 {
             let _ = LISTENERS.remove(&listen_key);
         }

@@ -12,7 +12,7 @@
 //! stack       call sites: a program of its own
 //! maps        every map, with its life story
 //! emit        ring buffer records
-//! atomic      the two atomic instructions that Rust does not give this target
+//! atomic      the atomic instructions that Rust does not give this target
 //! ```
 #![no_std]
 #![no_main]

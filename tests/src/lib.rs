@@ -1,5 +1,19 @@
 //! Known workloads, and what the tests share. A workload is a process of its own that makes TCP connections and prints
 //! what it did; the tests let portchurn watch it and compare. Nothing here knows portchurn's code, only its output.
+//!
+//! | Test program | Needs | Proves |
+//! |---|---|---|
+//! | `workloads` | network namespaces | the workloads do what they say, by the kernel's own counters |
+//! | `cli` | nothing | wrong input, missing privileges, no tracefs: the right words and the right exit status |
+//! | `kernel_truth` | a tracer's privileges | every kind of open, close and failure, on every tier |
+//! | `kernel_bulk` | the same, two processors | exact at the highest rate, and on crowded processors |
+//! | `kernel_life` | the same | attach, detach, two at once, sockets from before |
+//! | `kernel_filters` | the same | what is asked for is counted, and nothing else |
+//! | `soak` | the same, minutes, `--ignored` | memory is flat |
+//!
+//! The programs under test are those that cargo built beside the tests, or what these variables name:
+//! `PORTCHURN_BIN` (portchurn) and `PORTCHURN_WORKLOAD` (portchurn-workload). A test that cannot run prints
+//! `SKIP name: why` and passes, but fails with `PORTCHURN_REQUIRE=1`.
 
 pub mod harness;
 pub mod truth;

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
-use portchurn_tests::harness::programs::{run_workload, start_workload, workload};
+use portchurn_tests::harness::compare::{Precision, adds_up, matches_as_a_program, matches_truth};
+use portchurn_tests::harness::programs::{Running, run_workload, start_workload, workload};
 use portchurn_tests::harness::report::Program;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check, skip};
@@ -51,6 +51,23 @@ bulks! {
         "bulk-server-first" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
     server_owns_when_it_closes_first_on_two_processors:
         "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+}
+
+/// More processes than processors, coming and going: interrupts and preemption hit the kernel side in mid-event.
+#[test]
+fn crowded_processors_lose_nothing() {
+    check("crowded_processors_lose_nothing", || {
+        let _alone = Alone::wait()?;
+        let mut tracer = Tracer::start(&[])?;
+        let crowd = (0..4)
+            .map(|_| start_workload(&["soak", "--seconds", "10", "--netns", "own"]))
+            .collect::<Result<Vec<_>>>()?;
+        let truths = crowd.into_iter().map(Running::finish).collect::<Result<Vec<_>>>()?;
+        tracer
+            .wait_until(|report| truths.iter().try_for_each(|truth| matches_as_a_program(truth, report)))?;
+        tracer.stop()?;
+        Ok(())
+    });
 }
 
 /// Processes that the shell loop starts.

@@ -1,17 +1,21 @@
 //! How a tracer comes and goes: what was there before it, what it leaves behind, how it ends, and whether two of them
 //! get along. Needs the privileges of a tracer.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::bpf::{Object, held_by};
-use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
+use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::programs::{Running, portchurn, run_workload, start_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::{check, skip};
 use portchurn_tests::truth::Truth;
 
 /// A workload whose connections are open until it is told to close them.
@@ -125,6 +129,29 @@ fn two_tracers_are_both_exact() {
 }
 
 #[test]
+fn the_two_capabilities_that_it_asks_for_are_enough() {
+    check("the_two_capabilities_that_it_asks_for_are_enough", || {
+        let folder = Folder::new()?;
+        let copy = folder.path().join("portchurn");
+        std::fs::copy(portchurn()?, &copy).context("copy portchurn")?;
+        for path in [folder.path(), &copy] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).context("let others in")?;
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command.args(["--inh-caps", "-all,+bpf,+perfmon", "--ambient-caps", "-all,+bpf,+perfmon"]).arg(&copy);
+        if !Command::new("setpriv").arg("--dump").output().is_ok_and(|output| output.status.success()) {
+            return Err(skip("setpriv is not installed"));
+        }
+        let mut tracer = Tracer::start_by(command, &[], Tracefs::AsItIs)?;
+        let truth = run_workload(&["active-close", "--netns", "own"])?;
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
 fn kill_nine_leaves_nothing_behind() {
     check("kill_nine_leaves_nothing_behind", || {
         let tracer = Tracer::start(&[])?;
@@ -198,9 +225,9 @@ fn a_reader_that_goes_away_ends_it_quietly() {
 fn a_count_of_refreshes_is_kept() {
     check("a_count_of_refreshes_is_kept", || {
         let mut tracer = Tracer::start(&["-n", "3"])?;
-        tracer.next()?;
-        tracer.next()?;
-        ensure!(tracer.next().is_err(), "a fourth object came");
+        tracer.advance()?;
+        tracer.advance()?;
+        ensure!(tracer.advance().is_err(), "a fourth object came");
         tracer.finish()?;
         Ok(())
     });

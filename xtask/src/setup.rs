@@ -40,8 +40,7 @@ fn debian_offers_the_compiler() -> Result<bool> {
         return Ok(false);
     }
     if !has_candidate(DEBIAN_COMPILER[0])? {
-        println!("setup: apt-get update");
-        run::run(as_root("apt-get")?.args(["update", "-qq"]))?;
+        update()?;
     }
     has_candidate(DEBIAN_COMPILER[0])
 }
@@ -58,14 +57,23 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !has_candidate(missing[0])? {
-        run::run(as_root("apt-get")?.args(["update", "-qq"]))?;
-    }
     println!("setup: apt-get install {}", missing.join(" "));
-    let mut apt = as_root("apt-get")?;
-    apt.args(["install", "--yes", "-qq", "--no-remove", "--no-install-recommends"]).args(&missing);
-    run::run(&mut apt)
-        .context("install packages; if it wanted to remove Debian's own rustc, do that yourself first")
+    let attempt = || {
+        let mut apt = as_root("apt-get")?;
+        apt.args(["install", "--yes", "-qq", "-oDpkg::Use-Pty=0", "--no-remove", "--no-install-recommends"]);
+        run::run(apt.args(&missing))
+    };
+    if attempt().is_ok() {
+        return Ok(());
+    }
+    // The lists may be older than what the mirror holds.
+    update()?;
+    attempt().context("install packages; if apt wanted to remove Debian's own rustc, do that yourself first")
+}
+
+fn update() -> Result<()> {
+    println!("setup: apt-get update");
+    run::run(as_root("apt-get")?.args(["update", "-qq"]))
 }
 
 fn is_installed(package: &str) -> bool {

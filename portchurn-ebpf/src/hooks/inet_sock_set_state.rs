@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 
 use crate::kernel::{Direct, Probe};
-use crate::lifecycle::on_state_change;
+use crate::lifecycle::{make_good, on_state_change};
 use crate::setting;
 use crate::sock::{KernelSock, TracedSock, field};
 
@@ -17,6 +17,14 @@ pub fn inet_sock_set_state_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Beside [`inet_sock_set_state_btf`]: see [`make_good`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state_btf_again(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    0
+}
+
 /// Since 5.10 with type information.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
@@ -25,7 +33,16 @@ pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Since 5.10, with or without type information.
+/// Beside [`inet_sock_set_state_raw`]: see [`make_good`].
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn inet_sock_set_state_raw_again(ctx: RawTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    make_good(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8);
+    0
+}
+
+/// Since 5.10, with or without type information. The kernel skips it while any program of this kind runs on the
+/// processor, so a second one would not help; what is skipped is counted.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 pub fn inet_sock_set_state_classic(ctx: TracePointContext) -> u32 {
     let old: i32 = field(&ctx, setting!(tracepoint.oldstate));

@@ -86,10 +86,10 @@ fn report(attempt: &Result<loader::Loaded>) -> Report {
             .iter()
             .map(|attached| Hook {
                 name: attached.hook.name,
-                attached: attached.tier.map_or("none", |tier| tier.name()),
+                attached: attached.tier().map_or("none", |tier| tier.name()),
                 required: attached.hook.required,
                 reason: attached.reason.clone(),
-                lost: attached.tier.is_none().then_some(attached.hook.gives),
+                lost: attached.attachment.is_none().then_some(attached.hook.gives),
             })
             .collect(),
         Err(err) => vec![Hook {

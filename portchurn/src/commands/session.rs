@@ -205,7 +205,7 @@ fn context(collector: &Collector, options: &Options, attached_ns: u64) -> Contex
         .iter()
         .map(|attached| HookState {
             name: attached.hook.name,
-            attached: attached.tier.map_or("none", |tier| tier.name()),
+            attached: attached.tier().map_or("none", |tier| tier.name()),
             required: attached.hook.required,
             reason: attached.reason.clone(),
         })

@@ -20,9 +20,9 @@ use crate::live::sites::Sites;
 use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
-use crate::sources::procfs::{Procfs, cut_to_ticks};
+use crate::sources::procfs::{Presence, Procfs, cut_to_ticks};
 
-/// How long an ended process is kept here after its last connection closed. Nanoseconds.
+/// How long an ended process is remembered, at least; longer while anything may still be counted for it. Nanoseconds.
 const FORGET_AFTER_NS: u64 = 5 * 1_000_000_000;
 
 /// The kernel side of `PROCESSES`, byte for byte.
@@ -209,15 +209,16 @@ impl Collector {
             }
             self.processes.insert(id, Told::default());
             let mut process = Process { id, ..Process::default() };
-            self.procfs.enrich(&mut process);
-            sample.processes.push(process);
+            if matches!(self.procfs.enrich(&mut process), Presence::Same { .. }) {
+                sample.processes.push(process);
+            }
         }
     }
 
     /// Without the exit hook, or when its record was lost, `/proc` tells.
     fn find_unnoticed_exits(&mut self, now_ns: u64) {
         let is_told =
-            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.tier.is_some());
+            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.attachment.is_some());
         if is_told && self.lost[Loss::ExitRecord as usize] == 0 {
             return;
         }
@@ -234,9 +235,10 @@ impl Collector {
 
     /// Lets the kernel side forget ended processes too.
     fn forget_processes(&mut self, now_ns: u64) {
-        let introduced = &mut self.introduced;
+        let (introduced, keys) = (&mut self.introduced, &self.keys);
         self.processes.retain(|id, told| {
-            let keep = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+            let ended_lately = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+            let keep = ended_lately || keys.has_keys(*id);
             if !keep {
                 let _ =
                     introduced.remove(&ProcessKey { start_ns: told.exact_start_ns, tgid: id.tgid, zero: 0 });
@@ -260,7 +262,7 @@ impl Collector {
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 fn is_attached(hooks: &[Attached], name: &str) -> bool {
-    hooks.iter().any(|hook| hook.hook.name == name && hook.tier.is_some())
+    hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
 }
 
 fn start_stacks(ebpf: &mut aya::Ebpf, watcher: Box<dyn Watcher>) -> Result<StackThread> {

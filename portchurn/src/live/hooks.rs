@@ -69,6 +69,14 @@ pub struct Attachment {
     pub tier: Tier,
     /// Program in the BPF object.
     pub program: &'static str,
+    /// A second program on the same hook, for what the first one misses because it is interrupted.
+    pub again: Option<&'static str>,
+}
+
+impl Attachment {
+    const fn new(tier: Tier, program: &'static str) -> Self {
+        Self { tier, program, again: None }
+    }
 }
 
 /// One hook.
@@ -115,9 +123,17 @@ pub const HOOKS: &[Hook] = &[
         gives: "all counts: opens, accepts, closes, failures",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "inet_sock_set_state_btf" },
-            Attachment { tier: Tier::RawTp, program: "inet_sock_set_state_raw" },
-            Attachment { tier: Tier::Tracepoint, program: "inet_sock_set_state_classic" },
+            Attachment {
+                tier: Tier::TpBtf,
+                program: "inet_sock_set_state_btf",
+                again: Some("inet_sock_set_state_btf_again"),
+            },
+            Attachment {
+                tier: Tier::RawTp,
+                program: "inet_sock_set_state_raw",
+                again: Some("inet_sock_set_state_raw_again"),
+            },
+            Attachment::new(Tier::Tracepoint, "inet_sock_set_state_classic"),
         ],
     },
     Hook {
@@ -128,8 +144,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::Fexit, program: "inet_csk_accept_exit" },
-            Attachment { tier: Tier::Kretprobe, program: "inet_csk_accept_return" },
+            Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
+            Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
         ],
     },
     Hook {
@@ -140,8 +156,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "local port of a connect that is still in progress",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::Fentry, program: "tcp_connect_entry" },
-            Attachment { tier: Tier::Kprobe, program: "tcp_connect_probe" },
+            Attachment::new(Tier::Fentry, "tcp_connect_entry"),
+            Attachment::new(Tier::Kprobe, "tcp_connect_probe"),
         ],
     },
     Hook {
@@ -152,8 +168,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "new name and arguments of a process that replaces its image",
         needs_offsets: false,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "sched_process_exec_btf" },
-            Attachment { tier: Tier::RawTp, program: "sched_process_exec_raw" },
+            Attachment::new(Tier::TpBtf, "sched_process_exec_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_exec_raw"),
         ],
     },
     Hook {
@@ -164,8 +180,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "end of a process at once; without it /proc is asked",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "sched_process_exit_btf" },
-            Attachment { tier: Tier::RawTp, program: "sched_process_exit_raw" },
+            Attachment::new(Tier::TpBtf, "sched_process_exit_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_exit_raw"),
         ],
     },
     Hook {
@@ -177,8 +193,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "the line of code behind each open and close; without bpf_loop (5.17) native code only",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "call_sites" },
-            Attachment { tier: Tier::TpBtf, program: "call_sites_native" },
+            Attachment::new(Tier::TpBtf, "call_sites"),
+            Attachment::new(Tier::TpBtf, "call_sites_native"),
         ],
     },
     Hook {
@@ -189,8 +205,8 @@ pub const HOOKS: &[Hook] = &[
         gives: "the lines of code of forked workers from their first connect on",
         needs_offsets: true,
         attachments: &[
-            Attachment { tier: Tier::TpBtf, program: "sched_process_fork_btf" },
-            Attachment { tier: Tier::RawTp, program: "sched_process_fork_raw" },
+            Attachment::new(Tier::TpBtf, "sched_process_fork_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_fork_raw"),
         ],
     },
 ];

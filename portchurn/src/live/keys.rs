@@ -1,6 +1,9 @@
 //! The life of keys on the user side: handing out references, reading what was counted under them, and taking them back
 //! when their process is gone, so that turnover of processes never fills the table.
 
+use std::collections::HashMap as StdHashMap;
+use std::collections::hash_map::Entry;
+
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, Queue};
@@ -44,7 +47,9 @@ impl Known {
         let sum = &self.sum;
         let closed = sum.closed.iter().fold(0u32, |total, &count| total.wrapping_add(count));
         let begun = sum.attempts.wrapping_add(sum.accepted).wrapping_add(sum.before_attach);
-        begun.wrapping_sub(sum.failed).wrapping_sub(sum.lost).wrapping_sub(closed)
+        // What was lost sight of counts as an attempt, but not as accepted.
+        let lost = if self.key.role == Role::Connect as u8 { sum.lost } else { 0 };
+        begun.wrapping_sub(sum.failed).wrapping_sub(lost).wrapping_sub(closed)
     }
 }
 
@@ -57,6 +62,8 @@ pub struct Keys {
     listeners: HashMap<MapData, ListenKey, Listener>,
     shards: usize,
     known: Vec<Option<Box<Known>>>,
+    /// How many keys a process has.
+    by_process: StdHashMap<ProcessId, u32>,
 }
 
 impl Keys {
@@ -71,6 +78,7 @@ impl Keys {
             listeners: HashMap::try_from(take(ebpf, "LISTENERS")?)?,
             shards,
             known: std::iter::repeat_with(|| None).take(sizes.keys as usize).collect(),
+            by_process: StdHashMap::new(),
         })
     }
 
@@ -92,6 +100,9 @@ impl Keys {
             return None;
         }
         let sum = self.sum(index);
+        if self.known[index].is_none() {
+            *self.by_process.entry(ProcessId::of(&cut(slot.key))).or_default() += 1;
+        }
         let known = self.known[index].get_or_insert_default();
         known.key_ref = slot.key_ref;
         known.key = slot.key;
@@ -142,6 +153,11 @@ impl Keys {
         Ok(())
     }
 
+    /// Whether anything may still be counted for this process.
+    pub fn has_keys(&self, id: ProcessId) -> bool {
+        self.by_process.contains_key(&id)
+    }
+
     /// A listener hands its reference to what arrives, without looking the key up.
     fn is_listened_on(&self, known: &Known) -> bool {
         if known.key.role != Role::Accept as u8 {
@@ -164,6 +180,12 @@ impl Keys {
             return Ok(());
         }
         let Some(known) = self.known[index].take() else { return Ok(()) };
+        if let Entry::Occupied(mut count) = self.by_process.entry(ProcessId::of(&cut(known.key))) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         for shard in 0..self.shards {
             self.churn.set(index * self.shards + shard, Counters::ZERO);
         }

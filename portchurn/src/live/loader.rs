@@ -65,11 +65,16 @@ pub struct Attached {
     /// Which.
     pub hook: &'static Hook,
     /// How; `None`: not at all.
-    pub tier: Option<Tier>,
-    /// The program, where there is one.
-    pub program: Option<&'static str>,
+    pub attachment: Option<&'static Attachment>,
     /// Why a better tier, or any, was not to be had.
     pub reason: Option<String>,
+}
+
+impl Attached {
+    /// How; `None`: not at all.
+    pub fn tier(&self) -> Option<Tier> {
+        self.attachment.map(|attachment| attachment.tier)
+    }
 }
 
 /// What is in the kernel now.
@@ -117,8 +122,7 @@ pub fn load(options: &Options) -> Result<Loaded> {
             Ok((ebpf, sizes, settings)) => {
                 let first = Attached {
                     hook: spine,
-                    tier: Some(attachment.tier),
-                    program: Some(attachment.program),
+                    attachment: Some(attachment),
                     reason: joined(&refused),
                 };
                 return attach_rest(ebpf, first, &kernel, options, sizes, settings);
@@ -130,7 +134,7 @@ pub fn load(options: &Options) -> Result<Loaded> {
 }
 
 /// The tiers to try for a hook.
-fn candidates<'a>(hook: &'a Hook, forced: &[Forced]) -> Vec<&'a Attachment> {
+fn candidates(hook: &'static Hook, forced: &[Forced]) -> Vec<&'static Attachment> {
     let wanted = forced.iter().rev().find(|forced| forced.hook == hook.name);
     hook.attachments.iter().filter(|a| wanted.is_none_or(|wanted| wanted.tier == Some(a.tier))).collect()
 }
@@ -159,7 +163,6 @@ fn load_spine(
         filters: options.filters,
         conns_mask: sizes.conns - 1,
         shards_log2: sizes.shards_log2,
-        shards_shared: u32::from(sizes.shards_shared),
         cookies: u32::from(cookies),
         trace: u32::from(options.trace),
         stack_interpreters: u32::from(options.stacks == StackMode::Auto),
@@ -219,7 +222,7 @@ fn attach_rest(
     for hook in &HOOKS[1..] {
         let attached = attach_optional(&mut ebpf, kernel, hook, &options.forced);
         let asked_for = options.forced.iter().any(|forced| forced.hook == hook.name && forced.tier.is_some());
-        if asked_for && attached.tier.is_none() {
+        if asked_for && attached.attachment.is_none() {
             bail!("attach {}: {}", hook.name, attached.reason.unwrap_or_default());
         }
         hooks.push(attached);
@@ -232,18 +235,13 @@ fn attach_optional(ebpf: &mut Ebpf, kernel: &Kernel, hook: &'static Hook, forced
     for attachment in candidates(hook, forced) {
         match attach(ebpf, kernel, hook, attachment) {
             Ok(()) => {
-                let program = Some(find_static(hook, attachment.tier));
-                return Attached { hook, tier: Some(attachment.tier), program, reason: joined(&refused) };
+                return Attached { hook, attachment: Some(attachment), reason: joined(&refused) };
             }
             Err(err) => refused.push((attachment.tier, err)),
         }
     }
     let reason = joined(&refused).or_else(|| Some("left out on request".to_owned()));
-    Attached { hook, tier: None, program: None, reason }
-}
-
-fn find_static(hook: &'static Hook, tier: Tier) -> &'static str {
-    hook.attachments.iter().find(|a| a.tier == tier).map_or("", |a| a.program)
+    Attached { hook, attachment: None, reason }
 }
 
 /// Loads one program and attaches it.
@@ -255,11 +253,14 @@ fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment
         }
         Err(_) => None,
     };
-    let program = ebpf
-        .program_mut(attachment.program)
-        .with_context(|| format!("the BPF object has no program {}", attachment.program))?;
-    load_program(program, hook, btf).map_err(explain)?;
-    attach_program(program, hook).map_err(explain)
+    // In this order: on one tracepoint programs run in the order in which they were attached.
+    for name in std::iter::once(attachment.program).chain(attachment.again) {
+        let program =
+            ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        load_program(program, hook, btf).map_err(explain)?;
+        attach_program(program, hook).map_err(explain)?;
+    }
+    Ok(())
 }
 
 fn load_program(program: &mut Program, hook: &Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {

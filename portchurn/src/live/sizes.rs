@@ -9,8 +9,6 @@ pub struct Sizes {
     pub keys: u32,
     /// log2 of the shards of the counters.
     pub shards_log2: u32,
-    /// Whether processors must share shards.
-    pub shards_shared: bool,
     /// Places for connections; a power of two.
     pub conns: u32,
     /// Connections that are kept by identity instead of place.
@@ -75,7 +73,6 @@ impl Sizes {
         Self {
             keys,
             shards_log2,
-            shards_shared: host.cpus > 1 << shards_log2,
             conns: if cookies { conns.next_power_of_two() } else { 1 },
             conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
             processes: keys.clamp(4096, 32_768),
@@ -98,14 +95,14 @@ mod tests {
     #[test]
     fn a_small_host_has_a_shard_for_each_processor() {
         let sizes = Sizes::new(SMALL, Wanted::default(), true);
-        assert_eq!((sizes.shards_log2, sizes.shards_shared), (1, false));
+        assert_eq!(sizes.shards_log2, 1);
         assert!(sizes.conns.is_power_of_two());
     }
 
     #[test]
     fn a_large_host_shares_shards_and_has_room_for_its_sockets() {
         let sizes = Sizes::new(Host { cpus: 96, tcp_sockets: 300_000 }, Wanted::default(), true);
-        assert_eq!((sizes.shards_log2, sizes.shards_shared), (3, true));
+        assert_eq!(sizes.shards_log2, 3);
         assert!(sizes.conns >= 600_000 && sizes.conns_by_id >= 600_000);
     }
 

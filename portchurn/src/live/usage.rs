@@ -23,7 +23,7 @@ const RUNS_PER_END: f64 = 2.5;
 /// Keeps what the next measurement is compared with.
 pub struct Usage {
     /// The programs, the spine first.
-    programs: Vec<RawFd>,
+    programs: Vec<Program>,
     map_bytes: u64,
     /// When processor time was read, and what it was. Nanoseconds.
     before: (u64, u64),
@@ -32,6 +32,12 @@ pub struct Usage {
     statistics: Option<(OwnedFd, ProgramStats)>,
     statistics_ns: Option<u64>,
     ns_per_event: Option<f64>,
+}
+
+/// A program, and the second one that makes good what the first one misses.
+struct Program {
+    fd: RawFd,
+    again: Option<RawFd>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,10 +53,11 @@ impl Usage {
         let mut programs = Vec::new();
         // What the program for call sites skips shows as a difference between counts, where it matters.
         let counting = hooks.iter().filter(|hook| hook.hook.name != CALL_SITES);
-        for name in counting.filter_map(|hook| hook.program) {
-            let program =
-                ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
-            programs.push(program.fd()?.as_fd().as_raw_fd());
+        for attachment in counting.filter_map(|hook| hook.attachment) {
+            programs.push(Program {
+                fd: program_fd(ebpf, attachment.program)?,
+                again: attachment.again.map(|name| program_fd(ebpf, name)).transpose()?,
+            });
         }
         let map_bytes =
             ebpf.maps().filter_map(|(_, map)| map_fd(map)).filter_map(|fd| fdinfo(fd, "memlock:")).sum();
@@ -106,14 +113,24 @@ impl Usage {
     }
 
     fn spine(&self) -> ProgramStats {
-        self.programs.first().map_or_else(ProgramStats::default, |&fd| program_stats(fd))
+        let Some(spine) = self.programs.first() else { return ProgramStats::default() };
+        let first = program_stats(spine.fd);
+        let again = spine.again.map_or_else(ProgramStats::default, program_stats);
+        ProgramStats { run_time_ns: first.run_time_ns + again.run_time_ns, ..first }
     }
 
-    /// Runs that the kernel skipped because the same processor was in one already, since the attach.
+    /// Runs that the kernel skipped because the same processor was in one already, and that nobody made good, since
+    /// the attach.
     pub fn nested(&self) -> u64 {
-        let now: u64 = self.programs.iter().map(|&fd| program_stats(fd).nested).sum();
+        let alone = self.programs.iter().filter(|program| program.again.is_none());
+        let now: u64 = alone.map(|program| program_stats(program.fd).nested).sum();
         now.saturating_sub(self.nested_at_start)
     }
+}
+
+fn program_fd(ebpf: &Ebpf, name: &str) -> Result<RawFd> {
+    let program = ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
+    Ok(program.fd()?.as_fd().as_raw_fd())
 }
 
 fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {

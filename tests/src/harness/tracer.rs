@@ -36,7 +36,11 @@ impl Tracer {
 
     /// The same, with tracefs or without.
     pub fn start_with(arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
-        let mut command = Command::new(portchurn()?);
+        Self::start_by(Command::new(portchurn()?), arguments, tracefs)
+    }
+
+    /// The same, by a command that becomes portchurn.
+    pub fn start_by(mut command: Command, arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
         command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms"]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
         tracefs.prepare(&mut command);
@@ -76,7 +80,7 @@ impl Tracer {
     }
 
     /// Reads the next object.
-    pub fn next(&mut self) -> Result<&Report> {
+    pub fn advance(&mut self) -> Result<&Report> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => self.latest = parse(&line)?,
             Err(RecvTimeoutError::Timeout) => bail!("portchurn fell silent"),
@@ -90,14 +94,14 @@ impl Tracer {
     pub fn wait_until(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let report = self.next()?;
+            let report = self.advance()?;
             match condition(report) {
                 Ok(()) => break,
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {}
             }
         }
-        condition(self.next()?).context("it was right, but then")
+        condition(self.advance()?).context("it was right, but then")
     }
 
     /// Sends it a signal.

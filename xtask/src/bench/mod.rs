@@ -140,9 +140,9 @@ fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
     let at = tracer.usage()?;
     let load = load::run(plan.cycles, plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
-    let counted = tracer.wait_for_count(&load)?;
+    tracer.wait_for_count(&load);
     let (attach, own) = (tracer.attach, tracer.own_figures());
-    let detach = tracer.stop()?;
+    let (counted, detach) = tracer.stop_and_count(&load)?;
     Ok(Traced {
         traced_us: load.cpu_us_per_cycle(),
         agent_cpu_ratio: agent.cpu_ratio,

@@ -18,8 +18,8 @@ use crate::run::on_path;
 
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a tracer may still find events after the load has ended.
-const SETTLE: Duration = Duration::from_secs(4);
+/// After this silence a tracer has said what it has to say; portchurn speaks once a second.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// Which tracer, and how it is called.
 pub(crate) struct Kind {
@@ -64,6 +64,7 @@ pub(crate) struct Tracer<'a> {
     child: Child,
     lines: Receiver<String>,
     last: Value,
+    counted: u64,
     /// From start to the last program's attachment.
     pub(crate) attach: Duration,
 }
@@ -78,7 +79,7 @@ impl<'a> Tracer<'a> {
         let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
         let (sender, lines) = channel();
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut tracer = Self { kind, child, lines, last: Value::Null, attach: Duration::ZERO };
+        let mut tracer = Self { kind, child, lines, last: Value::Null, counted: 0, attach: Duration::ZERO };
         tracer.attach = tracer.wait_until_attached(begin)?;
         Ok(tracer)
     }
@@ -126,23 +127,31 @@ impl<'a> Tracer<'a> {
         Ok(())
     }
 
-    /// Reads on until it has counted all of `load`, or has had its time; what it counted.
-    pub(crate) fn wait_for_count(&mut self, load: &Load) -> Result<u64> {
-        let (expected, end) = (self.kind.expects(load), Instant::now() + SETTLE);
-        let own = format!("{} ", load.pid);
-        let mut counted = 0;
-        while counted < expected {
-            let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
-                break;
-            };
-            self.read(&line);
-            if self.kind.speaks_json {
-                counted = counted.max(self.opened_by(load.pid));
-            } else {
-                counted += u64::from(line.trim_start().starts_with(&own));
-            }
+    /// Reads on until it has counted all of `load`, or has nothing more to say.
+    pub(crate) fn wait_for_count(&mut self, load: &Load) {
+        while self.counted < self.kind.expects(load) {
+            let Ok(line) = self.lines.recv_timeout(SETTLE) else { break };
+            self.count(load, &line);
         }
-        Ok(counted)
+    }
+
+    fn count(&mut self, load: &Load, line: &str) {
+        self.read(line);
+        if self.kind.speaks_json {
+            self.counted = self.counted.max(self.opened_by(load.pid));
+        } else {
+            self.counted += u64::from(line.split_whitespace().next() == Some(load.pid.to_string().as_str()));
+        }
+    }
+
+    /// Stops it. What it had kept in its buffer counts too. How many connections of `load` it counted, and how long it
+    /// took to be gone.
+    pub(crate) fn stop_and_count(mut self, load: &Load) -> Result<(u64, Duration)> {
+        let took = self.end()?;
+        while let Ok(line) = self.lines.recv_timeout(SETTLE) {
+            self.count(load, &line);
+        }
+        Ok((self.counted, took))
     }
 
     /// Connections of a process in the last report; 0 unless it closed what it opened and accepted.
@@ -161,8 +170,13 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// Stops it.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.end().map(|_| ())
+    }
+
     /// Ctrl-C, as a user would; how long it took to be gone.
-    pub(crate) fn stop(mut self) -> Result<Duration> {
+    fn end(&mut self) -> Result<Duration> {
         let begin = Instant::now();
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::INT).with_context(|| format!("stop {}", self.kind.name))?;

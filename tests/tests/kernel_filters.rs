@@ -1,0 +1,108 @@
+//! Filters that run in the kernel: what is asked for is counted exactly, and nothing else is. Needs the privileges of a
+//! tracer.
+
+use std::io::{BufRead, BufReader};
+
+use anyhow::{Context, Result, ensure};
+use portchurn_tests::harness::check;
+use portchurn_tests::harness::compare::adds_up;
+use portchurn_tests::harness::programs::{Running, run_workload, start_workload};
+use portchurn_tests::harness::report::{Destination, Report};
+use portchurn_tests::harness::tracer::Tracer;
+
+const CALLS: u64 = 7;
+
+/// A server that waits for calls.
+struct Server {
+    workload: Running,
+    port: u16,
+}
+
+impl Server {
+    fn start(family: &str) -> Result<Self> {
+        let mut workload = start_workload(&["serve", "--count", &CALLS.to_string(), "--family", family])?;
+        let stdout = workload.child.stdout.as_mut().context("a pipe was asked for")?;
+        let mut line = String::new();
+        // Nothing follows until the calls are over, so nothing that others should read is taken.
+        BufReader::new(stdout).read_line(&mut line).context("learn the port")?;
+        let port = line.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
+        Ok(Self { workload, port: port.context("learn the port")? })
+    }
+}
+
+/// What of the calls is to be seen.
+#[derive(Clone, Copy, Debug)]
+struct Sides {
+    connects: bool,
+    accepts: bool,
+}
+
+const BOTH: Sides = Sides { connects: true, accepts: true };
+const CONNECTS: Sides = Sides { connects: true, accepts: false };
+const ACCEPTS: Sides = Sides { connects: false, accepts: true };
+const NOTHING: Sides = Sides { connects: false, accepts: false };
+
+fn counts_only(family: &str, flags: impl Fn(&Server) -> Vec<String>, sides: Sides) -> Result<()> {
+    let server = Server::start(family)?;
+    // This one sees everything, so it tells when all is over.
+    let mut everything = Tracer::start(&[])?;
+    let flags = flags(&server);
+    let mut filtered = Tracer::start(&flags.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let port = server.port;
+    for _ in 0..CALLS {
+        run_workload(&["once", "--port", &port.to_string(), "--family", family])?;
+    }
+    server.workload.finish()?;
+    everything.wait_until(|report| sees(report, port, BOTH)).context("without a filter")?;
+    filtered.wait_until(|report| sees(report, port, sides)).with_context(|| flags.join(" "))?;
+    filtered.stop()?;
+    Ok(())
+}
+
+fn sees(report: &Report, port: u16, sides: Sides) -> Result<()> {
+    let destinations: Vec<&Destination> =
+        report.programs.iter().flat_map(|program| &program.destinations).collect();
+    let expected = |seen: bool| if seen { CALLS } else { 0 };
+    let connects =
+        || destinations.iter().filter(|there| there.remote_port == Some(port)).map(|there| there.tally);
+    let accepts =
+        || destinations.iter().filter(|there| there.local_port == Some(port)).map(|there| there.tally);
+    let opened: u64 = connects().map(|tally| tally.opened).sum();
+    let accepted: u64 = accepts().map(|tally| tally.accepted).sum();
+    ensure!(opened == expected(sides.connects), "{opened} connects instead of {sides:?}");
+    ensure!(accepted == expected(sides.accepts), "{accepted} accepts instead of {sides:?}");
+    let closed: u64 = connects().chain(accepts()).map(|tally| tally.closed).sum();
+    ensure!(closed == opened + accepted, "{closed} of {} closed", opened + accepted);
+    adds_up(report)
+}
+
+macro_rules! filters {
+    ($($test:ident: $family:literal, $flags:expr, $sides:ident;)*) => {$(
+        #[test]
+        fn $test() {
+            check(stringify!($test), || counts_only($family, $flags, $sides));
+        }
+    )*};
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+filters! {
+    remote_port: "v4", |server: &Server| words(&["-D", &server.port.to_string()]), CONNECTS;
+    local_port: "v4", |server: &Server| words(&["-L", &server.port.to_string()]), ACCEPTS;
+    both_ports: "v6", |server: &Server| words(&["-D", &format!("1,{}", server.port), "-L", &server.port.to_string()]), BOTH;
+    another_port: "v4", |_: &Server| words(&["-D", "1", "-L", "1"]), NOTHING;
+    process: "v4", |server: &Server| words(&["-p", &server.workload.child.id().to_string()]), ACCEPTS;
+    another_process: "v4", |_: &Server| words(&["-p", &std::process::id().to_string()]), NOTHING;
+    name: "v4", |_: &Server| words(&["-c", "portchurn-w*"]), BOTH;
+    another_name: "v4", |_: &Server| words(&["-c", "portchurn-?"]), NOTHING;
+    ipv4_of_ipv4: "v4", |_: &Server| words(&["-4"]), BOTH;
+    ipv6_of_ipv4: "v4", |_: &Server| words(&["-6"]), NOTHING;
+    ipv6_of_ipv6: "v6", |_: &Server| words(&["-6"]), BOTH;
+    ipv4_of_mapped: "mapped", |_: &Server| words(&["-4"]), BOTH;
+    ipv6_of_mapped: "mapped", |_: &Server| words(&["-6"]), NOTHING;
+    own_netns: "v4", |_: &Server| words(&["--netns", &format!("pid:{}", std::process::id())]), BOTH;
+    another_netns: "v4", |_: &Server| words(&["--netns", "1"]), NOTHING;
+}
