@@ -27,7 +27,8 @@ fn server() -> Result<u16> {
 
 /// Every Python that can be found: those of pyenv and the system's.
 fn pythons() -> Vec<PathBuf> {
-    let mut found: Vec<_> = ["/usr/bin/python3"].map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
+    let mut found: Vec<_> =
+        ["/usr/bin/python3"].map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     for entry in std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten() {
         let python = entry.path().join("bin/python3");
@@ -49,7 +50,11 @@ impl Tracer {
         let output = folder.join("snapshots.jsonl");
         let mut command = Command::new(portchurn()?);
         command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms", "-D", &port.to_string()]);
-        command.args(arguments).stdin(Stdio::null()).stdout(std::fs::File::create(&output)?).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(&output)?)
+            .stderr(Stdio::piped());
         let mut this = Self { child: command.spawn().context("start portchurn")?, output };
         while this.last()?.is_null() {
             if let Some(status) = this.child.try_wait()? {
@@ -59,7 +64,8 @@ impl Tracer {
         }
         let snapshot = this.last()?;
         let hooks = snapshot["hooks"].as_array().context("hooks")?;
-        let hook = hooks.iter().find(|hook| hook["name"] == "call_sites").context("no hook for call sites")?;
+        let hook =
+            hooks.iter().find(|hook| hook["name"] == "call_sites").context("no hook for call sites")?;
         if hook["attached"] == "none" {
             return Err(skip(&hook["reason"]));
         }
@@ -104,7 +110,10 @@ fn call_sites(snapshot: &Value, at: &str) -> Result<Stacks> {
             let sites: Vec<_> = sites.iter().filter(|site| site["at"] == at).collect();
             let sum: u64 = sites.iter().filter_map(|site| site["count"].as_u64()).sum();
             if at == "open" {
-                ensure!(Some(sum) == destination["opened"].as_u64(), "the sites' sum is {sum}: {destination}");
+                ensure!(
+                    Some(sum) == destination["opened"].as_u64(),
+                    "the sites' sum is {sum}: {destination}"
+                );
             }
             for site in sites {
                 let frames = site["frames"].as_array().context("frames")?;
@@ -150,7 +159,11 @@ fn equal(python: &Path) -> Result<()> {
     let snapshot = tracer.after(truth.values().sum())?;
     let found = call_sites(&snapshot, "open")?;
     for (stack, count) in &truth {
-        ensure!(found.get(stack) == Some(count), "{python:?}: {count} of {stack:#?}, found {:?}", found.get(stack));
+        ensure!(
+            found.get(stack) == Some(count),
+            "{python:?}: {count} of {stack:#?}, found {:?}",
+            found.get(stack)
+        );
     }
     ensure!(found.len() == truth.len(), "{python:?}: stacks that were not: {found:#?}");
     Ok(())

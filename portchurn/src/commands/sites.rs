@@ -61,7 +61,9 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         }
         session.sample_settled()?;
         let snapshot = session.model.snapshot();
-        if let Some(hook) = snapshot.hooks.iter().find(|hook| hook.name == "call_sites" && hook.attached == "none") {
+        if let Some(hook) =
+            snapshot.hooks.iter().find(|hook| hook.name == "call_sites" && hook.attached == "none")
+        {
             let reason = hook.reason.as_deref().unwrap_or_default();
             logger::note(&format!("call sites cannot be taken on this kernel: {reason}"));
         }

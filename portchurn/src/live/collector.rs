@@ -11,8 +11,8 @@ use portchurn_common::record::FlowRecord;
 use portchurn_common::settings::UNKNOWN;
 use portchurn_common::stack::Effort;
 
-use crate::live::keys::{Keys, take};
 use crate::live::hooks::CALL_SITES;
+use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::records::{CgroupId, Record, decode};
 use crate::live::seed;
@@ -237,7 +237,8 @@ impl Collector {
     fn forget_processes(&mut self, now_ns: u64) {
         let (introduced, keys) = (&mut self.introduced, &self.keys);
         self.processes.retain(|id, told| {
-            let ended_lately = told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
+            let ended_lately =
+                told.ended_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) < FORGET_AFTER_NS);
             let keep = ended_lately || keys.has_keys(*id);
             if !keep {
                 let _ =

@@ -120,11 +120,7 @@ pub fn load(options: &Options) -> Result<Loaded> {
     for attachment in candidates(spine, &options.forced) {
         match load_spine(options, &kernel, spine, attachment) {
             Ok((ebpf, sizes, settings)) => {
-                let first = Attached {
-                    hook: spine,
-                    attachment: Some(attachment),
-                    reason: joined(&refused),
-                };
+                let first = Attached { hook: spine, attachment: Some(attachment), reason: joined(&refused) };
                 return attach_rest(ebpf, first, &kernel, options, sizes, settings);
             }
             Err(err) => refused.push((attachment.tier, err)),

@@ -32,7 +32,8 @@ pub trait Watcher: Send {
 }
 
 /// Pauses between looks at a process that loads its libraries. Microseconds.
-const LOOK_AGAIN_US: &[u64] = &[100, 200, 300, 400, 500, 1000, 1000, 2000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+const LOOK_AGAIN_US: &[u64] =
+    &[100, 200, 300, 400, 500, 1000, 1000, 2000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 /// Waking up without a reason, to see whether to stop.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -64,7 +65,8 @@ impl StackThread {
             flushes: Mutex::new((1, 0)),
             flushed: Condvar::new(),
         });
-        let mut worker = Worker { shared: Arc::clone(&shared), ring, interpreters, watcher, pending: Vec::new() };
+        let mut worker =
+            Worker { shared: Arc::clone(&shared), ring, interpreters, watcher, pending: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("stacks".to_owned())
             .spawn(move || {
@@ -136,8 +138,10 @@ impl Worker {
 
     fn sleep(&self) {
         let now = Instant::now();
-        let pause = self.pending.iter().map(|p| p.due.saturating_duration_since(now)).min().unwrap_or(IDLE).min(IDLE);
-        let timeout = Timespec { tv_sec: pause.as_secs().cast_signed(), tv_nsec: pause.subsec_nanos().into() };
+        let pause =
+            self.pending.iter().map(|p| p.due.saturating_duration_since(now)).min().unwrap_or(IDLE).min(IDLE);
+        let timeout =
+            Timespec { tv_sec: pause.as_secs().cast_signed(), tv_nsec: pause.subsec_nanos().into() };
         let mut fds = [
             rustix::event::PollFd::new(&self.ring, PollFlags::IN),
             rustix::event::PollFd::new(&self.shared.wake, PollFlags::IN),
@@ -178,7 +182,8 @@ impl Worker {
 
     fn look_again(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.due <= now);
+        let (due, later) =
+            std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.due <= now);
         self.pending = later;
         let due: Vec<Pending> = due;
         for pending in due {

@@ -82,7 +82,13 @@ pub fn processes(ledger: &Ledger, view: View<'_>) -> Vec<ProcessStats> {
     processes
 }
 
-fn process(id: ProcessId, entry: &ProcessEntry, stacks: &Stacks, window: u64, view: View<'_>) -> ProcessStats {
+fn process(
+    id: ProcessId,
+    entry: &ProcessEntry,
+    stacks: &Stacks,
+    window: u64,
+    view: View<'_>,
+) -> ProcessStats {
     let identity = &entry.identity;
     ProcessStats {
         tgid: id.tgid,
@@ -177,7 +183,13 @@ fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
     now(b).total_cmp(&now(a)).then_with(|| ever(b).cmp(&ever(a)))
 }
 
-fn destination(key: &DestinationKey, stats: &Stats, stacks: &Stacks, window: u64, view: View<'_>) -> Destination {
+fn destination(
+    key: &DestinationKey,
+    stats: &Stats,
+    stacks: &Stacks,
+    window: u64,
+    view: View<'_>,
+) -> Destination {
     let counts = &stats.counts;
     let is_connect = key.role == FlowRole::Connect;
     let port = (key.port != 0).then_some(key.port);

@@ -176,12 +176,20 @@ pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, opens: u64, clo
         let missing = expected.saturating_sub(total);
         if missing > 0 && (total > 0 || at == At::Open) {
             let note = if at == At::Open { NOT_TAKEN } else { NOT_OURS };
-            found.push(Group { frames: None, count: missing, read: missing, counted: true, note: Some(note.to_owned()) });
+            found.push(Group {
+                frames: None,
+                count: missing,
+                read: missing,
+                counted: true,
+                note: Some(note.to_owned()),
+            });
         }
         let whole = total.max(expected);
         list.extend(found.into_iter().map(|group| group.into_site(at, whole, rules)));
     }
-    list.sort_by(|a, b| a.at.cmp(b.at).reverse().then(b.count.cmp(&a.count)).then_with(|| a.culprit.cmp(&b.culprit)));
+    list.sort_by(|a, b| {
+        a.at.cmp(b.at).reverse().then(b.count.cmp(&a.count)).then_with(|| a.culprit.cmp(&b.culprit))
+    });
     list
 }
 
@@ -203,7 +211,13 @@ struct Group {
 
 impl Group {
     fn of_note(note: &str, stats: SiteStats) -> Self {
-        Self { frames: None, count: stats.count, read: stats.count, counted: true, note: Some(note.to_owned()) }
+        Self {
+            frames: None,
+            count: stats.count,
+            read: stats.count,
+            counted: true,
+            note: Some(note.to_owned()),
+        }
     }
 
     fn into_site(self, at: At, whole: u64, rules: &Rules) -> CallSite {
@@ -262,7 +276,9 @@ fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
 fn joined(groups: Vec<Group>) -> Vec<Group> {
     let mut list: Vec<Group> = Vec::new();
     for group in groups {
-        let same = list.iter_mut().find(|known| known.frames.is_none() && group.frames.is_none() && known.note == group.note);
+        let same = list
+            .iter_mut()
+            .find(|known| known.frames.is_none() && group.frames.is_none() && known.note == group.note);
         match same {
             Some(known) => known.count += group.count,
             None => list.push(group),
@@ -351,10 +367,10 @@ mod tests {
         stacks.add(&stack(100, "b"));
         sites.record(&count(100, 101, false));
         let list = call_sites(&sites, &stacks, &Rules::default(), 101, 0);
-        assert_eq!(list.iter().map(|site| (site.count, site.sampled)).collect::<Vec<_>>(), [
-            (76, Some(3)),
-            (25, Some(1))
-        ]);
+        assert_eq!(
+            list.iter().map(|site| (site.count, site.sampled)).collect::<Vec<_>>(),
+            [(76, Some(3)), (25, Some(1))]
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::model::row::destination_text;
 use crate::model::sample::Frame;
-use crate::model::snapshot::{CallSite, Destination, Lost, OwnCost, Place, Program, SCHEMA_VERSION, Snapshot};
+use crate::model::snapshot::{
+    CallSite, Destination, Lost, OwnCost, Place, Program, SCHEMA_VERSION, Snapshot,
+};
 use crate::sinks::pprof::Profile;
 use crate::sinks::text::clean;
 
@@ -69,7 +71,10 @@ impl Line<'_> {
 
     fn program_name(&self) -> String {
         let script = self.program.script.as_deref().map(|script| script.rsplit('/').next().unwrap_or(script));
-        script.map_or_else(|| self.program.program.clone(), |script| format!("{} {script}", self.program.program))
+        script.map_or_else(
+            || self.program.program.clone(),
+            |script| format!("{} {script}", self.program.program),
+        )
     }
 }
 
@@ -89,7 +94,13 @@ fn lines(snapshot: &Snapshot) -> Vec<Line<'_>> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write(snapshot: &Snapshot, format: Format, weight: Weight, unicode: bool, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(
+    snapshot: &Snapshot,
+    format: Format,
+    weight: Weight,
+    unicode: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let lines = lines(snapshot);
     match format {
         Format::Table => table(&lines, unicode, out)?,
@@ -104,7 +115,11 @@ fn table(lines: &[Line<'_>], unicode: bool, out: &mut dyn Write) -> io::Result<(
     if lines.is_empty() {
         return writeln!(out, "(no connection was opened or closed, or call sites are not taken)");
     }
-    writeln!(out, "{:>9} {:>6} {:7} {:5}  {:24} {:22} CALL SITE", "COUNT", "SHARE", "", "AT", "PROGRAM", "DESTINATION")?;
+    writeln!(
+        out,
+        "{:>9} {:>6} {:7} {:5}  {:24} {:22} CALL SITE",
+        "COUNT", "SHARE", "", "AT", "PROGRAM", "DESTINATION"
+    )?;
     for line in lines {
         let site = line.site;
         let how = if site.exact { "exact" } else { "sampled" };
@@ -197,7 +212,8 @@ fn frame_text(frame: &Frame) -> String {
 fn folded(lines: &[Line<'_>], weight: Weight, out: &mut dyn Write) -> io::Result<()> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for line in lines.iter().filter(|line| line.site.at == "open") {
-        let frames: Vec<_> = stack_of(line).iter().map(|frame| clean(frame, true).replace(';', ",")).collect();
+        let frames: Vec<_> =
+            stack_of(line).iter().map(|frame| clean(frame, true).replace(';', ",")).collect();
         *sums.entry(frames.join(";")).or_default() += line.weight(weight);
     }
     for (stack, sum) in sums.into_iter().filter(|(_, sum)| *sum > 0) {

@@ -131,14 +131,20 @@ impl ElfFacts {
         let page_of = |s: &&Segment| s.file_offset & !(PAGE - 1);
         // Two segments may share a page of the file: the one that begins with the mapping is meant.
         let begins_there = self.segments.iter().find(|s| page_of(s) == file_offset);
-        let holds = |s: &&Segment| file_offset >= page_of(s) && file_offset < s.file_offset.saturating_add(s.file_size);
+        let holds = |s: &&Segment| {
+            file_offset >= page_of(s) && file_offset < s.file_offset.saturating_add(s.file_size)
+        };
         let segment = begins_there.or_else(|| self.segments.iter().find(holds))?;
-        let stated = (segment.address & !(PAGE - 1)).wrapping_add(file_offset - (segment.file_offset & !(PAGE - 1)));
+        let stated =
+            (segment.address & !(PAGE - 1)).wrapping_add(file_offset - (segment.file_offset & !(PAGE - 1)));
         Some(mapped_at.wrapping_sub(stated))
     }
 }
 
-fn needed<'data>(elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>, data: &'data ReadCache<&File>) -> Vec<String> {
+fn needed<'data>(
+    elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>,
+    data: &'data ReadCache<&File>,
+) -> Vec<String> {
     let endian = elf.endian();
     let header = elf.elf_header();
     let Ok(sections) = header.sections(endian, data) else { return Vec::new() };
@@ -146,7 +152,7 @@ fn needed<'data>(elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>, da
     let Ok(strings) = sections.strings(endian, data, strings) else { return Vec::new() };
     entries
         .iter()
-        .filter(|entry| entry.tag32(endian) .map(i64::from) == Some(object::elf::DT_NEEDED.0))
+        .filter(|entry| entry.tag32(endian).map(i64::from) == Some(object::elf::DT_NEEDED.0))
         .filter_map(|entry| entry.string(endian, strings).ok())
         .map(|name| String::from_utf8_lossy(name).into_owned())
         .collect()

@@ -70,7 +70,8 @@ impl Front {
         let job = match decode(bytes) {
             Some(Raw::Code(code)) => Job::Code(code),
             Some(Raw::Stack(stack)) => {
-                let modules = if stack.stack.is_empty() { None } else { self.modules_of(stack.tgid, stack.start_ns) };
+                let modules =
+                    if stack.stack.is_empty() { None } else { self.modules_of(stack.tgid, stack.start_ns) };
                 Job::Stack(stack, modules)
             }
             None => {

@@ -19,8 +19,11 @@ pub fn merge(native: Vec<Frame>, runs: Runs) -> Vec<Frame> {
         return woven(native, runs);
     }
     // They do not fit (a copy that was cut off, a loop without a name): what C code the innermost frame called is sure.
-    let mut frames: Vec<_> =
-        native.into_iter().take_while(|frame| !is_interpreter(frame)).filter(|frame| frame.module.is_some()).collect();
+    let mut frames: Vec<_> = native
+        .into_iter()
+        .take_while(|frame| !is_interpreter(frame))
+        .filter(|frame| frame.module.is_some())
+        .collect();
     frames.extend(runs.into_iter().flatten());
     frames
 }

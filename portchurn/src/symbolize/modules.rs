@@ -68,7 +68,8 @@ impl Modules {
             return None;
         }
         // The program itself is mapped first, whatever it is called.
-        let program = maps.iter().find(|mapping| mapping.inode != 0).map(|mapping| (mapping.device, mapping.inode));
+        let program =
+            maps.iter().find(|mapping| mapping.inode != 0).map(|mapping| (mapping.device, mapping.inode));
         maps.retain(|mapping| Some((mapping.device, mapping.inode)) == program || wanted(mapping));
         Some(Self { tgid, list: modules(&root, &maps, program, cache) })
     }
@@ -111,7 +112,13 @@ fn modules(root: &Path, maps: &[Mapping], program: Option<Inode>, cache: &mut El
     list
 }
 
-fn module(root: &Path, mapping: &Mapping, of_file: &[&Mapping], symbols: bool, cache: &mut ElfCache) -> Option<Module> {
+fn module(
+    root: &Path,
+    mapping: &Mapping,
+    of_file: &[&Mapping],
+    symbols: bool,
+    cache: &mut ElfCache,
+) -> Option<Module> {
     // The links have no leading zeros. They work for deleted files and in other mount namespaces.
     let link = format!("map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
     let file = File::open(root.join(link))

@@ -209,15 +209,17 @@ impl Worker {
             WalkEnd::Unreadable => return Some("interpreter frames could not be read".to_owned()),
             _ => {}
         }
-        let runs_python =
-            modules.is_some_and(|modules| modules.list.iter().any(|module| module.facts.python_runtime.is_some()));
+        let runs_python = modules
+            .is_some_and(|modules| modules.list.iter().any(|module| module.facts.python_runtime.is_some()));
         if runs_python {
             return Some("interpreter not yet known: too soon after its start".to_owned());
         }
         match end {
             End::Truncated => Some("cut off: the stack is longer than the copy".to_owned()),
             End::Lost => Some("cut off: code without information on its frames".to_owned()),
-            End::Complete if modules.is_none() => Some("the process was gone before its files could be opened".to_owned()),
+            End::Complete if modules.is_none() => {
+                Some("the process was gone before its files could be opened".to_owned())
+            }
             End::Complete => None,
         }
     }

@@ -80,7 +80,10 @@ impl Sections {
 
     fn info(&self) -> ExplicitModuleSectionInfo<Arc<[u8]>> {
         let split = |section: &Option<(std::ops::Range<u64>, Arc<[u8]>)>| {
-            (section.as_ref().map(|(range, _)| range.clone()), section.as_ref().map(|(_, data)| Arc::clone(data)))
+            (
+                section.as_ref().map(|(range, _)| range.clone()),
+                section.as_ref().map(|(_, data)| Arc::clone(data)),
+            )
         };
         let (text_svma, text) = split(&self.text);
         let (eh_frame_svma, eh_frame) = split(&self.eh_frame);
@@ -110,10 +113,13 @@ pub enum End {
     Lost,
 }
 
+/// The process whose stack was unwound last.
+type Process = (Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
+
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
 pub struct Native {
     sections: HashMap<FileId, Sections>,
-    process: Option<(Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64)>,
+    process: Option<Process>,
     symbolizer: Symbolizer,
     names: HashMap<(FileId, u64), Arc<[Frame]>>,
 }
@@ -170,7 +176,11 @@ impl Native {
                 Ok(Some(FrameAddress::ReturnAddress(address))) => addresses.push(address.get()),
                 Ok(None) => break End::Complete,
                 Err(err) => {
-                    log::debug!("unwinding of process {} ended at {:x?}: {err}", modules.tgid, addresses.last());
+                    log::debug!(
+                        "unwinding of process {} ended at {:x?}: {err}",
+                        modules.tgid,
+                        addresses.last()
+                    );
                     break End::Lost;
                 }
             }
@@ -182,10 +192,7 @@ impl Native {
         if end == End::Lost && beyond && was_cut { (addresses, End::Truncated) } else { (addresses, end) }
     }
 
-    fn unwinder(
-        &mut self,
-        modules: &Arc<Modules>,
-    ) -> Option<&mut (Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64)> {
+    fn unwinder(&mut self, modules: &Arc<Modules>) -> Option<&mut Process> {
         let is_current = self.process.as_ref().is_some_and(|(current, ..)| Arc::ptr_eq(current, modules));
         if !is_current {
             let mut unwinder = UnwinderX86_64::new();
@@ -242,7 +249,8 @@ fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
         module: Some(module.path.clone()),
         language: Language::Native,
     };
-    let inlined = symbol.inlined.iter().rev().map(|inlined| frame(&inlined.name, place(inlined.code_info.as_ref())));
+    let inlined =
+        symbol.inlined.iter().rev().map(|inlined| frame(&inlined.name, place(inlined.code_info.as_ref())));
     let mut frames: Vec<_> = inlined.collect();
     frames.push(frame(&symbol.name, place(symbol.code_info.as_deref())));
     frames
@@ -261,5 +269,11 @@ fn nameless(module: &Module, offset: u64) -> Frame {
 }
 
 fn unknown(address: u64) -> Frame {
-    Frame { function: format!("{address:#x}"), file: None, line: None, module: None, language: Language::Native }
+    Frame {
+        function: format!("{address:#x}"),
+        file: None,
+        line: None,
+        module: None,
+        language: Language::Native,
+    }
 }

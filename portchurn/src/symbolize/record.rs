@@ -2,8 +2,8 @@
 //! fixed part ends.
 
 use portchurn_common::stack::{
-    At, CODE_FILE_LEN, CODE_NAME_LEN, CodeFrame, CodeRecord, FRAMES_MAX, REGISTERS_MAX, SiteKey, StackRecord, StackRecordKind,
-    TextRef, WalkEnd,
+    At, CODE_FILE_LEN, CODE_NAME_LEN, CodeFrame, CodeRecord, FRAMES_MAX, REGISTERS_MAX, SiteKey, StackRecord,
+    StackRecordKind, TextRef, WalkEnd,
 };
 
 /// One stack.
@@ -148,7 +148,10 @@ fn text(bytes: &[u8], reference: usize, at: usize, room: usize) -> Option<String
             .collect(),
         4 => text
             .chunks_exact(4)
-            .map(|c| char::from_u32(u32::from_le_bytes([c[0], c[1], c[2], c[3]])).unwrap_or(char::REPLACEMENT_CHARACTER))
+            .map(|c| {
+                char::from_u32(u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+                    .unwrap_or(char::REPLACEMENT_CHARACTER)
+            })
             .collect(),
         _ => text.iter().map(|&byte| char::from(byte)).collect(),
     };

@@ -11,7 +11,7 @@ pub(super) const COLUMN: Column = Column {
     cut: Cut::Start,
     width: 32,
     drop_order: 5,
-    default: true,
+    default: false,
     cell: |row| {
         let sites = row.destination.and_then(|destination| destination.call_sites.as_deref());
         let named = sites.unwrap_or_default().iter().find(|site| site.culprit.is_some());

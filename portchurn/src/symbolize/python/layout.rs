@@ -137,7 +137,11 @@ const THREAD_KEY_3_13: u32 = 2160 + 4;
 const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
 
 /// How to walk the interpreter of a process.
-pub(super) fn interpreter(tgid: u32, module: &Module, thread_data: Option<u32>) -> Result<Interpreter, String> {
+pub(super) fn interpreter(
+    tgid: u32,
+    module: &Module,
+    thread_data: Option<u32>,
+) -> Result<Interpreter, String> {
     if !cfg!(target_arch = "x86_64") {
         return Err("Python frames are walked on x86-64 only".to_owned());
     }
@@ -215,9 +219,10 @@ const GROUPS: &[Groups] = &[
 
 fn from_description(version: u32, words: &[u64], runtime: u64) -> Result<Interpreter, String> {
     let named = format!("CPython {}.{}", version >> 8, version & 0xff);
-    let groups = GROUPS.iter().find(|groups| groups.version == version).ok_or_else(|| {
-        format!("{named} is not known: names are read from 3.7 to 3.14")
-    })?;
+    let groups = GROUPS
+        .iter()
+        .find(|groups| groups.version == version)
+        .ok_or_else(|| format!("{named} is not known: names are read from 3.7 to 3.14"))?;
     if words.first() != Some(&COOKIE) || words.get(1).map(|word| (word >> 16) as u32) != Some(version) {
         return Err(format!("{named} does not describe itself as expected"));
     }
@@ -313,7 +318,9 @@ mod tests {
         for layout in LAYOUTS {
             let found = from_layout(layout, 0x1000);
             assert!((found.frame_len as usize) < OBJECT_LEN && (found.code_len as usize) < OBJECT_LEN);
-            for word in [found.frame_code, found.frame_back, found.code_file, found.code_name, found.code_table] {
+            for word in
+                [found.frame_code, found.frame_back, found.code_file, found.code_name, found.code_table]
+            {
                 assert_eq!(word % 8, 0, "version {:x}", layout.version);
             }
             assert_eq!(found.code_first_line % 4, 0);

@@ -109,29 +109,48 @@ mod tests {
     fn up_to_3_9_pairs_move_forward_and_back() {
         // 0..6: line 10, 6..50: 11, 50..: 8.
         let table = [6, 1, 44, 0xfd];
-        assert_eq!([0, 5, 6, 49, 50, 999].map(|at| line(0x308, 10, &table, at)), [10, 10, 11, 11, 8, 8].map(Some));
+        assert_eq!(
+            [0, 5, 6, 49, 50, 999].map(|at| line(0x308, 10, &table, at)),
+            [10, 10, 11, 11, 8, 8].map(Some)
+        );
     }
 
     #[test]
     fn in_3_10_a_stretch_may_have_no_line() {
         // 0..4: line 11, 4..8: none, 8..12: 12. Positions count units of two bytes.
         let table = [4, 1, 4, 0x80, 4, 1];
-        assert_eq!([0, 1, 2, 4, 5].map(|at| line(0x30a, 10, &table, at)), [Some(11), Some(11), None, Some(12), Some(12)]);
+        assert_eq!(
+            [0, 1, 2, 4, 5].map(|at| line(0x30a, 10, &table, at)),
+            [Some(11), Some(11), None, Some(12), Some(12)]
+        );
         assert_eq!(line(0x30a, 10, &table, 6), None);
     }
 
     #[test]
     fn from_3_11_each_kind_of_entry_is_read() {
         let table = [
-            0x80 | 0 << 3 | 1, 0x00, // short form: two units on the first line
-            0x80 | 11 << 3, 1, 2, // one line further, one unit
-            0x80 | 13 << 3 | 1, 0x04, // two lines further, two units
-            0x80 | 14 << 3, 0x07, 0, 0, 0, // three lines back, one unit
+            0x80 | 0 << 3 | 1,
+            0x00, // short form: two units on the first line
+            0x80 | 11 << 3,
+            1,
+            2, // one line further, one unit
+            0x80 | 13 << 3 | 1,
+            0x04, // two lines further, two units
+            0x80 | 14 << 3,
+            0x07,
+            0,
+            0,
+            0,              // three lines back, one unit
             0x80 | 15 << 3, // none, one unit
-            0x80 | 13 << 3, 0x40 | 0x28, 0x01, // 0x68 >> 1 = 52 lines further
+            0x80 | 13 << 3,
+            0x40 | 0x28,
+            0x01, // 0x68 >> 1 = 52 lines further
         ];
         let lines: Vec<_> = (0..8).map(|unit| line(0x30c, 100, &table, 2 * unit)).collect();
-        assert_eq!(lines, [Some(100), Some(100), Some(101), Some(103), Some(103), Some(100), None, Some(152)]);
+        assert_eq!(
+            lines,
+            [Some(100), Some(100), Some(101), Some(103), Some(103), Some(100), None, Some(152)]
+        );
         assert_eq!(line(0x30c, 100, &table, 16), None);
     }
 
@@ -139,7 +158,15 @@ mod tests {
     fn a_table_that_is_cut_off_or_nonsense_tells_nothing() {
         assert_eq!(line(0x30b, 1, &[0x80 | 14 << 3, 0x40], 0), None);
         assert_eq!(line(0x30b, 1, &[0x12], 0), None);
-        assert_eq!(line(0x30b, 1, &[0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f], 0), None);
+        assert_eq!(
+            line(
+                0x30b,
+                1,
+                &[0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f],
+                0
+            ),
+            None
+        );
         assert_eq!(line(0x309, 1, &[0, 0x80, 0, 0x80], 5), None, "lines below zero");
     }
 }

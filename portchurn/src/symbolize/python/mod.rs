@@ -26,7 +26,7 @@ impl Unwinder for Python {
             return if is_coming { Attach::Later } else { Attach::Absent };
         };
         let libc = modules.list.iter().find_map(|module| module.facts.thread_data_offset);
-        let has_libc = libc.is_some() || modules.list.iter().any(|module| is_libc(module));
+        let has_libc = libc.is_some() || modules.list.iter().any(is_libc);
         if !has_libc && !module.facts.needed.is_empty() {
             return Attach::Later;
         }
