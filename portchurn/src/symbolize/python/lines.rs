@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn from_3_11_each_kind_of_entry_is_read() {
         let table = [
-            0x80 | 0 << 3 | 1,
+            0x80 | 1,
             0x00, // short form: two units on the first line
             0x80 | 11 << 3,
             1,
