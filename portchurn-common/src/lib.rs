@@ -10,6 +10,7 @@
 //! record    what the ring buffer carries
 //! glob      `-c GLOB`, matched in the kernel
 //! loss      every reason for not recording something
+//! stack     call sites: what identifies a stack, and how it travels
 //! settings  values that the loader patches in before the kernel sees the program
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std)]
@@ -24,4 +25,5 @@ pub mod loss;
 mod pod;
 pub mod record;
 pub mod settings;
+pub mod stack;
 pub mod tcp;

@@ -20,11 +20,17 @@ pub enum Loss {
     Nested = 5,
     /// The ring buffer was full: the end of a process was not noticed at once.
     ExitRecord = 6,
+    /// The table of call sites was full: counted for the destination, but for no line of code.
+    SitesFull = 7,
+    /// The ring buffer of stacks was full: tried again at the next connection from the same place.
+    StackRecord = 8,
+    /// The ring buffer of stacks was full: a process replaced its image and was not looked at at once.
+    ImageRecord = 9,
 }
 
 impl Loss {
     /// How many reasons there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 10;
     /// Every reason, in the order of its number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::KeysFull,
@@ -34,6 +40,9 @@ impl Loss {
         Self::ListenersFull,
         Self::Nested,
         Self::ExitRecord,
+        Self::SitesFull,
+        Self::StackRecord,
+        Self::ImageRecord,
     ];
 
     /// The name in output.
@@ -46,6 +55,9 @@ impl Loss {
             Self::ListenersFull => "listeners_full",
             Self::Nested => "nested",
             Self::ExitRecord => "exit_record",
+            Self::SitesFull => "call_sites_full",
+            Self::StackRecord => "stack_record",
+            Self::ImageRecord => "image_record",
         }
     }
 
@@ -61,6 +73,9 @@ impl Loss {
             }
             Self::Nested => "The kernel skipped a nested event on the same processor.",
             Self::ExitRecord => "The ring buffer was full: an ended process was noticed late.",
+            Self::SitesFull => "The table of call sites was full: counted, but for no line of code.",
+            Self::StackRecord => "The ring buffer of stacks was full: tried again at the next connection.",
+            Self::ImageRecord => "The ring buffer of stacks was full: a new program was looked at late.",
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::conn::Conn;
 use crate::counters::Counters;
 use crate::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
 use crate::settings::Settings;
+use crate::stack::{Budget, Interpreter, Site, SiteKey, StackControl};
 
 macro_rules! pod {
     ($($ty:ty),+ $(,)?) => {
@@ -13,3 +14,4 @@ macro_rules! pod {
 }
 
 pod!(ChurnKey, Conn, Counters, KeyRef, KeySlot, ListenKey, Listener, Settings);
+pod!(Budget, Interpreter, Site, SiteKey, StackControl);

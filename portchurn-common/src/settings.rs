@@ -69,6 +69,12 @@ pub struct Offsets {
     pub file_dentry: u32,
     /// `dentry.d_name.name`, a pointer.
     pub dentry_name: u32,
+    /// `mm_struct.start_code`, u64.
+    pub mm_start_code: u32,
+    /// `mm_struct.end_code`, u64.
+    pub mm_end_code: u32,
+    /// `task_struct.thread.fsbase`, u64: the thread pointer. x86-64 only.
+    pub task_thread_pointer: u32,
     /// Index of the return value among the arguments of `inet_csk_accept`: its prototype changed after 6.8.
     pub accept_result_index: u32,
 }
@@ -105,6 +111,9 @@ impl Offsets {
         mm_exe_file: UNKNOWN,
         file_dentry: UNKNOWN,
         dentry_name: UNKNOWN,
+        mm_start_code: UNKNOWN,
+        mm_end_code: UNKNOWN,
+        task_thread_pointer: UNKNOWN,
         accept_result_index: UNKNOWN,
     };
 }
@@ -199,16 +208,28 @@ pub struct Registers {
     pub argument: u32,
     /// The function's result.
     pub result: u32,
+    /// The stack pointer of the user side.
+    pub stack_pointer: u32,
+    /// The instruction pointer of the user side.
+    pub instruction_pointer: u32,
+    /// Size of what is copied for unwinding.
+    pub size: u32,
 }
 
 impl Registers {
     /// Of the machine that this code was compiled for. Frozen user interface: `asm/ptrace.h` of each architecture.
     pub const OF_THIS_MACHINE: Self = if cfg!(target_arch = "x86_64") {
-        Self { argument: 112, result: 80 } // di, ax
+        Self { argument: 112, result: 80, stack_pointer: 152, instruction_pointer: 128, size: 168 } // di, ax, sp, ip
     } else if cfg!(target_arch = "aarch64") {
-        Self { argument: 0, result: 0 } // regs[0] is both
+        Self { argument: 0, result: 0, stack_pointer: 248, instruction_pointer: 256, size: 272 } // regs[0] is both
     } else {
-        Self { argument: UNKNOWN, result: UNKNOWN }
+        Self {
+            argument: UNKNOWN,
+            result: UNKNOWN,
+            stack_pointer: UNKNOWN,
+            instruction_pointer: UNKNOWN,
+            size: 0,
+        }
     };
 }
 
@@ -232,6 +253,10 @@ pub struct Settings {
     pub cookies: u32,
     /// 1: send a [`crate::record::FlowRecord`] for each event.
     pub trace: u32,
+    /// 1: walk interpreter frames.
+    pub stack_interpreters: u32,
+    /// 1: take native stacks.
+    pub stack_native: u32,
 }
 
 impl Settings {
@@ -245,6 +270,8 @@ impl Settings {
         shards_log2: 0,
         cookies: 0,
         trace: 0,
+        stack_interpreters: 0,
+        stack_native: 0,
     };
 }
 

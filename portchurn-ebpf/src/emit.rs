@@ -5,9 +5,10 @@ use portchurn_common::conn::{Conn, flag};
 use portchurn_common::flow::Role;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::{ExitRecord, FlowEvent, FlowRecord, RecordKind};
+use portchurn_common::stack::{ImageRecord, StackRecordKind};
 
 use crate::atomic;
-use crate::maps::{KEY_SLOTS, LOSSES, RECORDS};
+use crate::maps::{KEY_SLOTS, LOSSES, RECORDS, STACKS};
 use crate::sock::Sock;
 use crate::who::Process;
 
@@ -35,6 +36,21 @@ pub fn reserve<T: 'static>(loss: Loss) -> Option<RingBufEntry<T>> {
 pub fn exit(process: Process) {
     let Some(mut entry) = reserve::<ExitRecord>(Loss::ExitRecord) else { return };
     entry.write(ExitRecord { kind: RecordKind::Exit as u32, tgid: process.tgid, start_ns: process.start_ns });
+    entry.submit(0);
+}
+
+/// Tells the user side that a process replaced its image: it may be an interpreter now.
+#[inline(always)]
+pub fn image(process: Process) {
+    let Some(mut entry) = STACKS.reserve::<ImageRecord>(0) else {
+        lose(Loss::ImageRecord);
+        return;
+    };
+    entry.write(ImageRecord {
+        kind: StackRecordKind::Image as u32,
+        tgid: process.tgid,
+        start_ns: process.start_ns,
+    });
     entry.submit(0);
 }
 

@@ -9,6 +9,7 @@
 //! who         the current process, and its identity for the user side
 //! keys        process and destination become an index into the counters
 //! conns       the table of connections
+//! stack       call sites: a program of its own
 //! maps        every map, with its life story
 //! emit        ring buffer records
 //! atomic      the atomic instructions that Rust does not give this target
@@ -26,6 +27,7 @@ mod keys;
 mod lifecycle;
 mod maps;
 mod sock;
+mod stack;
 mod who;
 
 use portchurn_common::settings::Settings;

@@ -3,11 +3,14 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf};
 use portchurn_common::conn::Conn;
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
 use portchurn_common::loss::Loss;
+use portchurn_common::stack::{
+    Budget, CodeRecord, Interpreter, OBJECT_LEN, Site, SiteKey, StackControl, StackRecord,
+};
 
 /// Process, role and destination → reference into [`CHURN`].
 ///
@@ -91,3 +94,68 @@ pub static FILTER_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 /// `-c`: for each byte, the parts of the pattern that match it. Filled by user space before the attach.
 #[map]
 pub static FILTER_COMM: Array<u32> = Array::with_max_entries(256, 0);
+
+/// Process, destination, moment and stack → index into [`SITES`].
+///
+/// Inserted by `stack::sites` when a place in the code is passed for the first time. Deleted by user space after the key
+/// was retired. Full: counted for the destination, but for no line of code, a `Loss`.
+#[map]
+pub static SITE_KEYS: HashMap<SiteKey, u32> = HashMap::with_max_entries(1, 0);
+
+/// Indices that nobody uses. Filled by user space, taken by `stack::sites`.
+#[map]
+pub static FREE_SITES: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// Call sites, by index. Counted up here, read and cleared by user space, which maps this memory.
+#[map]
+pub static SITES: Array<Site> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Process → how to walk its interpreter's frames.
+///
+/// Inserted by user space when it has looked at the process, and at fork. Deleted at exec and exit. Full: no names for
+/// the processes that did not fit; their connections are counted.
+#[map]
+pub static INTERPRETERS: HashMap<u32, Interpreter> = HashMap::with_max_entries(1, 0);
+
+/// A code object that was sent.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CodeKey {
+    pub image: u64,
+    pub code: u64,
+    pub check: u32,
+    pub zero: u32,
+}
+
+/// Code objects of which the user side knows. Full: the one that was not asked for longest is sent again.
+#[map]
+pub static CODES: LruHashMap<CodeKey, u8> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Where records are put together: too large for a program's stack, and for a value per processor.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Scratch {
+    pub record: StackRecord,
+    pub code: CodeRecord,
+    pub object: [u8; OBJECT_LEN],
+}
+
+/// One scratch area for each processor, by its number. Nobody else looks at it.
+#[map]
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// Records of `portchurn_common::stack`, for the user side. Full: a `Loss`, and tried again at the next connection.
+#[map]
+pub static STACKS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// How much may be done for call sites. One entry, written by user space at any time.
+#[map]
+pub static STACK_CONTROL: Array<StackControl> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Copies of user stacks that a process may still have. The longest idle one makes room.
+#[map]
+pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(1024, 0);
+
+/// Copies that all processes together may still have.
+#[map]
+pub static BUDGET_TOTAL: Array<Budget> = Array::with_max_entries(1, 0);

@@ -6,8 +6,10 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use portchurn::live::keys::Keys;
-use portchurn::live::loader::{Loaded, Options, load};
+use portchurn::live::loader::{Loaded, Options, StackMode, load};
+use portchurn::live::sites::Copies;
 use portchurn::live::sizes::{Host, Wanted};
+use portchurn::model::culprit::Rules;
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, Role};
 use portchurn_common::settings::Filters;
 
@@ -18,6 +20,10 @@ fn loaded(keys: u32) -> Option<Loaded> {
         filter_comm: None,
         filter_ports: Vec::new(),
         trace: false,
+        stacks: StackMode::Off,
+        culprits: Rules::default(),
+        max_cpu_ratio: None,
+        copies: Copies::default(),
         forced: Vec::new(),
         no_btf: false,
         wanted: Wanted { keys: Some(keys + 16), ..Wanted::default() },

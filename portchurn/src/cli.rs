@@ -4,7 +4,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, completions, man, ports, timewait, top, trace, who};
+use crate::commands::{check, completions, man, ports, sites, timewait, top, trace, who};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -49,6 +49,8 @@ pub enum Command {
     Ports(ports::Args),
     /// Which process opened the connection that a server shows as ADDR:PORT
     Who(who::Args),
+    /// The lines of code that open and close connections
+    Sites(sites::Args),
     /// What this kernel and these privileges allow, and what to do about the rest
     #[command(visible_alias = "doctor")]
     Check(check::Args),

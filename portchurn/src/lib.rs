@@ -19,3 +19,4 @@ pub mod live;
 pub mod model;
 pub mod sinks;
 pub mod sources;
+pub mod symbolize;

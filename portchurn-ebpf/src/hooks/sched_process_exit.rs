@@ -7,6 +7,7 @@ use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
 use portchurn_common::settings::UNKNOWN;
 
 use crate::kernel::{Access, Direct, Probe};
+use crate::maps::INTERPRETERS;
 use crate::{emit, setting, who};
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -32,6 +33,9 @@ fn on_exit<A: Access>() {
         return;
     }
     let process = who::current::<A>();
+    if setting!(stack_interpreters) != 0 {
+        let _ = INTERPRETERS.remove(process.tgid);
+    }
     // User space knows processes from before the attach by a start that is cut to clock ticks, and notes them with 0.
     if who::is_introduced(process) || who::is_introduced(who::Process { start_ns: 0, ..process }) {
         emit::exit(process);

@@ -18,6 +18,7 @@ pub mod options;
 pub mod ports;
 pub mod screen;
 pub mod session;
+pub mod sites;
 pub mod summary;
 pub mod terminal;
 pub mod timewait;
@@ -59,6 +60,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::TimeWait(args) => timewait::run(args, quiet),
         Command::Ports(args) => ports::run(args, quiet),
         Command::Who(args) => who::run(&args),
+        Command::Sites(args) => sites::run(args, quiet),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

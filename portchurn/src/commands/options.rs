@@ -10,9 +10,11 @@ use portchurn_common::settings::{Filters, port_filter_key};
 
 use crate::commands::Usage;
 use crate::filter::{Filter, Scope};
-use crate::live::hooks::Forced;
-use crate::live::loader::Options;
+use crate::live::hooks::{CALL_SITES, FORK, Forced};
+use crate::live::loader::{Options, StackMode};
+use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Wanted};
+use crate::model::culprit::Rules;
 
 /// Which connections. All but the last are decided in the kernel and cost nothing per connection.
 #[derive(Clone, Debug, clap::Args)]
@@ -73,12 +75,46 @@ pub struct TracerArgs {
     /// Room for this many connections at a time [default: 131072, or twice what is open]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
+    /// Lines of code: none, of compiled programs only, or of interpreters, too
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    pub stack: Stack,
+    /// Code under this part of a path is the application's, whatever else it looks like
+    #[arg(long, value_name = "PATH")]
+    pub app_path: Vec<String>,
+    /// Code under this part of a path is never the application's
+    #[arg(long, value_name = "PATH")]
+    pub skip_path: Vec<String>,
+    /// Past this much of one processor, in percent, lines of code are no longer taken; counting goes on
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_cpu: Option<u32>,
     /// Attach a hook in one way only: HOOK=TIER, or HOOK=none
     #[arg(long, value_name = "HOOK=TIER", hide = true)]
     pub attach: Vec<Forced>,
     /// As on a kernel without type information
     #[arg(long, hide = true)]
     pub no_btf: bool,
+}
+
+/// `--stack`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Stack {
+    /// None; costs nothing
+    Off,
+    /// Compiled code
+    Native,
+    /// Compiled code and Python
+    #[default]
+    Auto,
+}
+
+impl From<Stack> for StackMode {
+    fn from(stack: Stack) -> Self {
+        match stack {
+            Stack::Off => Self::Off,
+            Stack::Native => Self::Native,
+            Stack::Auto => Self::Auto,
+        }
+    }
 }
 
 /// When to stop.
@@ -106,11 +142,33 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         filter_comm: select.comm.as_deref().and_then(Glob::new),
         filter_ports: port_filters(select),
         trace,
-        forced: tracer.attach.clone(),
+        forced: forced(tracer),
         no_btf: tracer.no_btf,
-        wanted: Wanted { keys: tracer.max_keys, conns: tracer.max_connections, trace },
+        stacks: tracer.stack.into(),
+        culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
+        max_cpu_ratio: tracer.max_cpu.map(|percent| f64::from(percent) / 100.0),
+        copies: Copies::default(),
+        wanted: Wanted {
+            keys: tracer.max_keys,
+            conns: tracer.max_connections,
+            trace,
+            stacks: tracer.stack != Stack::Off,
+        },
         host: host()?,
     })
+}
+
+/// Without call sites their programs are not even loaded, unless one was asked for.
+fn forced(tracer: &TracerArgs) -> Vec<Forced> {
+    let mut forced = Vec::new();
+    if tracer.stack != Stack::Auto {
+        forced.push(Forced { hook: FORK, tier: None });
+    }
+    if tracer.stack == Stack::Off {
+        forced.push(Forced { hook: CALL_SITES, tier: None });
+    }
+    forced.extend(tracer.attach.iter().cloned());
+    forced
 }
 
 fn kernel_filters(select: &SelectArgs) -> Filters {

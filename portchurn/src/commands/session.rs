@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use portchurn_common::stack::Effort;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -12,12 +13,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
-use crate::live::loader::Options;
+use crate::live::loader::{Options, StackMode};
+use crate::live::stacks::{Look, Watcher};
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
 use crate::model::who::{Answer, Query, Reply, merged};
 use crate::model::{Context, Model};
 use crate::sources::ask::{Counter, Question};
+use crate::symbolize::Attach;
+use crate::symbolize::front::Front;
+use crate::symbolize::namer::Namer;
 
 /// How often the ring buffer is emptied, whatever the interval is.
 const PUMP_EVERY: Duration = Duration::from_millis(100);
@@ -46,6 +51,9 @@ pub struct Session {
     pub collector: Collector,
     /// What it means.
     pub model: Model,
+    namer: Option<Namer>,
+    effort: Effort,
+    max_cpu_ratio: Option<f64>,
     /// The last line.
     pub summary: Summary,
     questions: UnboundedReceiver<Question>,
@@ -68,17 +76,23 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
-        let mut collector = Collector::attach(options, now_ns())?;
+        let takes_stacks = options.stacks != StackMode::Off;
+        let namer = if takes_stacks { Some(Namer::start()?) } else { None };
+        let watcher = namer.as_ref().map(|namer| Box::new(Stacks(namer.front())) as Box<dyn Watcher>);
+        let mut collector = Collector::attach(options, watcher, now_ns())?;
         collector.read_sockets()?;
         let (asked, questions) = unbounded_channel();
         let counter = Counter::open(move |question| asked.send(question).is_ok())
             .inspect_err(|err| log::debug!("`portchurn who` cannot ask this one: {err:#}"))
             .ok();
         let attached_ns = now_ns();
-        let model = Model::new(context(&collector, attached_ns));
+        let model = Model::new(context(&collector, options, attached_ns));
         Ok(Self {
             collector,
             model,
+            namer,
+            effort: Effort::Full,
+            max_cpu_ratio: options.max_cpu_ratio,
             summary: Summary::new(attached_ns),
             questions,
             _counter: counter,
@@ -138,15 +152,72 @@ impl Session {
         }
     }
 
+    /// Past `--max-cpu` stacks stop first, counts never.
+    fn keep_within_budget(&mut self, sample: &Sample) {
+        let (Some(limit), Some(used)) = (self.max_cpu_ratio, sample.own_cost.cpu_ratio) else { return };
+        let effort = match self.effort {
+            Effort::Full if used > limit => Effort::Interpreters,
+            Effort::Interpreters if used > limit => Effort::None,
+            Effort::None if used < limit / 2.0 => Effort::Interpreters,
+            Effort::Interpreters if used < limit / 2.0 => Effort::Full,
+            same => same,
+        };
+        if effort != self.effort {
+            log::info!("call sites: {effort:?}, at {:.1} % of a processor", 100.0 * used);
+            self.effort = effort;
+            self.collector.set_effort(effort);
+        }
+    }
+
+    /// The same, after waiting for the names of all stacks that were taken so far: for output that is made once.
+    ///
+    /// # Errors
+    /// As [`Collector::sample`].
+    pub fn sample_settled(&mut self) -> Result<Sample> {
+        if let Some(namer) = &mut self.namer {
+            self.collector.flush_stacks();
+            namer.settle(NAMES_PATIENCE);
+        }
+        self.sample()
+    }
+
     /// Reads everything since the last time into the model.
     ///
     /// # Errors
     /// As [`Collector::sample`].
     pub fn sample(&mut self) -> Result<Sample> {
-        let sample = self.collector.sample(now_ns())?;
+        let mut sample = self.collector.sample(now_ns())?;
+        if let Some(namer) = &mut self.namer {
+            sample.stacks = namer.take();
+            let cost = namer.cost();
+            sample.own_cost.stacks_named = cost.stacks;
+            sample.own_cost.naming_p99_us = cost.p99_us();
+            sample.own_cost.naming_max_us = (cost.stacks > 0).then_some(cost.max_us);
+        }
+        self.keep_within_budget(&sample);
         self.summary.add(&sample);
         self.model.apply(&sample);
         Ok(sample)
+    }
+}
+
+/// How long output that is made once waits for names.
+const NAMES_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the thread that takes stacks meets the code that understands them.
+struct Stacks(Front);
+
+impl Watcher for Stacks {
+    fn look(&mut self, tgid: u32) -> Look {
+        match self.0.look(tgid) {
+            Attach::Found(interpreter) => Look::Found(interpreter),
+            Attach::Later => Look::Later,
+            Attach::Absent | Attach::Refused(_) => Look::Nothing,
+        }
+    }
+
+    fn record(&mut self, bytes: &[u8]) {
+        self.0.record(bytes);
     }
 }
 
@@ -160,7 +231,7 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-fn context(collector: &Collector, attached_ns: u64) -> Context {
+fn context(collector: &Collector, options: &Options, attached_ns: u64) -> Context {
     let hooks = collector
         .hooks()
         .iter()
@@ -175,6 +246,8 @@ fn context(collector: &Collector, attached_ns: u64) -> Context {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         hooks,
         knows_errors: collector.knows_errors(),
+        takes_stacks: collector.takes_stacks(),
+        culprits: options.culprits.clone(),
         attached_ns,
     }
 }

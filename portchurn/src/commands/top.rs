@@ -186,7 +186,7 @@ async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn 
     while count.is_none_or(|count| done < count) {
         match session.next().await {
             Event::Tick => {
-                session.sample()?;
+                session.sample_settled()?;
                 sink.snapshot(view, &session.model.snapshot())?;
                 done += 1;
             }

@@ -186,6 +186,9 @@ impl KernelTypes {
             mm_exe_file: at("mm_struct", "exe_file"),
             file_dentry: at("file", "f_path.dentry"),
             dentry_name: at("dentry", "d_name.name"),
+            mm_start_code: at("mm_struct", "start_code"),
+            mm_end_code: at("mm_struct", "end_code"),
+            task_thread_pointer: at("task_struct", "thread.fsbase"),
             accept_result_index: self.parameter_count("inet_csk_accept").unwrap_or(UNKNOWN),
         }
     }

@@ -1,6 +1,7 @@
 //! What the kernel side counted and sent → [`Sample`]. It reads and adds up; what that means is the model's business.
 
 use std::collections::HashMap as StdHashMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
@@ -8,9 +9,11 @@ use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowRecord;
 use portchurn_common::settings::{Settings, UNKNOWN};
+use portchurn_common::stack::Effort;
 use portchurn_common::tcp::FailKind;
 
 use crate::live::closed::Closed;
+use crate::live::hooks::CALL_SITES;
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::owners::Owners;
@@ -18,7 +21,9 @@ use crate::live::reader::Reader;
 use crate::live::records::{CgroupId, Record, decode};
 use crate::live::search::{Found, search};
 use crate::live::seed;
+use crate::live::sites::Sites;
 use crate::live::sizes::Sizes;
+use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::model::sockets::{SocketReading, Unowned};
@@ -52,6 +57,8 @@ struct Told {
 /// The running kernel side.
 pub struct Collector {
     keys: Keys,
+    sites: Sites,
+    stacks: Option<StackThread>,
     records: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
     introduced: HashMap<MapData, ProcessKey, u8>,
@@ -77,14 +84,21 @@ impl Collector {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn attach(options: &Options, now_ns: u64) -> Result<Self> {
+    pub fn attach(options: &Options, watcher: Option<Box<dyn Watcher>>, now_ns: u64) -> Result<Self> {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
         let usage = Usage::new(&ebpf, &hooks, now_ns)?;
         let keys = Keys::new(&mut ebpf, &sizes)?;
+        let sites = Sites::new(&mut ebpf, &sizes, options.copies)?;
+        let stacks = match watcher {
+            Some(watcher) if is_attached(&hooks, CALL_SITES) => Some(start_stacks(&mut ebpf, watcher)?),
+            _ => None,
+        };
         let mut this = Self {
             closed: Closed::new(&ebpf, &sizes, keys.retired())?,
             keys,
+            sites,
+            stacks,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
@@ -158,6 +172,23 @@ impl Collector {
         &self.hooks
     }
 
+    /// Whether call sites are taken.
+    pub fn takes_stacks(&self) -> bool {
+        self.stacks.is_some()
+    }
+
+    /// Waits until the stacks that were taken so far are with the watcher.
+    pub fn flush_stacks(&self) {
+        if let Some(stacks) = &self.stacks {
+            stacks.flush(FLUSH_PATIENCE);
+        }
+    }
+
+    /// How much may be done for call sites from now on.
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.sites.set_effort(effort);
+    }
+
     /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
     pub fn pump(&mut self, now_ns: u64) {
         self.usage.stop_statistics();
@@ -203,6 +234,7 @@ impl Collector {
     /// # Errors
     /// When a map cannot be read.
     pub fn sample(&mut self, now_ns: u64) -> Result<Sample> {
+        let sites = self.sites.read(&self.keys)?;
         // Counters first: a process whose connection is counted was introduced before.
         let churn = self.keys.read(now_ns);
         self.pump(now_ns);
@@ -220,6 +252,7 @@ impl Collector {
         self.usage.start_statistics(now_ns);
         sample.sockets = self.take_reading(&churn);
         sample.churn = churn;
+        sample.sites = sites;
         Ok(sample)
     }
 
@@ -292,6 +325,19 @@ impl Collector {
         lost[Loss::Nested as usize] += self.usage.nested();
         Ok(lost)
     }
+}
+
+/// How long to wait for stacks that are on their way.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
+
+fn is_attached(hooks: &[Attached], name: &str) -> bool {
+    hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
+}
+
+fn start_stacks(ebpf: &mut aya::Ebpf, watcher: Box<dyn Watcher>) -> Result<StackThread> {
+    let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
+    let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
+    StackThread::start(ring, interpreters, watcher, Procfs::default().processes())
 }
 
 /// Connections that began, and connections that ended.

@@ -84,6 +84,8 @@ impl Attachment {
 pub struct Hook {
     /// Kernel function or tracepoint.
     pub name: &'static str,
+    /// Kernel function or tracepoint, where `name` is not it.
+    pub target: Option<&'static str>,
     /// Category of the tracepoint, where it is one.
     pub category: Option<&'static str>,
     /// Without it nothing is counted.
@@ -96,6 +98,18 @@ pub struct Hook {
     pub attachments: &'static [Attachment],
 }
 
+impl Hook {
+    /// Kernel function or tracepoint.
+    pub fn target(&self) -> &'static str {
+        self.target.unwrap_or(self.name)
+    }
+}
+
+/// The lines of code: the hook that takes stacks.
+pub const CALL_SITES: &str = "call_sites";
+/// Children inherit what is known of their parent's interpreter.
+pub const FORK: &str = "sched_process_fork";
+
 /// The spine: every count comes from here.
 pub const STATE_CHANGE: &str = "inet_sock_set_state";
 
@@ -103,6 +117,7 @@ pub const STATE_CHANGE: &str = "inet_sock_set_state";
 pub const HOOKS: &[Hook] = &[
     Hook {
         name: STATE_CHANGE,
+        target: None,
         category: Some("sock"),
         required: true,
         gives: "all counts: opens, accepts, closes, failures",
@@ -123,6 +138,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "inet_csk_accept",
+        target: None,
         category: None,
         required: false,
         gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
@@ -134,6 +150,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "tcp_connect",
+        target: None,
         category: None,
         required: false,
         gives: "local port of a connect that is still in progress",
@@ -145,6 +162,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "sched_process_exec",
+        target: None,
         category: Some("sched"),
         required: false,
         gives: "new name and arguments of a process that replaces its image",
@@ -156,6 +174,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "sched_process_exit",
+        target: None,
         category: Some("sched"),
         required: false,
         gives: "end of a process at once; without it /proc is asked",
@@ -163,6 +182,31 @@ pub const HOOKS: &[Hook] = &[
         attachments: &[
             Attachment::new(Tier::TpBtf, "sched_process_exit_btf"),
             Attachment::new(Tier::RawTp, "sched_process_exit_raw"),
+        ],
+    },
+    Hook {
+        name: CALL_SITES,
+        // After the spine, so that the kernel runs it after that one.
+        target: Some(STATE_CHANGE),
+        category: Some("sock"),
+        required: false,
+        gives: "the line of code behind each open and close; without bpf_loop (5.17) native code only",
+        needs_offsets: true,
+        attachments: &[
+            Attachment::new(Tier::TpBtf, "call_sites"),
+            Attachment::new(Tier::TpBtf, "call_sites_native"),
+        ],
+    },
+    Hook {
+        name: FORK,
+        target: None,
+        category: Some("sched"),
+        required: false,
+        gives: "the lines of code of forked workers from their first connect on",
+        needs_offsets: true,
+        attachments: &[
+            Attachment::new(Tier::TpBtf, "sched_process_fork_btf"),
+            Attachment::new(Tier::RawTp, "sched_process_fork_raw"),
         ],
     },
 ];

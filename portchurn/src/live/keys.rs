@@ -205,6 +205,16 @@ impl Keys {
         self.free.push(next, 0).context("give a key back")
     }
 
+    /// The key behind a reference; `None` when it was retired.
+    pub fn key_of(&self, key_ref: KeyRef) -> Option<ChurnKey> {
+        let index = key_ref.index() as usize;
+        if index >= self.slots.len() {
+            return None;
+        }
+        let slot = self.slots.get(index);
+        (slot.key_ref == key_ref).then(|| cut(slot.key))
+    }
+
     /// The reference for a key from before the attach, made as the kernel side makes one. `None` when the table is full.
     pub fn intern(&mut self, key: &ChurnKey) -> Option<KeyRef> {
         if let Ok(key_ref) = self.by_key.get(key, 0) {

@@ -11,8 +11,10 @@ use portchurn_common::settings::{Filters, Offsets, Registers, Settings, Tracepoi
 use crate::live::btf::KernelTypes;
 use crate::live::error::LoadError;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
+use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Sizes, Wanted};
 use crate::live::tracefs;
+use crate::model::culprit::Rules;
 
 /// The kernel side, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/portchurn.bpf.o"));
@@ -30,6 +32,14 @@ pub struct Options {
     pub filter_ports: Vec<u32>,
     /// Send one record for each event.
     pub trace: bool,
+    /// Whether to take call sites, and which.
+    pub stacks: StackMode,
+    /// Whose frames are the application's.
+    pub culprits: Rules,
+    /// Past this share of one processor call sites stop.
+    pub max_cpu_ratio: Option<f64>,
+    /// How many native stacks are copied.
+    pub copies: Copies,
     /// Hidden: hooks whose tier is given.
     pub forced: Vec<Forced>,
     /// Hidden: as on a kernel without type information.
@@ -38,6 +48,18 @@ pub struct Options {
     pub wanted: Wanted,
     /// What sizes depend on.
     pub host: Host,
+}
+
+/// `--stack`: which call sites are taken.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum StackMode {
+    /// None: their programs are not even loaded.
+    Off,
+    /// Native frames only.
+    Native,
+    /// Native frames, and those of interpreters.
+    #[default]
+    Auto,
 }
 
 /// A hook as it is.
@@ -142,10 +164,13 @@ fn load_spine(
         shards_log2: sizes.shards_log2,
         cookies: u32::from(cookies),
         trace: u32::from(options.trace),
+        stack_interpreters: u32::from(options.stacks == StackMode::Auto),
+        stack_native: u32::from(options.stacks != StackMode::Off),
     };
     let mut ebpf = create_maps(kernel, &sizes, &settings)?;
     fill_filters(&mut ebpf, options)?;
     crate::live::keys::fill_free_keys(&mut ebpf, sizes.keys)?;
+    crate::live::sites::fill_free_sites(&mut ebpf, sizes.sites)?;
     attach(&mut ebpf, kernel, hook, attachment)?;
     Ok((ebpf, sizes, settings))
 }
@@ -163,7 +188,13 @@ fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Eb
         .map_max_entries("CONNS_BY_ID", sizes.conns_by_id)
         .map_max_entries("LISTENERS", sizes.listeners)
         .map_max_entries("PROCESSES", sizes.processes)
-        .map_max_entries("RECORDS", sizes.ring_bytes);
+        .map_max_entries("RECORDS", sizes.ring_bytes)
+        .map_max_entries("SITE_KEYS", sizes.sites)
+        .map_max_entries("FREE_SITES", sizes.sites)
+        .map_max_entries("SITES", sizes.sites)
+        .map_max_entries("INTERPRETERS", sizes.interpreters)
+        .map_max_entries("SCRATCH", sizes.scratch)
+        .map_max_entries("STACKS", sizes.stack_ring_bytes);
     loader.load(OBJECT).context("create the BPF maps")
 }
 
@@ -240,9 +271,9 @@ fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment
 
 fn load_program(program: &mut Program, hook: &Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
     match (program, btf) {
-        (Program::BtfTracePoint(program), Some(btf)) => program.load(hook.name, btf),
-        (Program::FEntry(program), Some(btf)) => program.load(hook.name, btf),
-        (Program::FExit(program), Some(btf)) => program.load(hook.name, btf),
+        (Program::BtfTracePoint(program), Some(btf)) => program.load(hook.target(), btf),
+        (Program::FEntry(program), Some(btf)) => program.load(hook.target(), btf),
+        (Program::FExit(program), Some(btf)) => program.load(hook.target(), btf),
         (Program::RawTracePoint(program), _) => program.load(),
         (Program::TracePoint(program), _) => program.load(),
         (Program::KProbe(program), _) => program.load(),
@@ -255,11 +286,11 @@ fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError
         Program::BtfTracePoint(program) => program.attach().map(drop),
         Program::FEntry(program) => program.attach().map(drop),
         Program::FExit(program) => program.attach().map(drop),
-        Program::RawTracePoint(program) => program.attach(hook.name).map(drop),
+        Program::RawTracePoint(program) => program.attach(hook.target()).map(drop),
         Program::TracePoint(program) => {
-            program.attach(hook.category.unwrap_or_default(), hook.name).map(drop)
+            program.attach(hook.category.unwrap_or_default(), hook.target()).map(drop)
         }
-        Program::KProbe(program) => program.attach(hook.name, 0).map(drop),
+        Program::KProbe(program) => program.attach(hook.target(), 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

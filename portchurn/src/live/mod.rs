@@ -9,6 +9,7 @@
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
 //! reader      the socket tables, on a thread of its own    search  who opened a connection
+//! sites       the table of call sites    stacks  their stacks, taken at once
 //! collector   tables and records → Sample
 //! ```
 
@@ -26,7 +27,9 @@ pub mod records;
 pub mod retired;
 pub mod search;
 pub mod seed;
+pub mod sites;
 pub mod sizes;
+pub mod stacks;
 pub mod tables;
 pub mod tracefs;
 pub mod usage;

@@ -19,6 +19,14 @@ pub struct Sizes {
     pub listeners: u32,
     /// Ring buffer. Bytes, a power of two.
     pub ring_bytes: u32,
+    /// Call sites.
+    pub sites: u32,
+    /// Processes that run an interpreter.
+    pub interpreters: u32,
+    /// Areas to put stacks together in: one per processor.
+    pub scratch: u32,
+    /// Ring buffer of stacks. Bytes, a power of two.
+    pub stack_ring_bytes: u32,
 }
 
 /// What the sizes depend on.
@@ -39,6 +47,8 @@ pub struct Wanted {
     pub conns: Option<u32>,
     /// A record for each event, not only for each process.
     pub trace: bool,
+    /// Whether call sites are taken.
+    pub stacks: bool,
 }
 
 /// More shards would cost memory on hosts that have many processors; fewer would let them wait for each other.
@@ -46,6 +56,7 @@ const SHARDS_LOG2_MAX: u32 = 3;
 /// Keys times shards. With more keys than this, processors share: they meet at the same key the less often.
 const SHARDED_KEYS_MAX: u32 = KEYS << SHARDS_LOG2_MAX;
 const KEYS: u32 = 16_384;
+const SITES_MIN: u32 = 4096;
 const CONNS: u32 = 131_072;
 /// The verifier knows the size of an array entry as a signed 32-bit product.
 const CHURN_BYTES_MAX: u64 = 1 << 31;
@@ -67,6 +78,10 @@ impl Sizes {
             processes: keys.clamp(4096, 32_768),
             listeners: 4096,
             ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
+            sites: if wanted.stacks { keys.max(SITES_MIN) } else { 1 },
+            interpreters: if wanted.stacks { 4096 } else { 1 },
+            scratch: if wanted.stacks { host.cpus.max(1) } else { 1 },
+            stack_ring_bytes: if wanted.stacks { 4 << 20 } else { 4 << 10 },
         }
     }
 }
@@ -93,7 +108,7 @@ mod tests {
 
     #[test]
     fn wishes_are_kept_within_what_the_kernel_can_index() {
-        let wanted = Wanted { keys: Some(u32::MAX), conns: Some(5000), trace: false };
+        let wanted = Wanted { keys: Some(u32::MAX), conns: Some(5000), ..Wanted::default() };
         let sizes = Sizes::new(SMALL, wanted, true);
         assert!(u64::from(sizes.keys) << sizes.shards_log2 < 1 << 23);
         assert_eq!(sizes.conns, 8192);

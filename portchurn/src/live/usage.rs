@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::sys::{Stats, enable_stats};
 
+use crate::live::hooks::CALL_SITES;
 use crate::live::loader::Attached;
 use crate::model::sample::OwnCost;
 use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
@@ -50,7 +51,9 @@ impl Usage {
     /// For the programs that are attached. Their descriptors live as long as the object.
     pub fn new(ebpf: &Ebpf, hooks: &[Attached], now_ns: u64) -> Result<Self> {
         let mut programs = Vec::new();
-        for attachment in hooks.iter().filter_map(|hook| hook.attachment) {
+        // What the program for call sites skips shows as a difference between counts, where it matters.
+        let counting = hooks.iter().filter(|hook| hook.hook.name != CALL_SITES);
+        for attachment in counting.filter_map(|hook| hook.attachment) {
             programs.push(Program {
                 fd: program_fd(ebpf, attachment.program)?,
                 again: attachment.again.map(|name| program_fd(ebpf, name)).transpose()?,
@@ -84,6 +87,7 @@ impl Usage {
             map_bytes: Some(self.map_bytes),
             bpf_ns_per_event: self.ns_per_event,
             bpf_cpu_ratio: self.ns_per_event.and_then(|ns| ratio(ns * RUNS_PER_END * ends as f64)),
+            ..OwnCost::default()
         }
     }
 

@@ -6,26 +6,30 @@ use portchurn_common::flow::{Address, Role as FlowRole};
 use portchurn_common::histogram::{BUCKETS, quantile_us};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
+use crate::model::culprit::Rules;
 use crate::model::ledger::{
     DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats, merged,
 };
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
+use crate::model::site::{Stacks, call_sites};
 use crate::model::snapshot::{
     ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
 };
 
 /// How the ledger is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
+pub struct View<'a> {
     /// Length of the window. Seconds; 0 when there is none yet.
     pub window_s: f64,
     /// Whether resets can be told apart.
     pub knows_errors: bool,
+    /// Whose frames are the application's; `None`: call sites are not taken.
+    pub culprits: Option<&'a Rules>,
 }
 
 /// All programs, busiest first, and the sums over them: programs hold everything, what is folded, too.
-pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
+pub fn programs(ledger: &Ledger, view: View<'_>) -> (Totals, Vec<Program>) {
     let window = ledger.window();
     let mut counts = Counts::ZERO;
     let mut recent = Recent::default();
@@ -34,7 +38,7 @@ pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
         let destinations = merged(&parts);
         add_all(&mut counts, &mut recent, &destinations, window);
         if destinations.values().any(Stats::is_used) {
-            programs.push(program(key, entry, &destinations, window, view));
+            programs.push(program(key, entry, &destinations, ledger.stacks(), window, view));
         }
     }
     programs.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.program.cmp(&b.program)));
@@ -47,8 +51,9 @@ fn program(
     key: &ProgramKey,
     entry: &ProgramEntry,
     destinations: &Destinations,
+    stacks: &Stacks,
     window: u64,
-    view: View,
+    view: View<'_>,
 ) -> Program {
     Program {
         program: key.program.clone(),
@@ -61,23 +66,29 @@ fn program(
         process_count: entry.process_count,
         exited_count: entry.exited_count,
         tally: sum(destinations, window, view),
-        destinations: list(destinations, window, view),
+        destinations: list(destinations, stacks, window, view),
     }
 }
 
 /// All processes that are kept one by one, busiest first.
-pub fn processes(ledger: &Ledger, view: View) -> Vec<ProcessStats> {
+pub fn processes(ledger: &Ledger, view: View<'_>) -> Vec<ProcessStats> {
     let window = ledger.window();
     let mut processes: Vec<_> = ledger
         .processes()
         .filter(|(_, entry)| entry.destinations.values().any(Stats::is_used))
-        .map(|(id, entry)| process(*id, entry, window, view))
+        .map(|(id, entry)| process(*id, entry, ledger.stacks(), window, view))
         .collect();
     processes.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.tgid.cmp(&b.tgid)));
     processes
 }
 
-fn process(id: ProcessId, entry: &ProcessEntry, window: u64, view: View) -> ProcessStats {
+fn process(
+    id: ProcessId,
+    entry: &ProcessEntry,
+    stacks: &Stacks,
+    window: u64,
+    view: View<'_>,
+) -> ProcessStats {
     let identity = &entry.identity;
     ProcessStats {
         tgid: id.tgid,
@@ -92,7 +103,7 @@ fn process(id: ProcessId, entry: &ProcessEntry, window: u64, view: View) -> Proc
         container: identity.container.clone(),
         exited: entry.ended_ns.is_some(),
         tally: sum(&entry.destinations, window, view),
-        destinations: list(&entry.destinations, window, view),
+        destinations: list(&entry.destinations, stacks, window, view),
     }
 }
 
@@ -103,7 +114,7 @@ fn add_all(counts: &mut Counts, recent: &mut Recent, destinations: &Destinations
     }
 }
 
-fn sum(destinations: &Destinations, window: u64, view: View) -> Tally {
+fn sum(destinations: &Destinations, window: u64, view: View<'_>) -> Tally {
     let mut counts = Counts::ZERO;
     let mut recent = Recent::default();
     add_all(&mut counts, &mut recent, destinations, window);
@@ -111,7 +122,7 @@ fn sum(destinations: &Destinations, window: u64, view: View) -> Tally {
 }
 
 /// What was lost sight of counts as opened, so that the books balance.
-fn tally(counts: &Counts, recent: Recent, view: View) -> Tally {
+fn tally(counts: &Counts, recent: Recent, view: View<'_>) -> Tally {
     let per_s = |count: f64| if view.window_s > 0.0 { count / view.window_s } else { 0.0 };
     Tally {
         opened: counts.opened + counts.lost,
@@ -137,7 +148,7 @@ fn positive(count: i64) -> u64 {
 /// crawler does not make a document of a hundred thousand lines every second.
 const LISTED_MAX: usize = 1000;
 
-fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination> {
+fn list(destinations: &Destinations, stacks: &Stacks, window: u64, view: View<'_>) -> Vec<Destination> {
     let mut order: Vec<_> = destinations
         .iter()
         .filter(|(_, stats)| stats.is_used())
@@ -155,7 +166,7 @@ fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination
     }
     order.sort_unstable_by(quieter);
     let listed = order.into_iter().map(|(_, key, stats)| (key, stats));
-    listed.chain(rest.iter()).map(|(key, stats)| destination(key, stats, window, view)).collect()
+    listed.chain(rest.iter()).map(|(key, stats)| destination(key, stats, stacks, window, view)).collect()
 }
 
 /// What happens now, then what happened.
@@ -175,7 +186,13 @@ fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
     now(b).total_cmp(&now(a)).then_with(|| ever(b).cmp(&ever(a)))
 }
 
-fn destination(key: &DestinationKey, stats: &Stats, window: u64, view: View) -> Destination {
+fn destination(
+    key: &DestinationKey,
+    stats: &Stats,
+    stacks: &Stacks,
+    window: u64,
+    view: View<'_>,
+) -> Destination {
     let counts = &stats.counts;
     let is_connect = key.role == FlowRole::Connect;
     let port = (key.port != 0).then_some(key.port);
@@ -193,7 +210,10 @@ fn destination(key: &DestinationKey, stats: &Stats, window: u64, view: View) -> 
         failed_by: failed_by(counts),
         lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),
         connect_us: quantiles(&counts.connect, counts.connect_max_us),
-        call_sites: None,
+        call_sites: view.culprits.map(|rules| {
+            let opens = if is_connect { counts.attempts } else { 0 };
+            call_sites(&stats.sites, stacks, rules, opens, counts.closed_total())
+        }),
     }
 }
 

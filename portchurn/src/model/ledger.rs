@@ -8,6 +8,7 @@ use portchurn_common::flow::{Address, ChurnKey, Role};
 
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::site::{Sites, Stacks};
 
 /// Ended processes that are kept one by one. The oldest beyond this are folded into their program.
 const ENDED_MAX: usize = 1024;
@@ -42,10 +43,12 @@ impl DestinationKey {
 }
 
 /// Counts of one destination: since the attach, and in the window.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Since the attach.
     pub counts: Counts,
+    /// Where in the code, since the attach.
+    pub sites: Sites,
     /// In the window with number `window`.
     recent: Recent,
     window: u64,
@@ -91,6 +94,7 @@ impl Stats {
     /// Adds another destination's.
     pub fn merge(&mut self, other: &Self) {
         self.counts.add(&other.counts);
+        self.sites.merge(&other.sites);
         match self.window.cmp(&other.window) {
             std::cmp::Ordering::Less => (self.window, self.recent) = (other.window, other.recent),
             std::cmp::Ordering::Equal => self.recent.add(other.recent),
@@ -166,6 +170,7 @@ pub struct ProgramEntry {
 pub struct Ledger {
     processes: HashMap<ProcessId, ProcessEntry>,
     programs: HashMap<ProgramKey, ProgramEntry>,
+    stacks: Stacks,
     window: u64,
 }
 
@@ -180,6 +185,16 @@ impl Ledger {
             let window = self.window;
             let process = self.entry(ProcessId::of(key));
             bounded(&mut process.destinations, DestinationKey::of(key)).record(counts, window);
+        }
+        for site in &sample.sites {
+            let process = self.entry(ProcessId::of(&site.key));
+            bounded(&mut process.destinations, DestinationKey::of(&site.key)).sites.record(site);
+        }
+        if self.stacks.is_full() {
+            self.forget_stacks();
+        }
+        for stack in &sample.stacks {
+            self.stacks.add(stack);
         }
         for id in &sample.exits {
             self.end(*id, sample.at_ns);
@@ -243,6 +258,14 @@ impl Ledger {
         }
     }
 
+    /// Makes room for stacks: those of folded processes are the same as others'.
+    fn forget_stacks(&mut self) {
+        let single = self.processes.values().flat_map(|process| process.destinations.values());
+        let folded = self.programs.values().flat_map(|program| program.folded.values());
+        let used = single.chain(folded).flat_map(|stats| stats.sites.ids()).collect();
+        self.stacks.keep(&used);
+    }
+
     /// Folds the ended processes beyond the limit into their programs, the longest ended first.
     fn fold_ended(&mut self) {
         let mut ended: Vec<_> = self
@@ -258,9 +281,12 @@ impl Ledger {
         ended.select_nth_unstable(excess);
         for (_, id) in &ended[..excess] {
             let Some(process) = self.processes.remove(id) else { continue };
-            let program = self.program(&process.program);
+            let stacks = &self.stacks;
+            let program = self.programs.entry(process.program.clone()).or_default();
             for (key, stats) in &process.destinations {
-                bounded(&mut program.folded, *key).merge(stats);
+                let folded = bounded(&mut program.folded, *key);
+                folded.merge(stats);
+                folded.sites.settle(stacks);
             }
         }
     }
@@ -270,6 +296,7 @@ impl Ledger {
         for process in self.processes.values_mut() {
             for stats in process.destinations.values_mut() {
                 stats.counts = stats.counts.restarted();
+                stats.sites = Sites::default();
             }
         }
         for program in self.programs.values_mut() {
@@ -285,6 +312,11 @@ impl Ledger {
     /// One process, if it is kept by itself.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessEntry> {
         self.processes.get(&id)
+    }
+
+    /// Every stack that has a name.
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
     }
 
     /// Processes that are kept one by one.

@@ -7,6 +7,7 @@ use portchurn_common::loss::Loss;
 
 use crate::model::budget::Exhaustion;
 use crate::model::churn::View;
+use crate::model::culprit::Rules;
 use crate::model::exhaustion::Exhaustions;
 use crate::model::ledger::Ledger;
 use crate::model::names::Names;
@@ -18,6 +19,7 @@ use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
 pub mod budget;
 pub mod churn;
 pub mod columns;
+pub mod culprit;
 pub mod event;
 pub mod exhaustion;
 pub mod forecast;
@@ -30,6 +32,7 @@ pub mod rates;
 pub mod reuse;
 pub mod row;
 pub mod sample;
+pub mod site;
 pub mod snapshot;
 pub mod sockets;
 pub mod timewait;
@@ -44,6 +47,10 @@ pub struct Context {
     pub hooks: Vec<HookState>,
     /// Whether the kernel tells the error of a socket.
     pub knows_errors: bool,
+    /// Whether call sites are taken.
+    pub takes_stacks: bool,
+    /// Whose frames are the application's.
+    pub culprits: Rules,
     /// When the attach was complete. Nanoseconds, CLOCK_MONOTONIC.
     pub attached_ns: u64,
 }
@@ -127,7 +134,11 @@ impl Model {
 
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        let view = View { window_s: self.window_s, knows_errors: self.context.knows_errors };
+        let view = View {
+            window_s: self.window_s,
+            knows_errors: self.context.knows_errors,
+            culprits: self.context.takes_stacks.then_some(&self.context.culprits),
+        };
         let (totals, programs) = churn::programs(&self.ledger, view);
         Snapshot {
             schema_version: SCHEMA_VERSION,
@@ -148,6 +159,9 @@ impl Model {
                 map_bytes: self.own_cost.map_bytes,
                 bpf_ns_per_event: self.own_cost.bpf_ns_per_event,
                 bpf_cpu_ratio: self.own_cost.bpf_cpu_ratio,
+                stacks_named: self.own_cost.stacks_named,
+                naming_p99_us: self.own_cost.naming_p99_us,
+                naming_max_us: self.own_cost.naming_max_us,
             },
         }
     }

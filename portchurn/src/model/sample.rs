@@ -5,6 +5,7 @@ use portchurn_common::counters::Counters;
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::histogram::BUCKETS;
 use portchurn_common::loss::Loss;
+use portchurn_common::stack::At;
 use portchurn_common::tcp::{CloseKind, FailKind};
 
 use crate::model::sockets::SocketReading;
@@ -196,6 +197,78 @@ pub struct OwnCost {
     pub bpf_ns_per_event: Option<f64>,
     /// Processor time of all our BPF programs ÷ elapsed time, estimated from the above.
     pub bpf_cpu_ratio: Option<f64>,
+    /// Stacks that were unwound and named since the attach.
+    pub stacks_named: u64,
+    /// 99th percentile of the time that took. Microseconds.
+    pub naming_p99_us: Option<u64>,
+    /// The longest. Microseconds.
+    pub naming_max_us: Option<u64>,
+}
+
+/// How often a place in the code was passed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SiteCount {
+    /// Process and destination.
+    pub key: ChurnKey,
+    /// At which moment of a connection.
+    pub at: At,
+    /// The stack, see [`Stack::id`], or one of `portchurn_common::stack::STACK_*`.
+    pub stack: u64,
+    /// How often.
+    pub count: u64,
+    /// Whether `stack` stands for all frames. Else it is a fingerprint, under which stacks are read now and then.
+    pub counted: bool,
+}
+
+impl Default for SiteCount {
+    fn default() -> Self {
+        Self { key: ChurnKey::default(), at: At::Open, stack: 0, count: 0, counted: true }
+    }
+}
+
+/// Which language a frame is written in.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Language {
+    /// Compiled: C, C++, Rust, Go.
+    Native,
+    /// Python.
+    Python,
+}
+
+impl Language {
+    /// The name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Python => "python",
+        }
+    }
+}
+
+/// One frame of a stack.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Frame {
+    /// Function, with its class where the language tells. Where it has no name: an offset into the module.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+    /// Executable or library.
+    pub module: Option<String>,
+    /// Language.
+    pub language: Language,
+}
+
+/// A stack that was read and named.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stack {
+    /// Hash or fingerprint under which it is counted.
+    pub id: u64,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// What to know about it: cut off, not readable.
+    pub note: Option<String>,
 }
 
 /// Everything that one interval saw.
@@ -209,6 +282,10 @@ pub struct Sample {
     pub exits: Vec<ProcessId>,
     /// What was counted, for each key that changed.
     pub churn: Vec<(ChurnKey, Counts)>,
+    /// Places in the code that were passed.
+    pub sites: Vec<SiteCount>,
+    /// Stacks that were read and named.
+    pub stacks: Vec<Stack>,
     /// What was not recorded, by [`Loss`], since the attach.
     pub lost: [u64; Loss::COUNT],
     /// What this cost.

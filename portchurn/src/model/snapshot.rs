@@ -2,9 +2,13 @@
 //! (docs/json.md). Units stand in the key; what is not known is `null`, never 0 and never absent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::model::sample::Stack;
 
 use crate::model::budget::{Exhaustion, PortBudget, TimeWait};
 
@@ -42,9 +46,80 @@ pub struct Snapshot {
     pub own_cost: OwnCost,
 }
 
-/// Where a connection is made in code. Not measured yet: always `null`.
+/// Where connections are opened or closed in code.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum CallSite {}
+pub struct CallSite {
+    /// `open` or `close`.
+    pub at: &'static str,
+    /// How often. At `open` the sum over a destination is what was begun: opened, failed and in progress.
+    pub count: u64,
+    /// Of all opens, or of all closes, of the destination.
+    pub share: f64,
+    /// Whether it was counted. Else the count is exact for a fingerprint of the stack, which was read `sampled` times.
+    pub exact: bool,
+    /// How many of `count` stacks were read; `null` where `exact`.
+    pub sampled: Option<u64>,
+    /// `python` or `native`; `null` where no stack is known.
+    pub language: Option<&'static str>,
+    /// The innermost line that is the application's.
+    pub culprit: Option<Place>,
+    /// The application's line that called it.
+    pub called_from: Option<Place>,
+    /// What to know about it.
+    pub note: Option<String>,
+    /// All frames, innermost first.
+    #[serde(serialize_with = "frames")]
+    pub frames: Option<Arc<Stack>>,
+}
+
+/// A line of code.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Place {
+    /// Function.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+}
+
+impl CallSite {
+    /// Short: the line, the function and the share.
+    pub fn label(&self) -> String {
+        let place = self.culprit.as_ref().map(Place::to_string);
+        format!("{} {:.0}%", place.unwrap_or_default(), 100.0 * self.share)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.as_deref().map(|file| file.rsplit('/').next().unwrap_or(file));
+        match (file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{file}:{line} {}", self.function),
+            (Some(file), None) => write!(f, "{file} {}", self.function),
+            _ => f.write_str(&self.function),
+        }
+    }
+}
+
+fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        function: &'a str,
+        file: Option<&'a str>,
+        line: Option<u32>,
+        module: Option<&'a str>,
+        language: &'static str,
+    }
+    let frames = stack.as_ref().map_or(&[][..], |stack| &stack.frames);
+    serializer.collect_seq(frames.iter().map(|frame| Row {
+        function: &frame.function,
+        file: frame.file.as_deref(),
+        line: frame.line,
+        module: frame.module.as_deref(),
+        language: frame.language.name(),
+    }))
+}
 
 /// One hook.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -195,7 +270,7 @@ pub struct Destination {
     pub lifetime_us: Option<Quantiles>,
     /// Duration of successful connects, port search and handshake; `null` if there is none.
     pub connect_us: Option<Quantiles>,
-    /// Where in the code.
+    /// Where in the code, most passed first. `null` where call sites are not taken.
     pub call_sites: Option<Vec<CallSite>>,
 }
 
@@ -260,4 +335,10 @@ pub struct OwnCost {
     pub bpf_ns_per_event: Option<f64>,
     /// Processor time of the BPF programs ÷ time. 1.0 is one processor.
     pub bpf_cpu_ratio: Option<f64>,
+    /// Stacks that were unwound and named, since the attach.
+    pub stacks_named: u64,
+    /// Time to name one of a hundred stacks, or longer. Microseconds.
+    pub naming_p99_us: Option<u64>,
+    /// Longest time to name a stack since the attach. Microseconds.
+    pub naming_max_us: Option<u64>,
 }

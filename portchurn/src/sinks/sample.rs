@@ -40,6 +40,9 @@ pub(crate) fn sample_snapshot() -> Snapshot {
             map_bytes: Some(4 << 20),
             bpf_ns_per_event: Some(310.4),
             bpf_cpu_ratio: Some(0.012),
+            stacks_named: 0,
+            naming_p99_us: None,
+            naming_max_us: None,
         },
     }
 }

@@ -99,6 +99,12 @@ impl Procfs {
         socket_owners_at(&self.root)
     }
 
+    /// Every process there is.
+    pub fn processes(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// The handle keeps meaning this process: once it has ended, reads through it fail.
     fn open(&self, tgid: u32) -> Option<(ProcProcess, Stat)> {
         let entry = ProcProcess::new_with_root(self.path_of(tgid)).ok()?;

@@ -4,6 +4,7 @@
 use crate::model::row::{Level, Row};
 
 mod accepts_per_s;
+mod call_site;
 mod closed;
 mod closer;
 mod closes_per_s;
@@ -90,6 +91,7 @@ pub const COLUMNS: &[&Column] = &[
     &pid::COLUMN,
     &processes::COLUMN,
     &destination::COLUMN,
+    &call_site::COLUMN,
     &opens_per_s::COLUMN,
     &accepts_per_s::COLUMN,
     &closes_per_s::COLUMN,

@@ -1,0 +1,203 @@
+//! Call sites: which line of code opens and closes. A program of its own beside the counting one, so that a long walk
+//! never makes the kernel skip a count; it finds the connection that the counting program noted just before.
+//!
+//! ```text
+//! sites    call site → counter, exact; told to the user side once
+//! python   interpreter frames, walked here: they outlive no script that ends
+//! regs     registers, fingerprint and copy of the native stack
+//! budget   how many copies may be made
+//! ```
+
+mod budget;
+mod python;
+mod regs;
+mod sites;
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output};
+use portchurn_common::conn::CLOSED;
+use portchurn_common::flow::KeyRef;
+use portchurn_common::loss::Loss;
+use portchurn_common::stack::{
+    At, Effort, STACK_EXITING, STACK_NONE, Site, SiteKey, StackRecord, StackRecordKind, WalkEnd, stack_flag,
+    stack_id,
+};
+use portchurn_common::tcp::{Step, TcpState, step};
+
+use crate::kernel::{Access, Probe};
+use crate::maps::{INTERPRETERS, SCRATCH, STACK_CONTROL, STACKS, Scratch};
+use crate::who::{self, TaskState};
+use crate::{conns, emit, setting};
+
+/// One state change. `PYTHON`: whether this kernel can walk interpreter frames.
+#[inline(always)]
+pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
+    let at = match step(old, new) {
+        Step::ConnectBegin => At::Open,
+        Step::CloseFirst | Step::CloseSecond => At::Close,
+        Step::Closed if old == TcpState::Established.raw() || old == TcpState::CloseWait.raw() => {
+            abort::<PYTHON>(sock);
+            return;
+        }
+        _ => return,
+    };
+    let effort = effort();
+    if effort == Effort::None as u32 {
+        return;
+    }
+    if let Some(found) = conns::find_any(conns::id_of(sock)) {
+        // SAFETY: points into the map.
+        capture::<PYTHON>(unsafe { (*found.conn).key_ref }, at, effort);
+    }
+}
+
+/// A close without a FIN. With an error on the socket it was the peer's, and this is nobody's context. The counting
+/// program has released the connection, what it knew can still be read.
+#[inline(always)]
+fn abort<const PYTHON: bool>(sock: *const u8) {
+    let effort = effort();
+    if effort == Effort::None as u32 || Probe::load_known(sock, setting!(offsets.sk_err)) != Some(0u32) {
+        return;
+    }
+    if setting!(cookies) == 0 {
+        return;
+    }
+    if let Some(found) = conns::find_any(conns::id_of(sock) | CLOSED) {
+        // SAFETY: points into the map.
+        capture::<PYTHON>(unsafe { (*found.conn).key_ref }, At::Close, effort);
+    }
+}
+
+#[inline(always)]
+fn effort() -> u32 {
+    // SAFETY: points into the map; the user side may write a word of it at any time.
+    STACK_CONTROL
+        .get_ptr(0)
+        .map_or(0, |control| unsafe { core::ptr::read_volatile(&raw const (*control).effort) })
+}
+
+#[inline(always)]
+fn capture<const PYTHON: bool>(key_ref: KeyRef, at: At, effort: u32) {
+    let state = TaskState::current::<Probe>();
+    let mut key = SiteKey { key_ref, stack: STACK_NONE, at: at as u32, counted: 1 };
+    if state.is_kernel_thread() {
+        sites::count(&key);
+        return;
+    }
+    if state.is_exiting() {
+        key.stack = STACK_EXITING;
+        sites::count(&key);
+        return;
+    }
+    // SAFETY: no preconditions.
+    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    let tgid = who::current_tgid();
+    let mut walk_end = WalkEnd::NoInterpreter;
+    // SAFETY: the scratch memory is this processor's own while the program runs, which the kernel does not nest.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        (*record).frames_len = 0;
+        (*record).stack_len = 0;
+        (*record).flags = 0;
+        (*record).image = 0;
+        if PYTHON && setting!(stack_interpreters) != 0 {
+            if let Some(interpreter) = INTERPRETERS.get_ptr(tgid) {
+                (*record).flags = stack_flag::INTERPRETER;
+                (*record).image = (*interpreter).image;
+                let walked = python::walk(interpreter, scratch);
+                walk_end = walked.end;
+                if walked.end as u32 == WalkEnd::Complete as u32 {
+                    key.stack = stack_id(walked.hash);
+                    if let Some((index, site)) = sites::count(&key) {
+                        if sites::is_new(site) {
+                            python::send_code(interpreter, scratch);
+                            native_beside(scratch, tgid, effort);
+                            send(scratch, &key, index, site, walk_end);
+                        }
+                    }
+                    return;
+                }
+            }
+        }
+        if setting!(stack_native) == 0 || effort != Effort::Full as u32 {
+            return;
+        }
+        native(scratch, &mut key, tgid, walk_end);
+    }
+}
+
+/// The native stack that goes with interpreter frames, if the budget allows.
+///
+/// # Safety
+/// `scratch` must be this processor's.
+#[inline(always)]
+unsafe fn native_beside(scratch: *mut Scratch, tgid: u32, effort: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        if setting!(stack_native) == 0 {
+            (*record).flags |= stack_flag::NATIVE_OFF;
+            return;
+        }
+        if effort != Effort::Full as u32 || !budget::take(tgid) {
+            (*record).flags |= stack_flag::OVER_BUDGET;
+            return;
+        }
+        if let Some(at) = regs::read(record) {
+            regs::copy(record, at.stack_pointer, 0);
+        }
+    }
+}
+
+/// # Safety
+/// `scratch` must be this processor's.
+#[inline(always)]
+unsafe fn native(scratch: *mut Scratch, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        let Some(at) = regs::read(record) else { return };
+        let have = regs::copy_head(record, at.stack_pointer);
+        key.stack = stack_id(regs::fingerprint(record, at, have, tgid));
+        key.counted = 0;
+        let Some((index, site)) = sites::count(key) else { return };
+        if !sites::wants_a_look(site) || !budget::take(tgid) {
+            return;
+        }
+        regs::copy(record, at.stack_pointer, have);
+        send(scratch, key, index, site, walk_end);
+    }
+}
+
+/// # Safety
+/// `scratch` must be this processor's, `site` must point into the map.
+#[inline(never)]
+unsafe fn send(scratch: *mut Scratch, key: &SiteKey, index: u32, site: *mut Site, walk_end: WalkEnd) {
+    let process = who::current::<Probe>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        (*record).kind = StackRecordKind::Stack as u32;
+        (*record).tgid = process.tgid;
+        (*record).start_ns = process.start_ns;
+        (*record).tid = bpf_get_current_pid_tgid() as u32;
+        (*record).site = *key;
+        (*record).site_index = index;
+        (*record).walk_end = walk_end as u32;
+        let stack_len = core::hint::black_box((*record).stack_len) & regs::LEN_MASK;
+        let len = core::mem::offset_of!(StackRecord, stack) as u64 + u64::from(stack_len);
+        let ring = (&raw const STACKS).cast_mut().cast();
+        if bpf_ringbuf_output(ring, record.cast(), len, 0) == 0 {
+            crate::atomic::add_u32(&raw mut (*site).sent, 1);
+        } else {
+            emit::lose(Loss::StackRecord);
+        }
+    }
+}
+
+/// Now. Nanoseconds, CLOCK_MONOTONIC.
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,20 @@
+//! Column `call_site`.
+
+use crate::model::columns::{Align, Cell, Column, Cut};
+
+/// The line of code behind most connections.
+pub(super) const COLUMN: Column = Column {
+    key: "call_site",
+    header: "CALL SITE",
+    help: "Line of code behind most connections of the busiest destination, and its share.",
+    align: Align::Left,
+    cut: Cut::Start,
+    width: 32,
+    drop_order: 5,
+    default: false,
+    cell: |row| {
+        let sites = row.destination.and_then(|destination| destination.call_sites.as_deref());
+        let named = sites.unwrap_or_default().iter().find(|site| site.culprit.is_some());
+        named.map_or(Cell::Empty, |site| Cell::Text(site.label()))
+    },
+};

@@ -1,0 +1,368 @@
+//! Which line of a stack is to blame: the innermost frame that belongs to the application, not to its interpreter, its
+//! standard library or a driver. What those are is data, one table per language, and the command line may add to it.
+
+use crate::model::sample::{Frame, Language};
+
+/// What belongs to one language's runtime and to its libraries.
+struct Lists {
+    language: Language,
+    /// Parts of file paths: standard library and runtime.
+    runtime_files: &'static [&'static str],
+    /// Parts of file paths where packages are installed. An application may be installed there, too.
+    package_files: &'static [&'static str],
+    /// Parts of file paths: drivers, clients and frameworks. Never the application.
+    driver_files: &'static [&'static str],
+    /// Beginnings of function names.
+    functions: &'static [&'static str],
+    /// Beginnings of the file names of modules.
+    modules: &'static [&'static str],
+}
+
+/// One table per language.
+const LISTS: &[Lists] = &[
+    Lists {
+        language: Language::Python,
+        runtime_files: &[
+            "<frozen ",
+            "/lib/python3.",
+            "/lib64/python3.",
+            "/lib/python2.",
+            "<__array_function__",
+        ],
+        package_files: &["/site-packages/", "/dist-packages/"],
+        driver_files: &[
+            "/MySQLdb/",
+            "/aiohttp/",
+            "/aiomysql/",
+            "/aioredis/",
+            "/amqp/",
+            "/anyio/",
+            "/asyncpg/",
+            "/boto3/",
+            "/botocore/",
+            "/cassandra/",
+            "/celery/",
+            "/clickhouse_driver/",
+            "/dns/",
+            "/django/",
+            "/elastic_transport/",
+            "/elasticsearch/",
+            "/eventlet/",
+            "/fastapi/",
+            "/flask/",
+            "/gevent/",
+            "/grpc/",
+            "/gunicorn/",
+            "/h11/",
+            "/httpcore/",
+            "/httplib2/",
+            "/httpx/",
+            "/kafka/",
+            "/kombu/",
+            "/ldap3/",
+            "/memcache",
+            "/mysql/connector/",
+            "/neo4j/",
+            "/paramiko/",
+            "/peewee",
+            "/pika/",
+            "/psycopg/",
+            "/psycopg2/",
+            "/pymemcache/",
+            "/pymongo/",
+            "/pymysql/",
+            "/redis/",
+            "/requests/",
+            "/sqlalchemy/",
+            "/starlette/",
+            "/thrift/",
+            "/tornado/",
+            "/trio/",
+            "/twisted/",
+            "/urllib3/",
+            "/uvicorn/",
+            "/uvloop/",
+            "/websocket",
+            "/werkzeug/",
+            "/zmq/",
+        ],
+        functions: &[],
+        modules: &[],
+    },
+    Lists {
+        language: Language::Native,
+        runtime_files: &[
+            "/rustc/",
+            "/library/std/",
+            "/library/core/",
+            "/usr/include/",
+            "/usr/lib/go",
+            "/src/runtime/",
+        ],
+        package_files: &["/.cargo/registry/", "/go/pkg/mod/"],
+        driver_files: &["/src/net/", "/src/internal/poll/", "/src/syscall/", "/src/database/sql/"],
+        functions: &[
+            "<alloc::",
+            "<core::",
+            "<std::",
+            "__GI_",
+            "__clone",
+            "__libc_",
+            "__rust_",
+            "_start",
+            "alloc::",
+            "clone",
+            "connect",
+            "core::",
+            "database/sql.",
+            "golang.org/",
+            "h2::",
+            "hyper",
+            "internal/poll.",
+            "mio::",
+            "net.",
+            "net/http.",
+            "os.",
+            "redis::",
+            "reqwest::",
+            "runtime.",
+            "socket2::",
+            "sqlx",
+            "start_thread",
+            "std::",
+            "syscall.",
+            "tokio",
+        ],
+        modules: &[
+            "[",
+            "ld-linux",
+            "ld-musl",
+            "libboost",
+            "libc-",
+            "libc.",
+            "libcurl",
+            "libevent",
+            "libgcc",
+            "libhiredis",
+            "libldap",
+            "libmariadb",
+            "libmemcached",
+            "libmongoc",
+            "libmysqlclient",
+            "libnss",
+            "libodbc",
+            "libpq.",
+            "libpthread",
+            "libpython",
+            "libresolv",
+            "libssl",
+            "libstdc++",
+            "libtsan",
+            "libuv",
+            "python3",
+            "ruby",
+            "_mysql",
+            "_socket",
+            "_ssl",
+            "_psycopg",
+        ],
+    },
+];
+
+/// Files of event loops: whoever asked for the connection is no longer on the stack.
+const EVENT_LOOPS: &[&str] =
+    &["/asyncio/", "/gevent/", "/eventlet/", "/tornado/ioloop", "/twisted/internet/", "/trio/", "/uvloop/"];
+const EVENT_LOOP: &str = "event loop: whoever scheduled this is not on the stack";
+const NO_APPLICATION: &str = "no application frame: the innermost frame that was found is shown";
+
+/// The tables, and what the command line adds.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// `--app-path`: parts of paths that are the application whatever the tables say.
+    pub app_paths: Vec<String>,
+    /// `--skip-path`: parts of paths that are not.
+    pub skip_paths: Vec<String>,
+}
+
+/// The frames that stand for a stack.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Choice {
+    /// The line to blame.
+    pub culprit: Option<usize>,
+    /// The application's line that called it: with lazy connections the loop is here.
+    pub called_from: Option<usize>,
+    /// The language of the culprit.
+    pub language: Option<&'static str>,
+    /// What to know about it.
+    pub note: Option<&'static str>,
+}
+
+/// How far a frame is from being the application's.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Rank {
+    Application,
+    Package,
+    Driver,
+    Runtime,
+}
+
+impl Rules {
+    /// Chooses. Frames are innermost first.
+    pub fn choose(&self, frames: &[Frame]) -> Choice {
+        let Some((language, ranks)) = self.ranked(frames) else { return Choice::default() };
+        let best = [Rank::Application, Rank::Package, Rank::Driver, Rank::Runtime]
+            .into_iter()
+            .find(|rank| ranks.iter().any(|(_, found)| found == rank));
+        let mut chosen = ranks.iter().filter(|(_, rank)| Some(*rank) == best).map(|(index, _)| *index);
+        let culprit = chosen.next();
+        let is_loop = culprit.is_some_and(|culprit| is_called_by_event_loop(&frames[culprit..]));
+        Choice {
+            culprit,
+            called_from: chosen.next(),
+            language: Some(language.name()),
+            note: match best {
+                Some(Rank::Driver | Rank::Runtime) => Some(NO_APPLICATION),
+                _ if is_loop => Some(EVENT_LOOP),
+                _ => None,
+            },
+        }
+    }
+
+    /// Frames of the stack's highest language: where an interpreter runs, its own native frames say nothing.
+    fn ranked(&self, frames: &[Frame]) -> Option<(Language, Vec<(usize, Rank)>)> {
+        let language = if frames.iter().any(|frame| frame.language == Language::Python) {
+            Language::Python
+        } else {
+            frames.first()?.language
+        };
+        let lists = LISTS.iter().find(|lists| lists.language == language)?;
+        let of_language = frames.iter().enumerate().filter(|(_, frame)| frame.language == language);
+        Some((language, of_language.map(|(index, frame)| (index, self.rank(lists, frame))).collect()))
+    }
+
+    fn rank(&self, lists: &Lists, frame: &Frame) -> Rank {
+        let file = frame.file.as_deref().unwrap_or_default();
+        let module = frame.module.as_deref().unwrap_or_default();
+        let contains = |part: &String| file.contains(part.as_str()) || module.contains(part.as_str());
+        if self.app_paths.iter().any(contains) {
+            return Rank::Application;
+        }
+        if self.skip_paths.iter().any(contains) {
+            return Rank::Driver;
+        }
+        let is_in = |parts: &[&str]| parts.iter().any(|part| file.contains(part));
+        let module_name = module.rsplit('/').next().unwrap_or_default();
+        let is_package = is_in(lists.package_files);
+        if lists.functions.iter().any(|start| frame.function.starts_with(start))
+            || lists.modules.iter().any(|start| module_name.starts_with(start))
+            || !is_package && is_in(lists.runtime_files)
+        {
+            return Rank::Runtime;
+        }
+        match (is_package, is_in(lists.driver_files)) {
+            (true, true) => Rank::Driver,
+            (true, false) => Rank::Package,
+            // An application may have a folder of its own that is called like a driver.
+            (false, true) if lists.language == Language::Native => Rank::Driver,
+            (false, _) => Rank::Application,
+        }
+    }
+}
+
+fn is_called_by_event_loop(callers: &[Frame]) -> bool {
+    callers.iter().skip(1).any(|frame| {
+        frame.file.as_deref().is_some_and(|file| EVENT_LOOPS.iter().any(|part| file.contains(part)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rules;
+    use crate::model::sample::{Frame, Language};
+
+    fn python(function: &str, file: &str, line: u32) -> Frame {
+        Frame {
+            function: function.to_owned(),
+            file: Some(file.to_owned()),
+            line: Some(line),
+            module: None,
+            language: Language::Python,
+        }
+    }
+
+    fn native(function: &str, module: &str) -> Frame {
+        Frame {
+            function: function.to_owned(),
+            file: None,
+            line: None,
+            module: Some(module.to_owned()),
+            language: Language::Native,
+        }
+    }
+
+    #[test]
+    fn with_lazy_connections_the_query_is_to_blame_and_the_loop_called_it() {
+        let frames = [
+            native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
+            python("create_connection", "/usr/lib/python3.11/socket.py", 851),
+            python("connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
+            python("execute", "/usr/lib/python3/dist-packages/sqlalchemy/engine/base.py", 1705),
+            python("getSession", "/srv/app/sync.py", 41),
+            python("main", "/srv/app/sync.py", 87),
+        ];
+        let choice = Rules::default().choose(&frames);
+        assert_eq!((choice.culprit, choice.called_from), (Some(4), Some(5)));
+        assert_eq!((choice.language, choice.note), (Some("python"), None));
+    }
+
+    #[test]
+    fn a_package_that_is_no_driver_may_be_the_application() {
+        let frames = [
+            python("request", "/venv/lib/python3.12/site-packages/requests/api.py", 59),
+            python("poll", "/venv/lib/python3.12/site-packages/our_agent/poller.py", 12),
+            python("_run", "/usr/lib/python3.12/threading.py", 1012),
+        ];
+        assert_eq!(Rules::default().choose(&frames).culprit, Some(1));
+    }
+
+    #[test]
+    fn paths_of_the_command_line_come_first() {
+        let frames = [python("a", "/srv/vendored/client.py", 1), python("b", "/srv/app/main.py", 2)];
+        assert_eq!(Rules::default().choose(&frames).culprit, Some(0));
+        let skip = Rules { skip_paths: vec!["/vendored/".to_owned()], ..Rules::default() };
+        assert_eq!(skip.choose(&frames).culprit, Some(1));
+        let frames = [python("a", "/x/site-packages/redis/client.py", 1), python("b", "/srv/app/main.py", 2)];
+        let app = Rules { app_paths: vec!["/redis/".to_owned()], ..Rules::default() };
+        assert_eq!(app.choose(&frames).culprit, Some(0));
+    }
+
+    #[test]
+    fn a_callback_of_an_event_loop_says_so() {
+        let frames =
+            [python("fetch", "/srv/a.py", 3), python("_run", "/usr/lib/python3.11/asyncio/events.py", 80)];
+        let choice = Rules::default().choose(&frames);
+        assert_eq!(choice.culprit, Some(0));
+        assert!(choice.note.is_some_and(|note| note.starts_with("event loop")));
+    }
+
+    #[test]
+    fn native_code_is_told_from_its_libraries() {
+        let frames = [
+            native("connect", "/usr/lib/libc.so.6"),
+            native("std::net::tcp::TcpStream::connect", "/srv/bin/loader"),
+            native("loader::fetch", "/srv/bin/loader"),
+            native("loader::main", "/srv/bin/loader"),
+            native("__libc_start_main", "/usr/lib/libc.so.6"),
+        ];
+        let choice = Rules::default().choose(&frames);
+        assert_eq!((choice.culprit, choice.called_from), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn a_stack_without_any_application_shows_what_there_is() {
+        let choice = Rules::default().choose(&[native("connect", "/usr/lib/libc.so.6")]);
+        assert_eq!(choice.culprit, Some(0));
+        assert!(choice.note.is_some());
+        assert_eq!(Rules::default().choose(&[]), super::Choice::default());
+    }
+}

@@ -1,0 +1,225 @@
+//! What an executable or library tells of itself: read once per file, kept by its identity. Everything in it may be
+//! broken or hostile: nothing is trusted but what was checked.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::Arc;
+
+use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _};
+use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
+
+/// Which file: it keeps meaning the same one after it was replaced.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i128,
+}
+
+impl FileId {
+    /// Of an open file.
+    pub fn of(file: &File) -> Option<Self> {
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// A loaded part of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Segment {
+    /// Where in the file.
+    pub file_offset: u64,
+    /// How much of it is in the file. Bytes.
+    pub file_size: u64,
+    /// Address that the file states for it.
+    pub address: u64,
+}
+
+/// What one file tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ElfFacts {
+    /// What is loaded.
+    pub segments: Vec<Segment>,
+    /// Names of the libraries that it needs.
+    pub needed: Vec<String>,
+    /// Address of `_PyRuntime`: CPython 3.7 or later is in here.
+    pub python_runtime: Option<u64>,
+    /// Address of `PyCode_Type`.
+    pub python_code_type: Option<u64>,
+    /// `Py_Version`, as 0x030b02f0 (3.11 and later).
+    pub python_version: Option<u32>,
+    /// The first bytes of `_PyRuntime`, where 3.13 and later describe themselves.
+    pub python_debug_offsets: Vec<u64>,
+    /// Offset of thread-specific data from the thread pointer, as glibc tells debuggers.
+    pub thread_data_offset: Option<u32>,
+}
+
+/// Words of `_PyRuntime` that are read.
+const DEBUG_WORDS: usize = 96;
+
+impl ElfFacts {
+    /// Reads a file. `None`: it is no 64-bit ELF. `symbols`: also what its symbols tell of an interpreter.
+    pub fn read(file: &File, symbols: bool) -> Option<Self> {
+        let cache = ReadCache::new(file);
+        let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
+        let mut facts = Self { needed: needed(&elf, &cache), ..Self::default() };
+        for segment in elf.segments() {
+            let (file_offset, file_size) = segment.file_range();
+            facts.segments.push(Segment { file_offset, file_size, address: segment.address() });
+        }
+        if !symbols {
+            return Some(facts);
+        }
+        let mut version_at = None;
+        let mut thread_data_at = None;
+        for symbol in elf.dynamic_symbols().filter(object::ObjectSymbol::is_definition) {
+            match symbol.name_bytes() {
+                Ok(b"_PyRuntime") => facts.python_runtime = Some(symbol.address()),
+                Ok(b"PyCode_Type") => facts.python_code_type = Some(symbol.address()),
+                Ok(b"Py_Version") => version_at = Some(symbol.address()),
+                Ok(b"_thread_db_pthread_specific") => thread_data_at = Some(symbol.address()),
+                _ => {}
+            }
+        }
+        // A descriptor of glibc's libthread_db: size in bits, count, offset.
+        facts.thread_data_offset = thread_data_at.and_then(|at| facts.word(file, at + 8));
+        facts.python_version = version_at.and_then(|at| facts.word(file, at));
+        if let Some(at) = facts.python_runtime {
+            facts.python_debug_offsets = facts.words(file, at);
+        }
+        Some(facts)
+    }
+
+    fn word(&self, file: &File, address: u64) -> Option<u32> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, self.file_offset(address)?).ok()?;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn words(&self, file: &File, address: u64) -> Vec<u64> {
+        let mut bytes = [0; 8 * DEBUG_WORDS];
+        let Some(at) = self.file_offset(address) else { return Vec::new() };
+        if file.read_exact_at(&mut bytes, at).is_err() {
+            return Vec::new();
+        }
+        bytes.chunks_exact(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default())).collect()
+    }
+
+    /// Where in the file an address of the file lies.
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|s| address.wrapping_sub(s.address) < s.file_size)?;
+        segment.file_offset.checked_add(address - segment.address)
+    }
+
+    /// The address that the file states for a place in it.
+    pub fn address_of(&self, file_offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|s| file_offset.wrapping_sub(s.file_offset) < s.file_size)?;
+        segment.address.checked_add(file_offset - segment.file_offset)
+    }
+
+    /// Difference between addresses in a process and in the file, from one mapping: its first address and its place in
+    /// the file. Mappings begin at a page, segments need not.
+    pub fn bias(&self, mapped_at: u64, file_offset: u64) -> Option<u64> {
+        const PAGE: u64 = 4096;
+        let page_of = |s: &&Segment| s.file_offset & !(PAGE - 1);
+        // Two segments may share a page of the file: the one that begins with the mapping is meant.
+        let begins_there = self.segments.iter().find(|s| page_of(s) == file_offset);
+        let holds = |s: &&Segment| {
+            file_offset >= page_of(s) && file_offset < s.file_offset.saturating_add(s.file_size)
+        };
+        let segment = begins_there.or_else(|| self.segments.iter().find(holds))?;
+        let stated =
+            (segment.address & !(PAGE - 1)).wrapping_add(file_offset - (segment.file_offset & !(PAGE - 1)));
+        Some(mapped_at.wrapping_sub(stated))
+    }
+}
+
+fn needed<'data>(
+    elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>,
+    data: &'data ReadCache<&File>,
+) -> Vec<String> {
+    let endian = elf.endian();
+    let header = elf.elf_header();
+    let Ok(sections) = header.sections(endian, data) else { return Vec::new() };
+    let Ok(Some((entries, strings))) = sections.dynamic(endian, data) else { return Vec::new() };
+    let Ok(strings) = sections.strings(endian, data, strings) else { return Vec::new() };
+    entries
+        .iter()
+        .filter(|entry| entry.tag32(endian).map(i64::from) == Some(object::elf::DT_NEEDED.0))
+        .filter_map(|entry| entry.string(endian, strings).ok())
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect()
+}
+
+/// Facts by file, so that each is read once.
+#[derive(Debug, Default)]
+pub struct ElfCache(HashMap<(FileId, bool), Option<Arc<ElfFacts>>>);
+
+/// Files that are remembered.
+const FILES_MAX: usize = 4096;
+
+impl ElfCache {
+    /// What a file tells; `None`: nothing.
+    pub fn facts(&mut self, file: &File, symbols: bool) -> Option<Arc<ElfFacts>> {
+        let id = FileId::of(file)?;
+        if self.0.len() >= FILES_MAX {
+            self.0.clear();
+        }
+        self.0.entry((id, symbols)).or_insert_with(|| ElfFacts::read(file, symbols).map(Arc::new)).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+
+    use super::{ElfFacts, Segment};
+
+    #[test]
+    fn our_own_program_is_read() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let facts = ElfFacts::read(&file, true).unwrap();
+        assert!(!facts.segments.is_empty());
+        assert!(facts.needed.iter().any(|name| name.starts_with("libc")), "{:?}", facts.needed);
+        assert_eq!(facts.python_runtime, None);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        for bytes in [&b""[..], b"\x7fELF", &own[..100], &[0xff; 4096]] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            let _ = ElfFacts::read(&file, true);
+        }
+    }
+
+    #[test]
+    fn a_bias_comes_from_any_mapping_of_a_segment() {
+        let facts = ElfFacts {
+            segments: vec![Segment { file_offset: 0x1234, file_size: 0x5000, address: 0x40_2234 }],
+            ..ElfFacts::default()
+        };
+        assert_eq!(facts.bias(0x7f00_0000_1000, 0x1000), Some(0x7f00_0000_1000 - 0x40_2000));
+        assert_eq!(facts.bias(0x7f00_0000_3000, 0x3000), Some(0x7f00_0000_3000 - 0x40_4000));
+        assert_eq!(facts.bias(0x1000, 0x9000), None);
+        let shared_page = ElfFacts {
+            segments: vec![
+                Segment { file_offset: 0, file_size: 0x158e8, address: 0 },
+                Segment { file_offset: 0x158f0, file_size: 0x4_2000, address: 0x168f0 },
+            ],
+            ..ElfFacts::default()
+        };
+        assert_eq!(shared_page.bias(0x5500_0001_6000, 0x1_5000), Some(0x5500_0000_0000));
+        assert_eq!(facts.file_offset(0x40_2334), Some(0x1334));
+        assert_eq!(facts.address_of(0x1334), Some(0x40_2334));
+    }
+}

@@ -1,0 +1,55 @@
+//! Stacks as the kernel took them → frames with names. Two halves: the front runs on the thread that empties the ring
+//! buffer and does only what cannot wait (a process may be gone a moment later); the namer has a thread of its own,
+//! because reading debug information may take long. Reads only, never stops or writes to a process.
+//!
+//! ```text
+//! maps      what is mapped where in a process      elf      what a file tells of itself, once per file
+//! modules   both together: address → file and offset, files kept open
+//! python    CPython: is it one, where is its state, what do its code objects say
+//! native    unwinding and naming compiled code
+//! merge     interpreter frames in the place of the native frames that run them
+//! namer     the thread
+//! ```
+
+pub mod elf;
+pub mod front;
+pub mod maps;
+pub mod merge;
+pub mod modules;
+pub mod namer;
+pub mod native;
+pub mod python;
+pub mod record;
+
+use portchurn_common::stack::Interpreter;
+
+use crate::symbolize::elf::ElfFacts;
+use crate::symbolize::modules::Modules;
+
+/// What looking for an interpreter in a process came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attach {
+    /// This process runs none of this kind.
+    Absent,
+    /// It will, but is not complete yet.
+    Later,
+    /// It does, like this.
+    Found(Box<Interpreter>),
+    /// It does, but it cannot be walked: why.
+    Refused(String),
+}
+
+/// A language whose frames the kernel side can walk.
+pub trait Unwinder: Sync {
+    /// Name of the language.
+    fn name(&self) -> &'static str;
+
+    /// Whether a file is, or loads, this interpreter.
+    fn recognise(&self, file: &ElfFacts) -> bool;
+
+    /// Where the interpreter's state lies in a process.
+    fn attach(&self, modules: &Modules) -> Attach;
+}
+
+/// Every language.
+pub const UNWINDERS: &[&dyn Unwinder] = &[&python::Python];

@@ -1,0 +1,251 @@
+//! The thread that names stacks. Results come out in the order of the jobs; a marker tells when everything before it is
+//! done.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use portchurn_common::histogram::{BUCKETS, bucket, quantile_us};
+use portchurn_common::stack::{CodeFrame, WalkEnd, stack_flag};
+
+use crate::model::sample::{Frame, Language, Stack};
+use crate::symbolize::front::{Front, Refusals};
+use crate::symbolize::merge::{Runs, merge};
+use crate::symbolize::modules::Modules;
+use crate::symbolize::native::{End, Native};
+use crate::symbolize::python::lines::line;
+use crate::symbolize::record::{RawCode, RawStack};
+
+/// Work for the thread.
+pub enum Job {
+    /// A code object.
+    Code(Box<RawCode>),
+    /// A stack, and the modules of its process at that moment.
+    Stack(Box<RawStack>, Option<Arc<Modules>>),
+    /// Answer when everything before is done.
+    Marker,
+}
+
+/// What comes back.
+enum Done {
+    Stack(Box<Stack>, Duration),
+    Marker,
+}
+
+/// The handle: what was named, and what it cost.
+pub struct Namer {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    refusals: Refusals,
+    named: Vec<Stack>,
+    cost: Cost,
+}
+
+/// What naming has cost since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Stacks.
+    pub stacks: u64,
+    /// The longest. Microseconds.
+    pub max_us: u64,
+    histogram: [u64; BUCKETS],
+}
+
+impl Cost {
+    fn note(&mut self, took: Duration) {
+        let took_us = took.as_micros().try_into().unwrap_or(u32::MAX);
+        self.stacks += 1;
+        self.max_us = self.max_us.max(u64::from(took_us));
+        self.histogram[bucket(took_us)] += 1;
+    }
+
+    /// One of a hundred took this long or longer. Microseconds.
+    pub fn p99_us(&self) -> Option<u64> {
+        quantile_us(&self.histogram, 0.99, self.max_us)
+    }
+}
+
+impl Namer {
+    /// Starts the thread.
+    pub fn start() -> Result<Self> {
+        let (jobs, todo) = channel();
+        let (results, done) = channel();
+        let refusals = Refusals::default();
+        let mut worker = Worker { refusals: Arc::clone(&refusals), ..Worker::default() };
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(move || {
+                let mut native = Native::default();
+                while let Ok(job) = todo.recv() {
+                    if worker.run(job, &mut native, &results).is_none() {
+                        break;
+                    }
+                }
+            })
+            .context("start the thread for names")?;
+        Ok(Self { jobs, done, refusals, named: Vec::new(), cost: Cost::default() })
+    }
+
+    /// The front half, for the thread that takes records.
+    pub fn front(&self) -> Front {
+        Front::new(self.jobs.clone(), Arc::clone(&self.refusals))
+    }
+
+    /// What was named since the last call.
+    pub fn take(&mut self) -> Vec<Stack> {
+        while let Ok(done) = self.done.try_recv() {
+            self.note(done);
+        }
+        std::mem::take(&mut self.named)
+    }
+
+    /// What it has cost.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// Waits until everything that was sent is named.
+    pub fn settle(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        if self.jobs.send(Job::Marker).is_err() {
+            return;
+        }
+        while let Ok(done) = self.done.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if self.note(done) {
+                return;
+            }
+        }
+    }
+
+    /// Whether it was the marker.
+    fn note(&mut self, done: Done) -> bool {
+        match done {
+            Done::Stack(stack, took) => {
+                self.named.push(*stack);
+                self.cost.note(took);
+                false
+            }
+            Done::Marker => true,
+        }
+    }
+}
+
+/// Code objects that are kept: more than the kernel side remembers having sent.
+const CODES_MAX: usize = 65_536;
+
+#[derive(Default)]
+struct Worker {
+    codes: HashMap<(u64, u64, u32), Arc<RawCode>>,
+    refusals: Refusals,
+}
+
+impl Worker {
+    fn run(&mut self, job: Job, native: &mut Native, results: &Sender<Done>) -> Option<()> {
+        match job {
+            Job::Code(code) => {
+                if self.codes.len() >= CODES_MAX {
+                    self.codes.clear();
+                }
+                self.codes.insert((code.image, code.code, code.check), Arc::from(code));
+            }
+            Job::Stack(stack, modules) => {
+                let start = Instant::now();
+                let named = self.name(&stack, modules.as_ref(), native);
+                results.send(Done::Stack(Box::new(named), start.elapsed())).ok()?;
+            }
+            Job::Marker => results.send(Done::Marker).ok()?,
+        }
+        Some(())
+    }
+
+    fn name(&self, stack: &RawStack, modules: Option<&Arc<Modules>>, native: &mut Native) -> Stack {
+        let runs = self.runs(stack);
+        let (below, end) = match modules {
+            Some(modules) if !stack.stack.is_empty() => native.resolve(stack, modules),
+            _ => (Vec::new(), End::Complete),
+        };
+        let note = self.note(stack, modules, end);
+        let frames = if runs.is_empty() { below } else { merge(below, runs) };
+        Stack { id: stack.site.stack, frames, note }
+    }
+
+    fn runs(&self, stack: &RawStack) -> Runs {
+        let mut runs = Vec::new();
+        let mut run = Vec::new();
+        for frame in &stack.frames {
+            let code = self.codes.get(&(stack.image, frame.code, frame.check & !1));
+            if !code.is_some_and(|code| is_trampoline(code)) {
+                run.push(python_frame(code.map(|code| &**code), frame));
+            }
+            // Up to 3.10 the interpreter's loop is entered anew for each frame.
+            let is_entry = frame.check & 1 != 0 || code.is_some_and(|code| code.version <= 0x30a);
+            if is_entry {
+                runs.push(std::mem::take(&mut run));
+            }
+        }
+        if !run.is_empty() {
+            runs.push(run);
+        }
+        runs
+    }
+
+    fn note(&self, stack: &RawStack, modules: Option<&Arc<Modules>>, end: End) -> Option<String> {
+        if stack.flags & stack_flag::FRAMES_TRUNCATED != 0 {
+            return Some("cut off: more than 128 Python frames".to_owned());
+        }
+        if !stack.frames.is_empty() {
+            return None;
+        }
+        let refused = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&stack.tgid).cloned();
+        if let Some(reason) = refused {
+            return Some(reason);
+        }
+        match stack.walk_end {
+            WalkEnd::NoThreadState | WalkEnd::NoFrame if stack.flags & stack_flag::INTERPRETER != 0 => {
+                return Some("not a thread of the interpreter".to_owned());
+            }
+            WalkEnd::Unreadable => return Some("interpreter frames could not be read".to_owned()),
+            _ => {}
+        }
+        let runs_python = modules
+            .is_some_and(|modules| modules.list.iter().any(|module| module.facts.python_runtime.is_some()));
+        if runs_python {
+            return Some("interpreter not yet known: too soon after its start".to_owned());
+        }
+        match end {
+            End::Truncated => Some("cut off: the stack is longer than the copy".to_owned()),
+            End::Lost => Some("cut off: code without information on its frames".to_owned()),
+            End::Complete if modules.is_none() => {
+                Some("the process was gone before its files could be opened".to_owned())
+            }
+            End::Complete => None,
+        }
+    }
+}
+
+/// Code of the interpreter's own between a class and its `__init__` (3.12 and later); Python does not show it either.
+fn is_trampoline(code: &RawCode) -> bool {
+    code.first_line == 0 && code.file == "__init__" && code.name == "__init__"
+}
+
+fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
+    let Some(code) = code else {
+        return Frame {
+            function: format!("(code object {:#x})", frame.code),
+            file: None,
+            line: None,
+            module: None,
+            language: Language::Python,
+        };
+    };
+    let found = line(code.version, code.first_line, &code.table, frame.position);
+    Frame {
+        function: code.name.clone(),
+        file: Some(code.file.clone()),
+        line: found.or((!code.table_is_cut).then_some(code.first_line)),
+        module: None,
+        language: Language::Python,
+    }
+}

@@ -1,0 +1,279 @@
+//! Compiled code: from registers and a copy of the stack to addresses (framehop), from addresses to names (blazesym, on
+//! places in files that are kept open). What has no name gets its module and offset; no frame is dropped.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
+use framehop::x86_64::{CacheX86_64, Reg, UnwindRegsX86_64, UnwinderX86_64};
+use framehop::{ExplicitModuleSectionInfo, FrameAddress, Unwinder as _};
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
+
+use crate::model::sample::{Frame, Language};
+use crate::symbolize::elf::FileId;
+use crate::symbolize::modules::{Module, Modules};
+use crate::symbolize::record::RawStack;
+
+/// Frames beyond are cut off.
+const FRAMES_MAX: usize = 256;
+/// Files whose sections are kept.
+const FILES_MAX: usize = 1024;
+/// The longest section that is read. Bytes.
+const SECTION_MAX: u64 = 64 << 20;
+
+/// Where each register that matters lies in `struct pt_regs` of x86-64.
+const REGISTERS: &[(Reg, usize)] = &[
+    (Reg::R15, 0),
+    (Reg::R14, 1),
+    (Reg::R13, 2),
+    (Reg::R12, 3),
+    (Reg::RBX, 5),
+    (Reg::R11, 6),
+    (Reg::R10, 7),
+    (Reg::R9, 8),
+    (Reg::R8, 9),
+    (Reg::RAX, 10),
+    (Reg::RCX, 11),
+    (Reg::RDX, 12),
+    (Reg::RSI, 13),
+    (Reg::RDI, 14),
+];
+const RBP: usize = 4;
+const RIP: usize = 16;
+const RSP: usize = 19;
+
+/// Sections of a file that unwinding needs.
+#[derive(Clone, Default)]
+struct Sections {
+    text: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
+    got: Option<std::ops::Range<u64>>,
+    eh_frame: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
+    eh_frame_hdr: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
+    debug_frame: Option<Arc<[u8]>>,
+}
+
+impl Sections {
+    fn read(file: &File) -> Option<Self> {
+        let cache = ReadCache::new(file);
+        let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
+        let range = |name: &str| {
+            let section = elf.section_by_name(name)?;
+            Some(section.address()..section.address().checked_add(section.size())?)
+        };
+        let data = |name: &str| -> Option<Arc<[u8]>> {
+            let section = elf.section_by_name(name).filter(|section| section.size() <= SECTION_MAX)?;
+            Some(Arc::from(&*section.uncompressed_data().ok()?))
+        };
+        let both = |name: &str| Some((range(name)?, data(name)?));
+        Some(Self {
+            text: both(".text"),
+            got: range(".got"),
+            eh_frame: both(".eh_frame"),
+            eh_frame_hdr: both(".eh_frame_hdr"),
+            debug_frame: data(".debug_frame"),
+        })
+    }
+
+    fn info(&self) -> ExplicitModuleSectionInfo<Arc<[u8]>> {
+        let split = |section: &Option<(std::ops::Range<u64>, Arc<[u8]>)>| {
+            (
+                section.as_ref().map(|(range, _)| range.clone()),
+                section.as_ref().map(|(_, data)| Arc::clone(data)),
+            )
+        };
+        let (text_svma, text) = split(&self.text);
+        let (eh_frame_svma, eh_frame) = split(&self.eh_frame);
+        let (eh_frame_hdr_svma, eh_frame_hdr) = split(&self.eh_frame_hdr);
+        ExplicitModuleSectionInfo {
+            text_svma,
+            text,
+            got_svma: self.got.clone(),
+            eh_frame_svma,
+            eh_frame,
+            eh_frame_hdr_svma,
+            eh_frame_hdr,
+            debug_frame: self.debug_frame.clone(),
+            ..ExplicitModuleSectionInfo::default()
+        }
+    }
+}
+
+/// How an unwinding ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// At the outermost frame.
+    Complete,
+    /// Beyond the copy.
+    Truncated,
+    /// In code that tells nothing of its frames.
+    Lost,
+}
+
+/// The process whose stack was unwound last.
+type Process = (Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
+
+/// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
+pub struct Native {
+    sections: HashMap<FileId, Sections>,
+    process: Option<Process>,
+    symbolizer: Symbolizer,
+    names: HashMap<(FileId, u64), Arc<[Frame]>>,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self {
+            sections: HashMap::new(),
+            process: None,
+            symbolizer: Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build(),
+            names: HashMap::new(),
+        }
+    }
+}
+
+impl Native {
+    /// Unwinds and names a stack. Innermost first.
+    pub fn resolve(&mut self, stack: &RawStack, modules: &Arc<Modules>) -> (Vec<Frame>, End) {
+        let (addresses, end) = self.unwind(stack, modules);
+        let mut frames = Vec::new();
+        for (index, address) in addresses.into_iter().enumerate() {
+            // A return address is the one after the call.
+            let lookup = if index == 0 { address } else { address.saturating_sub(1) };
+            match modules.find(lookup) {
+                Some(module) => frames.extend(self.name(module, lookup).iter().cloned()),
+                None => frames.push(unknown(address)),
+            }
+        }
+        (frames, end)
+    }
+
+    fn unwind(&mut self, stack: &RawStack, modules: &Arc<Modules>) -> (Vec<u64>, End) {
+        let Some((_, unwinder, cache)) = self.unwinder(modules) else { return (Vec::new(), End::Lost) };
+        let words = &stack.registers;
+        let mut registers = UnwindRegsX86_64::new(words[RIP], words[RSP], words[RBP]);
+        for (register, index) in REGISTERS {
+            registers.set(*register, words[*index]);
+        }
+        let base = words[RSP];
+        let mut beyond = false;
+        let mut read = |address: u64| {
+            let at = address.checked_sub(base).and_then(|at| usize::try_from(at).ok()).ok_or(())?;
+            let Some(bytes) = at.checked_add(8).and_then(|end| stack.stack.get(at..end)) else {
+                beyond = true;
+                return Err(());
+            };
+            Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| ())?))
+        };
+        let mut addresses = Vec::new();
+        let mut frames = unwinder.iter_frames(words[RIP], registers, cache, &mut read);
+        let end = loop {
+            match frames.next() {
+                Ok(Some(FrameAddress::InstructionPointer(address))) => addresses.push(address),
+                Ok(Some(FrameAddress::ReturnAddress(address))) => addresses.push(address.get()),
+                Ok(None) => break End::Complete,
+                Err(err) => {
+                    log::debug!(
+                        "unwinding of process {} ended at {:x?}: {err}",
+                        modules.tgid,
+                        addresses.last()
+                    );
+                    break End::Lost;
+                }
+            }
+            if addresses.len() >= FRAMES_MAX {
+                break End::Truncated;
+            }
+        };
+        let was_cut = stack.flags & portchurn_common::stack::stack_flag::STACK_TRUNCATED != 0;
+        if end == End::Lost && beyond && was_cut { (addresses, End::Truncated) } else { (addresses, end) }
+    }
+
+    fn unwinder(&mut self, modules: &Arc<Modules>) -> Option<&mut Process> {
+        let is_current = self.process.as_ref().is_some_and(|(current, ..)| Arc::ptr_eq(current, modules));
+        if !is_current {
+            let mut unwinder = UnwinderX86_64::new();
+            for module in &modules.list {
+                let info = self.sections_of(module).info();
+                let range = module.addresses.clone();
+                unwinder.add_module(framehop::Module::new(module.path.clone(), range, module.bias, info));
+            }
+            self.process = Some((Arc::clone(modules), unwinder, CacheX86_64::new()));
+        }
+        self.process.as_mut()
+    }
+
+    fn sections_of(&mut self, module: &Module) -> &Sections {
+        if self.sections.len() >= FILES_MAX {
+            self.sections.clear();
+        }
+        self.sections.entry(module.id).or_insert_with(|| Sections::read(&module.file).unwrap_or_default())
+    }
+
+    /// The function at an address, and those that were inlined there. Innermost first.
+    fn name(&mut self, module: &Module, address: u64) -> Arc<[Frame]> {
+        let Some(offset) = module.file_offset(address) else { return Arc::from([unknown(address)]) };
+        if let Some(known) = self.names.get(&(module.id, offset)) {
+            return Arc::clone(known);
+        }
+        let path = format!("/proc/self/fd/{}", module.file.as_raw_fd());
+        let source = Source::Elf(Elf::new(path));
+        let found = self.symbolizer.symbolize_single(&source, Input::FileOffset(offset));
+        let frames: Arc<[Frame]> = match found {
+            Ok(Symbolized::Sym(symbol)) => Arc::from(frames_of(&symbol, module)),
+            _ => Arc::from([nameless(module, offset)]),
+        };
+        if self.names.len() > NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert((module.id, offset), Arc::clone(&frames));
+        frames
+    }
+}
+
+/// Places in files whose names are kept.
+const NAMES_MAX: usize = 65_536;
+
+fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
+    let place = |code: Option<&blazesym::symbolize::CodeInfo<'_>>| match code {
+        Some(code) => (Some(code.to_path().to_string_lossy().into_owned()), code.line),
+        None => (None, None),
+    };
+    let frame = |function: &str, (file, line): (Option<String>, Option<u32>)| Frame {
+        function: function.to_owned(),
+        file,
+        line,
+        module: Some(module.path.clone()),
+        language: Language::Native,
+    };
+    let inlined =
+        symbol.inlined.iter().rev().map(|inlined| frame(&inlined.name, place(inlined.code_info.as_ref())));
+    let mut frames: Vec<_> = inlined.collect();
+    frames.push(frame(&symbol.name, place(symbol.code_info.as_deref())));
+    frames
+}
+
+/// `libfoo.so+0x1234`: as much as a stripped file allows, and enough to find the name later.
+fn nameless(module: &Module, offset: u64) -> Frame {
+    let address = module.facts.address_of(offset).unwrap_or(offset);
+    Frame {
+        function: format!("{}+{address:#x}", module.name()),
+        file: None,
+        line: None,
+        module: Some(module.path.clone()),
+        language: Language::Native,
+    }
+}
+
+fn unknown(address: u64) -> Frame {
+    Frame {
+        function: format!("{address:#x}"),
+        file: None,
+        line: None,
+        module: None,
+        language: Language::Native,
+    }
+}
