@@ -15,6 +15,7 @@
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod budget;
 pub mod conn;
 pub mod counters;
 pub mod flow;

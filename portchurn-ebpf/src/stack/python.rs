@@ -3,7 +3,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user as read_user_bytes, bpf_ringbuf_output};
 use portchurn_common::loss::Loss;
 use portchurn_common::settings::UNKNOWN;
@@ -14,6 +13,7 @@ use portchurn_common::stack::{
 
 use crate::kernel::{Access, Probe};
 use crate::maps::{CODES, CodeKey, STACKS, Scratch};
+use crate::stack::read;
 use crate::{emit, setting};
 
 /// Thread states that are looked at when they must be searched for.
@@ -35,12 +35,6 @@ const TEXT_LEN: u64 = 16;
 pub struct Walked {
     pub end: WalkEnd,
     pub hash: u64,
-}
-
-#[inline(always)]
-fn read<T: Copy>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user(address as *const T) }.ok()
 }
 
 /// Walks the frames of the current thread into the record of `scratch`.

@@ -120,10 +120,13 @@ impl Usage {
     }
 
     /// Runs that the kernel skipped because the same processor was in one already, and that nobody made good, since
-    /// the attach.
+    /// the attach. Where a second program looks, only what both missed is lost: at most as much as either missed.
     pub fn nested(&self) -> u64 {
-        let alone = self.programs.iter().filter(|program| program.again.is_none());
-        let now: u64 = alone.map(|program| program_stats(program.fd).nested).sum();
+        let missed = |program: &Program| {
+            let first = program_stats(program.fd).nested;
+            program.again.map_or(first, |again| first.min(program_stats(again).nested))
+        };
+        let now: u64 = self.programs.iter().map(missed).sum();
         now.saturating_sub(self.nested_at_start)
     }
 }

@@ -26,6 +26,8 @@ pub mod tui;
 pub mod view;
 
 #[cfg(test)]
+mod lists_tests;
+#[cfg(test)]
 mod sample;
 
 pub use json::document as json_document;
