@@ -228,8 +228,10 @@ fn refusal(hook: &str, tier: &str) -> Result<Option<String>> {
     if output.status.success() && is_attached {
         return Ok(None);
     }
-    let reasons: Vec<_> = found.hooks.into_iter().filter_map(|hook| hook.reason).collect();
-    Ok(Some(reasons.join("; ").replace('\n', " ")))
+    let reasons = found.hooks.into_iter().filter_map(|hook| hook.reason);
+    let first_lines: Vec<_> =
+        reasons.map(|reason| reason.lines().next().unwrap_or_default().to_owned()).collect();
+    Ok(Some(first_lines.join("; ")))
 }
 
 /// What `check` says of hooks.

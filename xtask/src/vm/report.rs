@@ -69,6 +69,9 @@ fn details(entry: &Entry) -> Vec<String> {
                 lines.push(format!("---- {label}: {} failed: {}", test.name, test.reason));
                 lines.extend(test.lines.iter().map(|line| format!("     {line}")));
             }
+            for test in verdict.tests.iter().filter(|test| test.outcome == Outcome::Skipped) {
+                lines.push(format!("SKIP {label}: {}: {}", test.name, test.reason));
+            }
             if let Some(cause) = &verdict.broken {
                 let during =
                     verdict.during.as_ref().map_or_else(String::new, |test| format!(" during {test}"));
