@@ -2,7 +2,7 @@
 //! knows them as constants: offsets from the running kernel's type information, sizes, and what is asked for.
 //! A branch on a setting that is off costs nothing: the verifier removes it.
 
-use crate::glob::PATTERN_LEN;
+use crate::glob::GlobMasks;
 
 /// An offset that the running kernel does not tell.
 pub const UNKNOWN: u32 = u32::MAX;
@@ -157,7 +157,7 @@ impl TracepointLayout {
 pub struct Filters {
     /// 1: only processes in `FILTER_TGIDS`.
     pub tgids: u32,
-    /// 1: only `comm` that matches `comm_glob`.
+    /// 1: only `comm` that matches `comm_glob` and `FILTER_COMM`.
     pub comm: u32,
     /// 1: connects only to ports in `FILTER_PORTS`.
     pub connect_ports: u32,
@@ -171,8 +171,8 @@ pub struct Filters {
     pub ip_version: u32,
     /// Only this network namespace; 0: all.
     pub netns: u32,
-    /// Pattern for `comm`, zero-padded.
-    pub comm_glob: [u8; PATTERN_LEN],
+    /// Pattern for `comm`.
+    pub comm_glob: GlobMasks,
 }
 
 impl Filters {
@@ -186,7 +186,7 @@ impl Filters {
         no_accepts: 0,
         ip_version: 0,
         netns: 0,
-        comm_glob: [0; PATTERN_LEN],
+        comm_glob: GlobMasks { star: 0, end: 0 },
     };
 }
 

@@ -5,11 +5,11 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, Role};
-use portchurn_common::glob;
+use portchurn_common::glob::GlobMasks;
 use portchurn_common::loss::Loss;
 use portchurn_common::settings::port_filter_key;
 
-use crate::maps::{CHURN, FILTER_PORTS, FILTER_TGIDS, FREE_KEYS, KEY_SLOTS, KEYS};
+use crate::maps::{CHURN, FILTER_COMM, FILTER_PORTS, FILTER_TGIDS, FREE_KEYS, KEY_SLOTS, KEYS};
 use crate::{atomic, emit, setting, who};
 
 /// The reference for `key`. Where the key names a process it must be the current one: this is when its identity is
@@ -98,8 +98,10 @@ fn passes_process_filters(key: &ChurnKey) -> bool {
         return false;
     }
     if setting!(filters.comm) != 0 {
-        let pattern = setting!(filters.comm_glob);
-        return glob::matches(&pattern, &who::current_comm());
+        let masks =
+            GlobMasks { star: setting!(filters.comm_glob.star), end: setting!(filters.comm_glob.end) };
+        let accept = |byte| FILTER_COMM.get(u32::from(byte)).copied().unwrap_or_default();
+        return masks.matches(&who::current_comm(), accept);
     }
     true
 }

@@ -46,7 +46,9 @@ pub fn on_state_change<S: Sock>(sock: &S, old: u8, new: u8) {
 #[inline(always)]
 pub fn make_good<S: Sock>(sock: &S, old: u8, new: u8) {
     let step = step(old, new);
-    if !matches!(step, Step::Connected | Step::ConnectFailed | Step::Accepted | Step::Closed) || !sock.is_tcp() {
+    if !matches!(step, Step::Connected | Step::ConnectFailed | Step::Accepted | Step::Closed)
+        || !sock.is_tcp()
+    {
         return;
     }
     let open = conns::find(sock.id(), S::COOKIES);

@@ -87,3 +87,7 @@ pub static FILTER_TGIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 /// `-D`, `-L`: ports to count, by `settings::port_filter_key`. Filled by user space before the attach.
 #[map]
 pub static FILTER_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+
+/// `-c`: for each byte, the parts of the pattern that match it. Filled by user space before the attach.
+#[map]
+pub static FILTER_COMM: Array<u32> = Array::with_max_entries(256, 0);

@@ -63,9 +63,16 @@ impl TaskState {
         self.0 & PF_EXITING != 0
     }
 
-    /// Whether it is a kernel thread: MPTCP closes its subflows from one.
+    /// Whether it is a kernel thread: MPTCP closes its subflows from one. Where the flags cannot be read, its name
+    /// tells.
     #[inline(always)]
     pub fn is_kernel_thread(self) -> bool {
+        if setting!(offsets.task_flags) == UNKNOWN {
+            let comm = aya_ebpf::helpers::bpf_get_current_comm().unwrap_or_default();
+            return u64::from_ne_bytes([
+                comm[0], comm[1], comm[2], comm[3], comm[4], comm[5], comm[6], comm[7],
+            ]) == u64::from_ne_bytes(*b"kworker/");
+        }
         self.0 & PF_KTHREAD != 0
     }
 }

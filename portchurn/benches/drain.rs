@@ -15,6 +15,7 @@ fn loaded(keys: u32) -> Option<Loaded> {
     let options = Options {
         filters: Filters::NONE,
         filter_tgids: Vec::new(),
+        filter_comm: None,
         filter_ports: Vec::new(),
         trace: false,
         forced: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use portchurn_common::flow::Role;
-use portchurn_common::glob::PATTERN_LEN;
+use portchurn_common::glob::{Glob, PATTERN_LEN};
 use portchurn_common::settings::{Filters, port_filter_key};
 
 use crate::commands::Usage;
@@ -103,6 +103,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
     Ok(Options {
         filters: kernel_filters(select),
         filter_tgids: select.pids.clone(),
+        filter_comm: select.comm.as_deref().and_then(Glob::new),
         filter_ports: port_filters(select),
         trace,
         forced: tracer.attach.clone(),
@@ -113,10 +114,8 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
 }
 
 fn kernel_filters(select: &SelectArgs) -> Filters {
-    let mut comm_glob = [0; PATTERN_LEN];
-    if let Some(glob) = &select.comm {
-        comm_glob[..glob.len()].copy_from_slice(glob.as_bytes());
-    }
+    let comm_glob =
+        select.comm.as_deref().and_then(Glob::new).map_or(Filters::NONE.comm_glob, |glob| glob.masks);
     let (by_dport, by_lport) = (!select.dports.is_empty(), !select.lports.is_empty());
     Filters {
         tgids: u32::from(!select.pids.is_empty()),
@@ -169,13 +168,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_glob(text: &str) -> Result<String, String> {
-    if text.len() >= PATTERN_LEN {
-        return Err(format!("at most {} bytes", PATTERN_LEN - 1));
+    match Glob::new(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("must have 1 to {PATTERN_LEN} bytes")),
     }
-    if text.is_empty() {
-        return Err("an empty name matches nothing".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 /// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.

@@ -104,6 +104,9 @@ impl Collector {
         if settings.cookies != 0 {
             let processes = seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, &sizes, options)?;
             for process in processes {
+                // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
+                let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
+                this.introduced.insert(key, 1, 0).context("note a process from before the attach")?;
                 this.note_process(process, 0);
             }
         }

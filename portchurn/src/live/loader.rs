@@ -2,9 +2,10 @@
 //! kernel's answer; it never guesses from a version. Nothing is pinned: when the process ends, all is gone.
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::HashMap;
+use aya::maps::{Array, HashMap};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
+use portchurn_common::glob::Glob;
 use portchurn_common::settings::{Filters, Offsets, Registers, Settings, TracepointLayout};
 
 use crate::live::btf::KernelTypes;
@@ -23,6 +24,8 @@ pub struct Options {
     pub filters: Filters,
     /// `-p`.
     pub filter_tgids: Vec<u32>,
+    /// `-c`.
+    pub filter_comm: Option<Glob>,
     /// `-D`, `-L`: keys of `settings::port_filter_key`.
     pub filter_ports: Vec<u32>,
     /// Send one record for each event.
@@ -170,6 +173,13 @@ fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
         for key in keys {
             map.insert(key, 1, 0).with_context(|| format!("fill {name}"))?;
+        }
+    }
+    if let Some(glob) = &options.filter_comm {
+        let map = ebpf.map_mut("FILTER_COMM").context("the BPF object has no map FILTER_COMM")?;
+        let mut map: Array<_, u32> = Array::try_from(map)?;
+        for (byte, parts) in (0..).zip(glob.accept) {
+            map.set(byte, parts, 0).context("fill FILTER_COMM")?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use portchurn_common::conn::{CLOSED, Conn, PROBES, flag};
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
-use portchurn_common::glob::{self, COMM_LEN};
+use portchurn_common::glob::COMM_LEN;
 use portchurn_common::settings::port_filter_key;
 use portchurn_common::tcp::TcpState;
 
@@ -227,7 +227,8 @@ impl Seeder<'_> {
         let is_wanted_port =
             by_port == 0 || self.options.filter_ports.contains(&port_filter_key(role, key.port));
         let is_wanted_process = filters.tgids == 0 || self.options.filter_tgids.contains(&key.tgid);
-        let is_wanted_name = filters.comm == 0 || glob::matches(&filters.comm_glob, &self.comm(key.tgid));
+        let glob = self.options.filter_comm.as_ref();
+        let is_wanted_name = glob.is_none_or(|glob| glob.matches(&self.comm(key.tgid)));
         if excluded != 0 || !is_wanted_port || !is_wanted_process || !is_wanted_name {
             return None;
         }

@@ -33,7 +33,7 @@ pub fn programs(ledger: &Ledger, view: View) -> (Totals, Vec<Program>) {
     for (key, (entry, parts)) in ledger.programs() {
         let destinations = merged(&parts);
         add_all(&mut counts, &mut recent, &destinations, window);
-        if !destinations.is_empty() {
+        if destinations.values().any(Stats::is_used) {
             programs.push(program(key, entry, &destinations, window, view));
         }
     }
@@ -70,7 +70,7 @@ pub fn processes(ledger: &Ledger, view: View) -> Vec<ProcessStats> {
     let window = ledger.window();
     let mut processes: Vec<_> = ledger
         .processes()
-        .filter(|(_, entry)| !entry.destinations.is_empty())
+        .filter(|(_, entry)| entry.destinations.values().any(Stats::is_used))
         .map(|(id, entry)| process(*id, entry, window, view))
         .collect();
     processes.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.tgid.cmp(&b.tgid)));
@@ -138,8 +138,11 @@ fn positive(count: i64) -> u64 {
 const LISTED_MAX: usize = 1000;
 
 fn list(destinations: &Destinations, window: u64, view: View) -> Vec<Destination> {
-    let mut order: Vec<_> =
-        destinations.iter().map(|(key, stats)| (activity(stats, window), key, stats)).collect();
+    let mut order: Vec<_> = destinations
+        .iter()
+        .filter(|(_, stats)| stats.is_used())
+        .map(|(key, stats)| (activity(stats, window), key, stats))
+        .collect();
     let quieter = |a: &(Activity, &DestinationKey, &Stats), b: &(Activity, &DestinationKey, &Stats)| {
         b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))
     };
