@@ -4,14 +4,14 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use portchurn_common::conn::flag;
 use portchurn_common::counters::Counters;
-use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
+use portchurn_common::flow::{ChurnKey, KeyRef, ListenKey, Role};
 use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
-use portchurn_common::loss::Loss;
 use portchurn_common::record::FlowEvent;
 use portchurn_common::tcp::{FailFacts, Step, TcpState, closed, failed, step};
 
 use crate::conns::{self, Found};
 use crate::keys::{self, add};
+use crate::listeners::{listen, unlisten, unowned};
 use crate::maps::{KEY_SLOTS, LISTENERS};
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
@@ -94,7 +94,6 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).closer_tgid = 0;
         (*conn).local_port = 0;
         (*conn).remote_port = key.port;
-        (*conn).address = Address::UNSPECIFIED;
         // Plain loads in the best tier; in the others a helper call that nobody would read the result of.
         let bound = if S::COOKIES && sock.local_port() != 0 { flag::BOUND } else { 0 };
         (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;
@@ -207,17 +206,6 @@ fn accepted<S: Sock>(sock: &S) {
         if setting!(trace) != 0 {
             emit::flow(sock, &*conn, FlowEvent::Accept, 0, now_ns);
         }
-    }
-}
-
-/// The key of a port whose owner is not known.
-#[inline(always)]
-fn unowned(listen_key: ListenKey) -> ChurnKey {
-    ChurnKey {
-        netns: listen_key.netns,
-        port: listen_key.port,
-        role: Role::Accept as u8,
-        ..ChurnKey::default()
     }
 }
 
@@ -369,47 +357,6 @@ unsafe fn record_duration(histogram: *mut Histogram, max_us: *mut u32, duration_
         add(histogram.cast::<u32>().add(core::hint::black_box(bucket(duration_us)) & 31), 1);
         if *max_us < duration_us {
             *max_us = duration_us;
-        }
-    }
-}
-
-#[inline(always)]
-fn listen<S: Sock>(sock: &S) {
-    let process = who::current::<S::Access>();
-    let listen_key = ListenKey { netns: sock.netns(), port: sock.local_port(), zero: 0 };
-    let key = ChurnKey { tgid: process.tgid, start_ns: process.start_ns, ..unowned(listen_key) };
-    let mut listener = Listener { key_ref: keys::intern(&key), tgid: process.tgid, sockets: 1 };
-    // A process that a filter excludes may hand its connections to one that is wanted.
-    if listener.key_ref == KeyRef::FILTERED && keys::has_process_filters() {
-        listener.tgid = 0;
-    }
-    match LISTENERS.get_ptr_mut(&listen_key) {
-        // SAFETY: points into the map.
-        Some(known) => unsafe {
-            add(&raw mut (*known).sockets, 1);
-            if (*known).tgid != listener.tgid {
-                (*known).tgid = 0;
-            }
-        },
-        None => {
-            if LISTENERS.insert(&listen_key, &listener, 0).is_err() {
-                emit::lose(Loss::ListenersFull);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn unlisten<S: Sock>(sock: &S) {
-    // The port was given back before the state changed.
-    let port = sock.last_local_port();
-    let listen_key = ListenKey { netns: sock.netns(), port, zero: 0 };
-    let Some(known) = LISTENERS.get_ptr_mut(&listen_key) else { return };
-    // SAFETY: points into the map.
-    unsafe {
-        add(&raw mut (*known).sockets, 1u32.wrapping_neg());
-        if core::ptr::read_volatile(&raw const (*known).sockets) == 0 {
-            let _ = LISTENERS.remove(&listen_key);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! hooks/      one file per kernel function: thin entry points, one for each tier
 //! lifecycle   the heart: a state change becomes counts
+//! listeners   who listens on which port
 //! kernel      reading kernel memory: directly where the verifier knows the type, else by helper
 //! sock        one socket, as each tier can see it
 //! who         the current process, and its identity for the user side
@@ -24,6 +25,7 @@ mod hooks;
 mod kernel;
 mod keys;
 mod lifecycle;
+mod listeners;
 mod maps;
 mod sock;
 mod who;

@@ -127,7 +127,7 @@ impl Asked {
 }
 
 fn text(answer: &Answer) -> String {
-    let local = answer.local_address.map_or("*".to_owned(), |address| bracketed(address));
+    let local = answer.local_address.map_or("*".to_owned(), bracketed);
     let arrow = if answer.role == "connect" { "->" } else { "<-" };
     let remote = bracketed(answer.remote_address);
     let verb = if answer.role == "connect" { "opened" } else { "accepted" };

@@ -93,11 +93,12 @@ impl SocketCount {
     pub fn add_holder(&mut self, socket: &Socket) {
         if socket.state == TcpState::Listen {
             self.listening.insert(socket.local_port);
-        } else if !socket.local.is_unspecified() && self.in_range(socket.local_port) {
-            if let Some(source) = self.source(socket.local) {
-                source.ports.insert(socket.local_port);
-                source.bound.insert(socket.local_port);
-            }
+        } else if !socket.local.is_unspecified()
+            && self.in_range(socket.local_port)
+            && let Some(source) = self.source(socket.local)
+        {
+            source.ports.insert(socket.local_port);
+            source.bound.insert(socket.local_port);
         }
         self.blocked.insert(socket.local_port);
     }
@@ -218,7 +219,7 @@ impl SocketCount {
         for tuple in &mut tuples {
             most_first(&mut tuple.holders);
         }
-        let bound_sources = self.sources.into_iter().filter(|(_, source)| source.bound.len() > 0);
+        let bound_sources = self.sources.into_iter().filter(|(_, source)| !source.bound.is_empty());
         let pools = bound_sources.map(|(address, source)| pool(address, source, &self.listening)).collect();
         NamespaceReading {
             netns: self.netns,

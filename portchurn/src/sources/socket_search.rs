@@ -32,7 +32,7 @@ pub fn living(query: &Query) -> Living {
         }
         match sockets_of(&namespace, query) {
             Ok(sockets) => {
-                found.extend(sockets.into_iter().map(|(socket, ours)| (namespace.inode, socket, ours)))
+                found.extend(sockets.into_iter().map(|(socket, ours)| (namespace.inode, socket, ours)));
             }
             Err(error) => living.unread.push((namespace.inode, format!("{error:#}"))),
         }
