@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use portchurn_common::counters::Counters;
-use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, Role};
+use portchurn_common::flow::{ChurnKey, KeyRef, Role};
 use portchurn_common::glob::GlobMasks;
 use portchurn_common::loss::Loss;
 use portchurn_common::settings::port_filter_key;
@@ -39,7 +39,10 @@ fn intern_new(key: &ChurnKey) -> KeyRef {
     if KEYS.insert(key, &key_ref, u64::from(BPF_NOEXIST)).is_ok() {
         if let Some(slot) = KEY_SLOTS.get_ptr_mut(key_ref.index()) {
             // SAFETY: the index is this processor's alone until the key is retired.
-            unsafe { *slot = KeySlot { key_ref, key: *key } };
+            unsafe {
+                (*slot).key_ref = key_ref;
+                (*slot).key = *key;
+            }
         }
         return key_ref;
     }

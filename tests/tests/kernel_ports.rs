@@ -6,7 +6,7 @@ use portchurn_tests::harness::programs::run_portchurn;
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
-use portchurn_tests::harness::{Alone, check};
+use portchurn_tests::harness::{Alone, check, skip};
 use serde_json::Value;
 
 const ADDRESS: &str = "10.77.0.2:7000";
@@ -36,6 +36,15 @@ fn exhausted(report: &Report, pid: u32) -> u64 {
     failed.filter(|by| by["tgid"] == pid).filter_map(|by| by["count"].as_u64()).sum()
 }
 
+/// A tracer that knows whose a TIME_WAIT is.
+fn start() -> Result<Tracer> {
+    let tracer = Tracer::start(&[])?;
+    match tracer.latest.attached("inet_sock_set_state") {
+        "tp_btf" => Ok(tracer),
+        other => Err(skip(format!("attached as {other}, which gives no cookie"))),
+    }
+}
+
 fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
     ensure!(found == expected, "{what}: {found}, should be {expected}");
     Ok(())
@@ -48,7 +57,7 @@ fn shares(reuse: u8, timestamps: u8) -> Result<()> {
     let reuse = format!("tcp_tw_reuse={reuse}");
     let timestamps = format!("tcp_timestamps={timestamps}");
     let cable = Cable::new(&["ip_local_port_range=40000 40999", &reuse, &timestamps])?;
-    let mut tracer = Tracer::start(&[])?;
+    let mut tracer = start()?;
     let _server = cable.server(ADDRESS, false)?;
     let mut ends = cable.churn(&cable.client, &["connect", ADDRESS, "41", "0"], &[])?;
     let one = ends.outcome()?;
@@ -91,7 +100,7 @@ fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them
         let settings =
             ["ip_local_port_range=40000 40099", "tcp_tw_reuse=0", "ip_local_reserved_ports=40010-40019"];
         let cable = Cable::new(&settings)?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = start()?;
         let _server = cable.server(ADDRESS, false)?;
         let mut hog = cable.churn(&cable.client, &["connect", ADDRESS, "61", "0", "stay"], &[])?;
         let held = hog.outcome()?;
@@ -128,7 +137,7 @@ fn resets_and_refusals_are_no_exhaustion() {
     check("resets_and_refusals_are_no_exhaustion", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = start()?;
         let _server = cable.server(ADDRESS, false)?;
         let mut aborts =
             cable.churn(&cable.client, &["connect", ADDRESS, "67", "0", "abort", "stay"], &[])?;
@@ -153,7 +162,7 @@ fn where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free() {
     check("where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40999", "tcp_tw_reuse=0"])?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = start()?;
         let server = cable.server(ADDRESS, true)?;
         let environment = [("CHURN_SERVER_FIRST", "1")];
         let mut client =
@@ -179,7 +188,7 @@ fn ports_bound_before_the_connect_are_a_pool_of_their_own() {
     check("ports_bound_before_the_connect_are_a_pool_of_their_own", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40029", "tcp_tw_reuse=0"])?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = start()?;
         let _server = cable.server(ADDRESS, false)?;
         let environment = [("CHURN_SOURCE", "10.77.0.1")];
         let mut client =
@@ -212,7 +221,7 @@ fn a_connection_is_known_by_its_port_also_after_its_end() {
     check("a_connection_is_known_by_its_port_also_after_its_end", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = start()?;
         let server = cable.server(ADDRESS, false)?;
         let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
         let outcome = client.outcome()?;

@@ -75,9 +75,9 @@ pub struct TracerArgs {
     /// Room for this many connections at a time [default: 131072, or twice what is open]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
-    /// Lines of code: none, of compiled programs only, or of interpreters, too
-    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
-    pub stack: Stack,
+    /// Lines of code: none, of compiled programs only, or of interpreters, too [default: off; auto in `sites`]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub stack: Option<Stack>,
     /// Code under this part of a path is the application's, whatever else it looks like
     #[arg(long, value_name = "PATH")]
     pub app_path: Vec<String>,
@@ -99,11 +99,11 @@ pub struct TracerArgs {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum Stack {
     /// None; costs nothing
+    #[default]
     Off,
     /// Compiled code
     Native,
     /// Compiled code and Python
-    #[default]
     Auto,
 }
 
@@ -144,7 +144,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         trace,
         forced: forced(tracer),
         no_btf: tracer.no_btf,
-        stacks: tracer.stack.into(),
+        stacks: tracer.stack.unwrap_or_default().into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
         max_cpu_ratio: tracer.max_cpu.map(|percent| f64::from(percent) / 100.0),
         copies: Copies::default(),
@@ -152,7 +152,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
             keys: tracer.max_keys,
             conns: tracer.max_connections,
             trace,
-            stacks: tracer.stack != Stack::Off,
+            stacks: tracer.stack.unwrap_or_default() != Stack::Off,
         },
         host: host()?,
     })
@@ -161,10 +161,11 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
 /// Without call sites their programs are not even loaded, unless one was asked for.
 fn forced(tracer: &TracerArgs) -> Vec<Forced> {
     let mut forced = Vec::new();
-    if tracer.stack != Stack::Auto {
+    let stack = tracer.stack.unwrap_or_default();
+    if stack != Stack::Auto {
         forced.push(Forced { hook: FORK, tier: None });
     }
-    if tracer.stack == Stack::Off {
+    if stack == Stack::Off {
         forced.push(Forced { hook: CALL_SITES, tier: None });
     }
     forced.extend(tracer.attach.iter().cloned());

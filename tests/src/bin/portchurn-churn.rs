@@ -2,6 +2,8 @@
 //! ports to run out in a network namespace of their own. Every connect waits for the accept of the one before it.
 #![expect(clippy::print_stdout, reason = "its output is what the tests read")]
 
+#![expect(clippy::print_stdout, reason = "it speaks to a test over stdout")]
+
 use std::io::{Read, Write, stdin, stdout};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
