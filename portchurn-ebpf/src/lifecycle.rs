@@ -4,18 +4,13 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use portchurn_common::conn::flag;
 use portchurn_common::counters::Counters;
-<<<<<<< HEAD
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Role};
-=======
-use portchurn_common::flow::{ChurnKey, KeyRef, ListenKey, Role};
->>>>>>> ports
 use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
 use portchurn_common::record::FlowEvent;
 use portchurn_common::tcp::{FailFacts, Step, TcpState, closed, failed, step};
 
 use crate::conns::{self, Found};
 use crate::keys::{self, add};
-use crate::listeners::{listen, unlisten, unowned};
 use crate::maps::{KEY_SLOTS, LISTENERS};
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
@@ -98,6 +93,7 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).closer_tgid = 0;
         (*conn).local_port = 0;
         (*conn).remote_port = key.port;
+        (*conn).address = Address::UNSPECIFIED;
         // Plain loads in the best tier; in the others a helper call that nobody would read the result of.
         let bound = if S::COOKIES && sock.local_port() != 0 { flag::BOUND } else { 0 };
         (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;

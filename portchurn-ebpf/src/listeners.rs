@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 //! Who listens on which port: the hint for connections that nobody has accepted yet. Process context.
-=======
-//! Who listens on which port: the hint for connections that nobody has accepted yet.
->>>>>>> ports
 
 use portchurn_common::flow::{ChurnKey, KeyRef, ListenKey, Listener, Role};
 use portchurn_common::loss::Loss;
@@ -23,10 +19,6 @@ pub fn unowned(listen_key: ListenKey) -> ChurnKey {
     }
 }
 
-<<<<<<< HEAD
-=======
-/// A port is listened on. Process context.
->>>>>>> ports
 #[inline(always)]
 pub fn listen<S: Sock>(sock: &S) {
     let process = who::current::<S::Access>();
@@ -53,10 +45,6 @@ pub fn listen<S: Sock>(sock: &S) {
     }
 }
 
-<<<<<<< HEAD
-=======
-/// It is not any more. Process context.
->>>>>>> ports
 #[inline(always)]
 pub fn unlisten<S: Sock>(sock: &S) {
     // The port was given back before the state changed.

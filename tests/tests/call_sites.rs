@@ -49,7 +49,18 @@ impl Tracer {
     fn start(port: u16, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let output = folder.join("snapshots.jsonl");
         let mut command = Command::new(portchurn()?);
-        command.args(["top", "-b", "--stack", "auto", "-o", "jsonl", "--interval", "200ms", "-D", &port.to_string()]);
+        command.args([
+            "top",
+            "-b",
+            "--stack",
+            "auto",
+            "-o",
+            "jsonl",
+            "--interval",
+            "200ms",
+            "-D",
+            &port.to_string(),
+        ]);
         command
             .args(arguments)
             .stdin(Stdio::null())
