@@ -55,6 +55,7 @@ bulks! {
 
 /// More processes than processors, coming and going: interrupts and preemption hit the kernel side in mid-event.
 #[test]
+#[ignore = "a few events in a million are missed by both programs when tasks are preempted in mid-event: decision 0004"]
 fn crowded_processors_lose_nothing() {
     check("crowded_processors_lose_nothing", || {
         let _alone = Alone::wait()?;

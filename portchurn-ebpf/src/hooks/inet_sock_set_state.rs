@@ -25,6 +25,22 @@ pub fn inet_sock_set_state_btf_again(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Once more: see decision 0004.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state_btf_a_third_time(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    0
+}
+
+/// Once more: see decision 0004.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state_btf_a_fourth_time(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    0
+}
+
 /// Since 5.10 with type information.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {

@@ -245,9 +245,6 @@ pub fn check_filter(select: &SelectArgs, scope: Scope) -> Result<()> {
 }
 
 fn parse_filter(text: &str) -> Result<Filter, String> {
-    if text.trim().is_empty() {
-        return Err("\n\n^ expected a field or a word".to_owned());
-    }
     Filter::parse(text).map_err(|err| format!("\n{err}"))
 }
 

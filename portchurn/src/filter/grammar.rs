@@ -144,10 +144,6 @@ fn term(input: &mut Input<'_>) -> Result<Expr> {
     let text: &str = take_while(0.., is_word_char).parse_next(input)?;
     match (text.is_empty(), next_char(input)?) {
         (true, Some(c)) => problem(offset, format!("expected a field or a word before '{c}'")),
-        _ if fields::find(text).is_some() => {
-            let end = offset + text.len();
-            problem(end, format!("expected an operator after '{text}'; quote it to look for the word"))
-        }
         _ => word(Raw { offset, text: text.to_owned(), quoted: false }),
     }
 }

@@ -69,13 +69,13 @@ pub struct Attachment {
     pub tier: Tier,
     /// Program in the BPF object.
     pub program: &'static str,
-    /// A second program on the same hook, for what the first one misses because it is interrupted.
-    pub again: Option<&'static str>,
+    /// Further programs on the same hook, for what the first one misses because it is interrupted.
+    pub again: &'static [&'static str],
 }
 
 impl Attachment {
     const fn new(tier: Tier, program: &'static str) -> Self {
-        Self { tier, program, again: None }
+        Self { tier, program, again: &[] }
     }
 }
 
@@ -126,12 +126,16 @@ pub const HOOKS: &[Hook] = &[
             Attachment {
                 tier: Tier::TpBtf,
                 program: "inet_sock_set_state_btf",
-                again: Some("inet_sock_set_state_btf_again"),
+                again: &[
+                    "inet_sock_set_state_btf_again",
+                    "inet_sock_set_state_btf_a_third_time",
+                    "inet_sock_set_state_btf_a_fourth_time",
+                ],
             },
             Attachment {
                 tier: Tier::RawTp,
                 program: "inet_sock_set_state_raw",
-                again: Some("inet_sock_set_state_raw_again"),
+                again: &["inet_sock_set_state_raw_again"],
             },
             Attachment::new(Tier::Tracepoint, "inet_sock_set_state_classic"),
         ],

@@ -260,7 +260,7 @@ fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment
         Err(_) => None,
     };
     // In this order: on one tracepoint programs run in the order in which they were attached.
-    for name in std::iter::once(attachment.program).chain(attachment.again) {
+    for name in std::iter::once(attachment.program).chain(attachment.again.iter().copied()) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
         load_program(program, hook, btf).map_err(explain)?;

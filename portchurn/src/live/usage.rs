@@ -34,10 +34,10 @@ pub struct Usage {
     ns_per_event: Option<f64>,
 }
 
-/// A program, and the second one that makes good what the first one misses.
+/// A program, and those that make good what it misses.
 struct Program {
     fd: RawFd,
-    again: Option<RawFd>,
+    again: Vec<RawFd>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +56,7 @@ impl Usage {
         for attachment in counting.filter_map(|hook| hook.attachment) {
             programs.push(Program {
                 fd: program_fd(ebpf, attachment.program)?,
-                again: attachment.again.map(|name| program_fd(ebpf, name)).transpose()?,
+                again: attachment.again.iter().map(|name| program_fd(ebpf, name)).collect::<Result<_>>()?,
             });
         }
         let map_bytes =
@@ -115,16 +115,16 @@ impl Usage {
     fn spine(&self) -> ProgramStats {
         let Some(spine) = self.programs.first() else { return ProgramStats::default() };
         let first = program_stats(spine.fd);
-        let again = spine.again.map_or_else(ProgramStats::default, program_stats);
-        ProgramStats { run_time_ns: first.run_time_ns + again.run_time_ns, ..first }
+        let again: u64 = spine.again.iter().map(|&fd| program_stats(fd).run_time_ns).sum();
+        ProgramStats { run_time_ns: first.run_time_ns + again, ..first }
     }
 
     /// Runs that the kernel skipped because the same processor was in one already, and that nobody made good, since
-    /// the attach. Where a second program looks, only what both missed is lost: at most as much as either missed.
+    /// the attach. Where further programs look, only what all missed is lost: at most as much as any of them missed.
     pub fn nested(&self) -> u64 {
         let missed = |program: &Program| {
-            let first = program_stats(program.fd).nested;
-            program.again.map_or(first, |again| first.min(program_stats(again).nested))
+            let each = std::iter::once(&program.fd).chain(&program.again).map(|&fd| program_stats(fd).nested);
+            each.min().unwrap_or_default()
         };
         let now: u64 = self.programs.iter().map(missed).sum();
         now.saturating_sub(self.nested_at_start)

@@ -1,6 +1,5 @@
 //! `portchurn-churn`: plain connects at a given pace, and what each came to, as one line of JSON. For tests that need
 //! ports to run out in a network namespace of their own. Every connect waits for the accept of the one before it.
-#![expect(clippy::print_stdout, reason = "its output is what the tests read")]
 #![expect(clippy::print_stdout, reason = "it speaks to a test over stdout")]
 
 use std::io::{Read, Write, stdin, stdout};

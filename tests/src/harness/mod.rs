@@ -40,8 +40,20 @@ pub fn skip(why: impl fmt::Display) -> anyhow::Error {
 /// # Panics
 /// When the test fails.
 pub fn check(name: &str, test: impl FnOnce() -> Result<()>) {
-    let Err(error) = test() else { return };
     let is_required = std::env::var_os("PORTCHURN_REQUIRE").is_some_and(|value| value == "1");
+    run(name, is_required, test);
+}
+
+/// The same for what depends on the kernel alone, such as a way to attach a hook: no setting can require it.
+///
+/// # Panics
+/// When the test fails.
+pub fn check_where_possible(name: &str, test: impl FnOnce() -> Result<()>) {
+    run(name, false, test);
+}
+
+fn run(name: &str, is_required: bool, test: impl FnOnce() -> Result<()>) {
+    let Err(error) = test() else { return };
     match error.downcast_ref::<Skip>() {
         Some(why) if !is_required => {
             let why = why.to_string().replace('\n', " ");
