@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::json;
 
+/// How long the server may take to accept.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -86,9 +89,10 @@ fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()>
 /// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close.
 fn one(address: SocketAddr, how: &How) -> std::io::Result<()> {
     let mut stream = if how.bind { bound(address)? } else { TcpStream::connect(address)? };
-    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    // A close before the byte was read would be a reset, which leaves no TIME_WAIT.
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut byte = [0];
-    let _ = stream.read(&mut byte);
+    stream.read_exact(&mut byte)?;
     if how.abort {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         // SAFETY: a valid socket, and a valid value of this size.
