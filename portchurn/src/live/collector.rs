@@ -22,7 +22,6 @@ use crate::live::records::{CgroupId, Record, decode};
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
-use crate::live::sizes::Sizes;
 use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
@@ -66,7 +65,6 @@ pub struct Collector {
     procfs: Procfs,
     reader: Option<Reader>,
     closed: Closed,
-    sizes: Sizes,
     settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
@@ -95,7 +93,7 @@ impl Collector {
             _ => None,
         };
         let mut this = Self {
-            closed: Closed::new(&ebpf, &sizes, keys.retired())?,
+            closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
             sites,
             stacks,
@@ -105,7 +103,6 @@ impl Collector {
             usage,
             procfs: Procfs::default(),
             reader: None,
-            sizes,
             settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
@@ -116,7 +113,8 @@ impl Collector {
             loaded: ebpf,
         };
         if settings.cookies != 0 {
-            let processes = seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, &sizes, options)?;
+            let processes =
+                seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
             for process in processes {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
@@ -145,8 +143,7 @@ impl Collector {
             (true, true) => Unowned::Filtered,
             (true, false) => Unowned::NotFollowed,
         };
-        let closed = Closed::new(&self.loaded, &self.sizes, self.keys.retired())?;
-        self.reader = Some(Reader::start(Owners::new(closed, otherwise))?);
+        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise))?);
         Ok(())
     }
 
