@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use portchurn_common::flow::Role;
 use portchurn_common::glob::{Glob, PATTERN_LEN};
 use portchurn_common::settings::{Filters, port_filter_key};
@@ -93,6 +94,15 @@ pub struct TracerArgs {
     /// As on a kernel without type information
     #[arg(long, hide = true)]
     pub no_btf: bool,
+}
+
+impl TracerArgs {
+    /// The command line that takes the same call sites.
+    pub fn command_line(&self, command: &str) -> String {
+        let stack = self.stack.filter(|stack| *stack != Stack::Off);
+        let name = stack.and_then(|stack| stack.to_possible_value());
+        name.map_or_else(|| command.to_owned(), |name| format!("{command} --stack {}", name.get_name()))
+    }
 }
 
 /// `--stack`.

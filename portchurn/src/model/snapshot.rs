@@ -84,10 +84,10 @@ pub struct Place {
 }
 
 impl CallSite {
-    /// Short: the line, the function and the share.
+    /// Short: the share, the line and the function; what matters most stands first, as the end may be cut away.
     pub fn label(&self) -> String {
         let place = self.culprit.as_ref().map(Place::to_string);
-        format!("{} {:.0}%", place.unwrap_or_default(), 100.0 * self.share)
+        format!("{:.0}% {}", 100.0 * self.share, place.unwrap_or_default())
     }
 }
 
