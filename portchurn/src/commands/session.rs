@@ -105,6 +105,11 @@ impl Session {
         })
     }
 
+    /// Whether call sites are taken.
+    pub fn takes_stacks(&self) -> bool {
+        self.collector.takes_stacks()
+    }
+
     /// Changes the interval from now on.
     pub fn set_interval(&mut self, interval: Duration) {
         self.ticks = every(interval);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use portchurn_common::loss::Loss;
+use portchurn_common::stack::At;
 
 use crate::model::budget::Exhaustion;
 use crate::model::churn::View;
@@ -14,7 +15,7 @@ use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
 use crate::model::sample::{OwnCost, ProcessId, Sample};
-use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
+use crate::model::snapshot::{CallSite, HookState, Lost, SCHEMA_VERSION, Snapshot};
 
 pub mod budget;
 pub mod churn;
@@ -130,6 +131,16 @@ impl Model {
     /// Connects that failed because no local port was left, the latest first.
     pub fn exhaustion(&self) -> Vec<Exhaustion> {
         self.exhaustions.snapshot(self.context.attached_ns)
+    }
+
+    /// Where in the code one event happened. `None`: its stack has no name yet; see [`Model::unread_site`].
+    pub fn passage(&self, at: At, stack: u64, counted: bool) -> Option<CallSite> {
+        site::passage(at, stack, counted, self.ledger.stacks(), &self.context.culprits)
+    }
+
+    /// What is said of an event whose stack does not get a name.
+    pub fn unread_site(&self, at: At) -> CallSite {
+        site::unread(at, &self.context.culprits)
     }
 
     /// Everything that can be shown, at this moment.

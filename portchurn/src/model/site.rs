@@ -193,6 +193,29 @@ pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, opens: u64, clo
     list
 }
 
+/// One single passage, for `trace`. `None`: its stack has no name (yet).
+pub fn passage(at: At, id: u64, counted: bool, stacks: &Stacks, rules: &Rules) -> Option<CallSite> {
+    let variants = stacks.of(id);
+    let group = match variants.first() {
+        None if id < STACK_FIRST => Group::of_note(note_of(id), SiteStats { count: 1, counted: true }),
+        None => return None,
+        // Of several stacks under one fingerprint it is not known which this was.
+        Some(variant) => Group {
+            frames: Some(Arc::clone(&variant.stack)),
+            count: 1,
+            read: 0,
+            counted,
+            note: variant.stack.note.clone(),
+        },
+    };
+    Some(group.into_site(at, 1, rules))
+}
+
+/// A passage whose stack was not read in time.
+pub fn unread(at: At, rules: &Rules) -> CallSite {
+    Group::of_note(UNREAD, SiteStats { count: 1, counted: true }).into_site(at, 1, rules)
+}
+
 const NOT_TAKEN: &str = "no stack was taken";
 const NOT_OURS: &str = "ended by the peer, or by a process that was not seen closing";
 const UNREAD: &str = "not read: over the budget for copies of stacks, or the process was gone";

@@ -102,7 +102,8 @@ impl fmt::Display for Place {
     }
 }
 
-fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Frames as JSON has them.
+pub(crate) fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Row<'a> {
         function: &'a str,
