@@ -173,6 +173,7 @@ impl Model {
                 stacks_named: self.own_cost.stacks_named,
                 naming_p99_us: self.own_cost.naming_p99_us,
                 naming_max_us: self.own_cost.naming_max_us,
+                stack_effort: self.own_cost.stack_effort,
             },
         }
     }

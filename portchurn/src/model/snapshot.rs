@@ -342,4 +342,6 @@ pub struct OwnCost {
     pub naming_p99_us: Option<u64>,
     /// Longest time to name a stack since the attach. Microseconds.
     pub naming_max_us: Option<u64>,
+    /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`; `null`: none were asked for.
+    pub stack_effort: Option<&'static str>,
 }

@@ -52,6 +52,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
             stacks_named: 0,
             naming_p99_us: None,
             naming_max_us: None,
+            stack_effort: None,
         },
     }
 }
