@@ -156,7 +156,7 @@ fn go_reads_the_profile() {
             Some(4 | 5) => return Err(skip("not permitted, or the kernel cannot")),
             code => bail!("portchurn ended with {code:?}"),
         }
-        for (how, wanted) in [("-top", "line_to_blame"), ("-traces", "destination:127.0.0.1")] {
+        for (how, wanted) in [("-top", "line_to_blame"), ("-traces", &*format!("127.0.0.1:{port}"))] {
             let output = Command::new("go").args(["tool", "pprof", how]).arg(&file).output()?;
             let text = String::from_utf8(output.stdout)?;
             ensure!(output.status.success() && text.contains("Type: connections"), "{how}: {text}");
