@@ -22,7 +22,7 @@ use crate::symbolize::record::RawStack;
 /// Frames beyond are cut off.
 const FRAMES_MAX: usize = 256;
 /// Sections of files are kept up to this much, then read again where they are needed. Bytes.
-const SECTIONS_MAX: u64 = 32 << 20;
+const SECTIONS_MAX: u64 = 16 << 20;
 /// Debug information is read of files up to this size; of larger ones the symbols must do. Bytes.
 const DEBUG_FILE_MAX: u64 = 512 << 20;
 /// Files that are open for names at the same time: mapped, and with what was made of their debug information in memory,

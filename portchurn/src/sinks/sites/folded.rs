@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::Write;
 
-use crate::sinks::sites::{Report, SitesOutput, Weight};
+use crate::sinks::sites::{Report, SitesOutput};
 use crate::sinks::text::clean;
 
 /// Folded stacks.
@@ -34,13 +34,5 @@ fn part(frame: &str) -> String {
     match safe.strip_prefix('#') {
         Some(rest) => format!("\\x23{rest}"),
         None => safe,
-    }
-}
-
-/// What the numbers are, for a title.
-pub(super) fn title(weight: Weight) -> &'static str {
-    match weight {
-        Weight::Connections => "Connections by the code that opens them",
-        Weight::TimeWait => "Seconds of ports in TIME_WAIT by the code that opens connections",
     }
 }

@@ -1,6 +1,6 @@
 //! Call sites for `portchurn sites`: as a table, as JSON, and as what flame graphs are made of. Names come from programs
 //! and files of others, so nothing is written that was not cleaned. A new format is one file here and one row in
-//! [`SITES_OUTPUTS`].
+//! `SITES_OUTPUTS`.
 
 use std::io;
 use std::io::Write;

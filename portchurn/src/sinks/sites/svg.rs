@@ -6,8 +6,8 @@ use std::io::Write;
 
 use inferno::flamegraph::{Options, from_lines};
 
-use crate::sinks::sites::folded::{folded, title};
-use crate::sinks::sites::{Report, SitesOutput};
+use crate::sinks::sites::folded::folded;
+use crate::sinks::sites::{Report, SitesOutput, Weight};
 
 /// The flame graph.
 pub(super) const OUTPUT: SitesOutput = SitesOutput { format: super::Format::Svg, write };
@@ -30,4 +30,12 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     options.deterministic = true;
     from_lines(&mut options, lines.iter().map(String::as_str), &mut *out)?;
     writeln!(out)
+}
+
+/// What the numbers are, for a title.
+fn title(weight: Weight) -> &'static str {
+    match weight {
+        Weight::Connections => "Connections by the code that opens them",
+        Weight::TimeWait => "Seconds of ports in TIME_WAIT by the code that opens connections",
+    }
 }
