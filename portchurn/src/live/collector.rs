@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
-use portchurn_common::record::FlowRecord;
+use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
 use portchurn_common::tcp::FailKind;
@@ -73,6 +73,7 @@ pub struct Collector {
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
+    flow_sites: Vec<FlowSiteRecord>,
     /// Its `Drop` detaches.
     loaded: aya::Ebpf,
 }
@@ -110,6 +111,7 @@ impl Collector {
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
             flows: Vec::new(),
+            flow_sites: Vec::new(),
             loaded: ebpf,
         };
         if settings.cookies != 0 {
@@ -196,6 +198,7 @@ impl Collector {
                 Some(Record::Flow(flow)) => {
                     self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
+                Some(Record::FlowSite(site)) => self.flow_sites.push(site),
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }
@@ -224,6 +227,11 @@ impl Collector {
     /// Events since the last call, when `trace` was asked for.
     pub fn take_flows(&mut self) -> Vec<FlowRecord> {
         std::mem::take(&mut self.flows)
+    }
+
+    /// Where in the code these and later events happened, since the last call.
+    pub fn take_flow_sites(&mut self) -> Vec<FlowSiteRecord> {
+        std::mem::take(&mut self.flow_sites)
     }
 
     /// Everything since the last sample.
