@@ -2,53 +2,13 @@
 //! cable between them. Needs the privileges of a tracer.
 
 use anyhow::{Context as _, Result, ensure};
+use portchurn_tests::harness::budgets::{budget, equal, exhausted, owned, start};
 use portchurn_tests::harness::programs::run_portchurn;
-use portchurn_tests::harness::report::Report;
-use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
-use portchurn_tests::harness::{Alone, check, skip};
+use portchurn_tests::harness::{Alone, check};
 use serde_json::Value;
 
 const ADDRESS: &str = "10.77.0.2:7000";
-const REMOTE: &str = "10.77.0.2";
-
-/// TIME_WAIT sockets that portchurn gives to a process, for this destination or local port.
-fn owned(report: &Report, pid: u32) -> u64 {
-    let owners = report.time_wait["owners"].as_array().into_iter().flatten();
-    let of_process = owners.filter(|owner| owner["ownership"] == "owned" && owner["tgid"] == pid);
-    of_process.filter_map(|owner| owner["count"].as_u64()).sum()
-}
-
-/// The budget of connects to the test's server.
-fn budget(report: &Report, pid: u32) -> Option<&Value> {
-    let rows = report.ports.as_array()?.iter();
-    rows.filter(|row| {
-        row["kind"] == "connect" && row["remote_address"] == REMOTE && row["remote_port"] == 7000
-    })
-    .find(|row| {
-        row["holders"].as_array().is_some_and(|holders| holders.iter().any(|holder| holder["tgid"] == pid))
-    })
-}
-
-fn exhausted(report: &Report, pid: u32) -> u64 {
-    let events = report.exhaustion.as_array().into_iter().flatten();
-    let failed = events.flat_map(|event| event["failed"].as_array().into_iter().flatten());
-    failed.filter(|by| by["tgid"] == pid).filter_map(|by| by["count"].as_u64()).sum()
-}
-
-/// A tracer that knows whose a TIME_WAIT is.
-fn start() -> Result<Tracer> {
-    let tracer = Tracer::start(&[])?;
-    match tracer.latest.attached("inet_sock_set_state") {
-        "tp_btf" => Ok(tracer),
-        other => Err(skip(format!("attached as {other}, which gives no cookie"))),
-    }
-}
-
-fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
-    ensure!(found == expected, "{what}: {found}, should be {expected}");
-    Ok(())
-}
 
 /// Two programs to one destination, one of which ends: both keep their exact shares, which add up to what the kernel
 /// holds, whatever the settings are.

@@ -8,6 +8,7 @@ use std::io::{Write, stderr};
 use anyhow::{Context, Result};
 
 pub mod bpf;
+pub mod budgets;
 pub mod compare;
 pub mod folder;
 pub mod mounts;
