@@ -2,8 +2,8 @@
 //! cable between them. Needs the privileges of a tracer.
 
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::budgets::{budget, equal, exhausted, owned, start};
-use portchurn_tests::harness::programs::run_portchurn;
+use portchurn_tests::harness::budgets::{Trace, budget, equal, exhausted, owned, start};
+use portchurn_tests::harness::programs::{complaint, run_portchurn};
 use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check};
 use serde_json::Value;
@@ -163,15 +163,73 @@ fn ports_bound_before_the_connect_are_a_pool_of_their_own() {
             let pool = rows.iter().find(is_ours).context("no pool")?;
             equal("ports of the pool", pool["used"].as_u64().unwrap_or(0), 30)?;
             equal("ports there are", pool["limit"].as_u64().unwrap_or(0), 30)?;
-            if report.attached("inet_csk_get_port") == "none" {
+            if report.attached("inet_csk_get_port") != "none" {
+                equal("failures of the pool", pool["failed"].as_u64().unwrap_or(0), 7)?;
+                equal("failures of the process", exhausted(report, outcome.pid), 7)?;
+                let events = report.exhaustion.as_array().context("no event")?;
+                let event = events.iter().find(|event| event["failed"][0]["tgid"] == outcome.pid);
+                let event = event.context("no event")?;
+                ensure!(event["errno"] == "EADDRINUSE" && event["remote_port"].is_null(), "{event}");
+                ensure!(event["holders"][0]["tgid"] == outcome.pid, "{event}");
+            } else {
+                equal("exhaustion by connect", exhausted(report, outcome.pid), 0)?;
                 ensure!(
                     pool["failures_seen"] != "exact",
                     "failed binds cannot be seen here, and that must be said"
                 );
             }
-            equal("exhaustion by connect", exhausted(report, outcome.pid), 0)
+            Ok(())
         })?;
         tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn trace_says_once_that_no_port_is_left_and_who_holds_them() {
+    check("trace_says_once_that_no_port_is_left_and_who_holds_them", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut trace = Trace::start(&cable.client)?;
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "33", "0", "stay"], &[])?;
+        let outcome = client.outcome()?;
+        equal("failures", outcome.errno_99, 13)?;
+        trace.wait_for(13, "EADDRNOTAVAIL")?;
+        let said = trace.alert()?;
+        for part in
+            ["NO LOCAL PORT LEFT", "10.77.0.2:7000", "EADDRNOTAVAIL", &outcome.pid.to_string(), ": 20"]
+        {
+            ensure!(said.contains(part), "`{part}` is missing: {said}");
+        }
+        let rest = trace.stop()?;
+        ensure!(!rest.contains("NO LOCAL PORT LEFT"), "it is said again: {rest}");
+        Ok(())
+    });
+}
+
+#[test]
+fn when_nobody_runs_and_the_connection_is_gone_who_says_so() {
+    check("when_nobody_runs_and_the_connection_is_gone_who_says_so", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
+        client.outcome()?;
+        client.wait()?;
+        let ask = |port: &str| -> Result<(Option<i32>, String)> {
+            let query = format!("10.77.0.1:{port}");
+            let seen = run_portchurn(["who", &query, "--netns", &cable.client])?;
+            let said = complaint(&seen)?;
+            Ok((seen.status.code(), String::from_utf8(seen.stdout).context("read the answer")? + &said))
+        };
+        let (code, said) = ask("40000")?;
+        ensure!(code == Some(1) && said.contains("the kernel has forgotten whose it was"), "{code:?} {said}");
+        let (code, said) = ask("39999")?;
+        ensure!(code == Some(1) && said.contains("no such connection at this moment"), "{code:?} {said}");
+        // Others on this host may run one.
+        let is_plain = said.contains("no portchurn runs") || said.contains("asked: ended connections");
+        ensure!(is_plain, "{said}");
         Ok(())
     });
 }
