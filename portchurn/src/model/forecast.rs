@@ -21,8 +21,9 @@ pub struct Trend {
 
 /// Nothing is foretold beyond this: no rate stays the same for longer. Seconds.
 const HORIZON_S: f64 = 3600.0;
-/// Growth below this is none. Ports per second.
-const LEAST_GROWTH_PER_S: f64 = 0.05;
+/// Growth below this is none: a few connections that happen to be under way at the end of the seconds that rates are
+/// taken over. What grows as slowly takes hours. Ports per second.
+const LEAST_GROWTH_PER_S: f64 = 0.5;
 /// How long a TIME_WAIT really lasts. Seconds.
 pub const LIFE_S: f64 = TIME_WAIT_S as f64 + LATE_S;
 /// Step of the search. Seconds.
@@ -151,6 +152,12 @@ mod tests {
         let full = Trend { used: 2000.0, reuse_after_s: Some(1.0), ..churn(40.0, 50.0) };
         assert_eq!(full.seconds_to(2000.0), None);
         assert_eq!(Trend { reuse_after_s: None, ..full }.seconds_to(2000.0), Some(0.0));
+    }
+
+    #[test]
+    fn what_is_under_way_at_the_moment_is_no_growth() {
+        let trend = Trend { reuse_after_s: Some(1.0), live_per_s: 0.125, ..churn(40.0, 8.0) };
+        assert_eq!(trend.seconds_to(400.0), None);
     }
 
     #[test]
