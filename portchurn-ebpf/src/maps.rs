@@ -62,6 +62,13 @@ pub static CONNS_BY_ID: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_entries(1, 0);
 
+/// Thread → socket for which it asks for any local port: from the entry of `inet_csk_get_port` to its return, in the
+/// kprobe tier.
+///
+/// Inserted and deleted by that hook. Full, or the return was missed: the failure of that call is not counted.
+#[map]
+pub static BINDS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// A process of which the user side knows.
 #[derive(Clone, Copy)]
 #[repr(C)]

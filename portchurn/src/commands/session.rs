@@ -52,6 +52,7 @@ pub struct Session {
     pub collector: Collector,
     /// What it means.
     pub model: Model,
+    attached_ns: u64,
     namer: Option<Namer>,
     effort: Effort,
     max_cpu_ratio: Option<f64>,
@@ -91,6 +92,7 @@ impl Session {
         Ok(Self {
             collector,
             model,
+            attached_ns,
             namer,
             effort: Effort::Full,
             max_cpu_ratio: options.max_cpu_ratio,
@@ -145,7 +147,7 @@ impl Session {
     }
 
     /// What is known of a connection.
-    fn answer(&self, query: &Query) -> Reply {
+    pub fn answer(&self, query: &Query) -> Reply {
         let now_ns = now_ns();
         let found = self.collector.search(query, now_ns);
         let named = |(id, mut answer): (ProcessId, Answer)| {
@@ -154,7 +156,8 @@ impl Session {
         };
         Reply {
             answers: merged(found.answers.into_iter().map(named).collect()),
-            history_s: now_ns.saturating_sub(found.oldest_ns) as f64 / 1e9,
+            // What was there before the attach may have ended long before.
+            history_s: now_ns.saturating_sub(found.oldest_ns.max(self.attached_ns)) as f64 / 1e9,
         }
     }
 

@@ -10,7 +10,6 @@ use portchurn_common::loss::Loss;
 use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
-use portchurn_common::tcp::FailKind;
 
 use crate::live::closed::Closed;
 use crate::live::hooks::CALL_SITES;
@@ -265,7 +264,7 @@ impl Collector {
     /// who holds them.
     fn take_reading(&mut self, churn: &[(ChurnKey, Counts)]) -> Option<SocketReading> {
         let reader = self.reader.as_mut()?;
-        if churn.iter().any(|(_, counts)| counts.failed_by[FailKind::Eaddrnotavail as usize] > 0) {
+        if churn.iter().any(|(_, counts)| counts.no_port() > 0) {
             reader.hurry();
         } else if churn.iter().any(|(_, counts)| ends(counts) > 0) {
             reader.wake();

@@ -105,6 +105,8 @@ impl Hook {
     }
 }
 
+/// Failed binds. The model knows it by this name, too.
+pub const BINDS: &str = "inet_csk_get_port";
 /// The lines of code: the hook that takes stacks.
 pub const CALL_SITES: &str = "call_sites";
 /// Children inherit what is known of their parent's interpreter.
@@ -146,6 +148,22 @@ pub const HOOKS: &[Hook] = &[
         attachments: &[
             Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
             Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
+        ],
+    },
+    Hook {
+        name: BINDS,
+        target: None,
+        category: None,
+        required: false,
+        gives: "bind() to any port that finds none (EADDRINUSE)",
+        needs_offsets: true,
+        attachments: &[
+            Attachment::new(Tier::Fexit, "inet_csk_get_port_exit"),
+            Attachment {
+                tier: Tier::Kretprobe,
+                program: "inet_csk_get_port_return",
+                again: &["inet_csk_get_port_entry"],
+            },
         ],
     },
     Hook {

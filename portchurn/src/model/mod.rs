@@ -27,6 +27,7 @@ pub mod forecast;
 pub mod ledger;
 pub mod lists;
 pub mod names;
+pub mod pools;
 pub mod ports;
 pub mod program;
 pub mod rates;

@@ -158,6 +158,11 @@ impl Counts {
         }
     }
 
+    /// Failures for want of a local port: of connects, or, under a key without a destination, of binds.
+    pub fn no_port(&self) -> u64 {
+        self.failed_by[FailKind::Eaddrnotavail as usize] + self.failed_by[FailKind::Eaddrinuse as usize]
+    }
+
     /// Connections closed, however.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 pub mod blind;
 pub mod bpf;
+pub mod budgets;
 pub mod compare;
 pub mod folder;
 pub mod mounts;

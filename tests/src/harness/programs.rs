@@ -46,10 +46,15 @@ const PATIENCE_S: u32 = 60;
 
 /// Ends the child, whatever it becomes, when it takes far too long.
 pub fn bound(command: &mut Command) {
+    bound_to(command, PATIENCE_S);
+}
+
+/// The same, after so many seconds.
+pub fn bound_to(command: &mut Command, patience_s: u32) {
     // SAFETY: one system call, which has no preconditions and outlives the exec.
     unsafe {
-        command.pre_exec(|| {
-            libc::alarm(PATIENCE_S);
+        command.pre_exec(move || {
+            libc::alarm(patience_s);
             Ok(())
         })
     };

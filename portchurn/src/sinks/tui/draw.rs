@@ -15,7 +15,7 @@ use crate::sinks::summary::{self, Fact};
 use crate::sinks::text::{Glyphs, clean, fit, width};
 use crate::sinks::tui::state::{Mode, State};
 use crate::sinks::tui::theme::Theme;
-use crate::sinks::tui::{detail, footer, list, mouse, popup, sites_draw};
+use crate::sinks::tui::{detail, footer, list, mouse, pane, popup, sites_draw};
 use crate::sinks::view::Selection;
 
 /// What drawing needs to know besides what is drawn.
@@ -65,7 +65,11 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     );
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
-    if let Some((mut pane, snapshot)) = state.sites.take().zip(state.snapshot().cloned()) {
+    if let Some(snapshot) = state.snapshot().filter(|_| matches!(state.mode, Mode::List(_))).cloned() {
+        facts(buffer, facts_area, &snapshot, state, ink);
+        let below = Rect { height: rest.height + detail_area.height, ..rest };
+        pane::draw(buffer, title_area, below, state, &snapshot, ink);
+    } else if let Some((mut pane, snapshot)) = state.sites.take().zip(state.snapshot().cloned()) {
         facts(buffer, facts_area, &snapshot, state, ink);
         let outside =
             format!("{} {} {}", path(state, ink), ink.glyphs.arrow, clean(&pane.title, ink.glyphs.unicode));

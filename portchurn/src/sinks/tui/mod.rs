@@ -13,6 +13,7 @@ mod keys;
 mod list;
 mod menu;
 mod mouse;
+mod pane;
 mod picture;
 mod place;
 mod popup;

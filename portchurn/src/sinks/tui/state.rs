@@ -14,6 +14,7 @@ use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
 use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU, SITES};
 use crate::sinks::tui::mouse::RowPlaces;
+use crate::sinks::tui::pane::{Pane, Text};
 use crate::sinks::tui::place::{Place, RowId};
 use crate::sinks::tui::prompt::FilterPrompt;
 use crate::sinks::tui::sites::SitesPane;
@@ -33,6 +34,8 @@ pub enum Action {
     Reset,
     /// Write [`State::snapshot`] as JSON to this file, then say with [`State::notify`] how it went.
     WriteSnapshot(PathBuf),
+    /// Find out who opened this connection, an address and port as it was typed, then say it with [`State::show_text`].
+    Who(String),
 }
 
 /// Why a filter was not understood.
@@ -57,6 +60,9 @@ pub(super) enum Mode {
     ColumnMenu { cursor: usize },
     Filter(FilterPrompt),
     Write(Edit),
+    List(Pane),
+    Who(Edit),
+    Text(Text),
 }
 
 /// A message in the last line, until the next key.
@@ -181,7 +187,7 @@ impl State {
         let browsing = matches!(self.mode, Mode::Browse);
         let (table, typing) = match self.mode {
             Mode::Browse => (if self.sites.is_some() { SITES } else { BROWSE }, false),
-            Mode::Filter(_) | Mode::Write(_) => (EDIT, true),
+            Mode::Filter(_) | Mode::Write(_) | Mode::Who(_) => (EDIT, true),
             _ => (MENU, false),
         };
         let action = match (keys::find(table, &event), keys::typed(&event)) {
@@ -271,6 +277,8 @@ impl State {
             Command::Exited => self.view.include_exited = !self.view.include_exited,
             Command::Reproduce => self.mode = Mode::Reproduce,
             Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
+            Command::TimeWait | Command::Ports => self.open_list(command),
+            Command::Who => self.mode = Mode::Who(Edit::new("")),
             Command::Slower | Command::Faster => return self.change_interval(command == Command::Slower),
             Command::Reset => return Action::Reset,
             _ => {}
