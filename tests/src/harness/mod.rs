@@ -11,9 +11,13 @@ pub mod bpf;
 pub mod compare;
 pub mod folder;
 pub mod mounts;
+pub mod namespaces;
 pub mod programs;
+pub mod python;
 pub mod report;
 pub mod run_counts;
+pub mod servers;
+pub mod sites;
 pub mod tracer;
 pub mod veth;
 
