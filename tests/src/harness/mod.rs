@@ -12,6 +12,7 @@ pub mod compare;
 pub mod folder;
 pub mod mounts;
 pub mod namespaces;
+pub mod native;
 pub mod programs;
 pub mod python;
 pub mod report;
