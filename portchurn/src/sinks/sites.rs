@@ -13,6 +13,7 @@ use crate::model::sample::Frame;
 use crate::model::snapshot::{
     CallSite, Destination, Lost, OwnCost, Place, Program, SCHEMA_VERSION, Snapshot,
 };
+use crate::sinks::json::escaped;
 use crate::sinks::pprof::Profile;
 use crate::sinks::text::clean;
 
@@ -184,8 +185,7 @@ fn json(snapshot: &Snapshot, lines: &[Line<'_>], out: &mut dyn Write) -> io::Res
         lost: &snapshot.lost,
         own_cost: snapshot.own_cost,
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    writeln!(out, "{}", escaped(serde_json::to_string_pretty(&document)?))
 }
 
 /// Stacks of opens, or of what stands for them: outermost first.

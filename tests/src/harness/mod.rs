@@ -8,7 +8,9 @@ use std::io::{Write, stderr};
 use anyhow::{Context, Result};
 
 pub mod bpf;
+pub mod broken;
 pub mod compare;
+pub mod elf;
 pub mod folder;
 pub mod mounts;
 pub mod namespaces;
@@ -17,6 +19,7 @@ pub mod programs;
 pub mod python;
 pub mod report;
 pub mod run_counts;
+pub mod seccomp;
 pub mod servers;
 pub mod sites;
 pub mod tracer;
