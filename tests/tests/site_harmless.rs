@@ -13,7 +13,7 @@ use portchurn_tests::harness::programs::portchurn;
 use portchurn_tests::harness::seccomp::harmless;
 use portchurn_tests::harness::sites;
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::harness::{check, python, servers};
+use portchurn_tests::harness::{check, python, servers, skip};
 
 /// How often the program connects.
 const TIMES: u64 = 300;
@@ -35,13 +35,14 @@ fn the_filter_works() -> Result<()> {
 #[test]
 fn nobody_is_stopped_signalled_traced_or_written_to() {
     check("nobody_is_stopped_signalled_traced_or_written_to", || {
+        let python = python::system()?;
         the_filter_works()?;
         let port = servers::accepting()?;
         let mut command = Command::new(portchurn()?);
         harmless(&mut command);
         let arguments = ["--stack", "auto", "-D", &port.to_string()];
         let mut tracer = Tracer::start_by(command, &arguments, Tracefs::AsItIs)?;
-        let said = python::run(&python::system()?, "target.py", [port.to_string(), TIMES.to_string()])?;
+        let said = python::run(&python, "target.py", [port.to_string(), TIMES.to_string()])?;
         let said: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
         let untouched = serde_json::json!({
             "signals": [], "tracers": [0], "memory_is_the_same": true, "code_is_the_same": true,
@@ -69,7 +70,9 @@ const HARMFUL: &[(u32, &str)] =
 fn the_kernel_side_calls_nothing_that_does_harm() {
     check("the_kernel_side_calls_nothing_that_does_harm", || {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../portchurn/bpf/portchurn.bpf.o");
-        let object = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let Ok(object) = std::fs::read(&path) else {
+            return Err(skip("the sources are not here, as in a guest"));
+        };
         let mut calls = 0;
         for section in sections(&object).iter().filter(|section| section.is_code) {
             for instruction in object[section.at..section.at + section.size].chunks_exact(8) {
