@@ -6,5 +6,6 @@ use clap::Parser as _;
 use portchurn::cli::Cli;
 
 fn main() -> ExitCode {
+    portchurn::live::memory::share_one_heap();
     portchurn::commands::run(Cli::parse())
 }
