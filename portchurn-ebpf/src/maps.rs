@@ -12,6 +12,8 @@ use portchurn_common::stack::{
     Budget, CodeRecord, Interpreter, OBJECT_LEN, Site, SiteKey, StackControl, StackRecord,
 };
 
+use crate::looks::Look;
+
 /// Process, role and destination → reference into [`CHURN`].
 ///
 /// Inserted by `keys::intern` at the first connection of a key. Deleted by user space, after the process ended and its
@@ -85,6 +87,11 @@ pub static PROCESSES: HashMap<ProcessKey, u8> = HashMap::with_max_entries(1, 0);
 /// Records of `portchurn_common::record`, for the user side. Full: a `Loss` by kind of record.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// The state change that each processor saw last, by its number: written by the program that takes it, read by those
+/// that look after it.
+#[map]
+pub static LOOKS: Array<Look> = Array::with_max_entries(1, 0);
 
 /// What was not recorded, by [`Loss`]. Counted up by every hook, read by user space.
 #[map]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
 use crate::live::loader::{Options, StackMode};
+use crate::live::memory::give_back;
 use crate::live::stacks::{Look, Watcher};
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
@@ -78,7 +79,7 @@ impl Session {
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
-        let namer = if takes_stacks { Some(Namer::start()?) } else { None };
+        let namer = if takes_stacks { Some(Namer::start(give_back)?) } else { None };
         let watcher = namer.as_ref().map(|namer| Box::new(Stacks(namer.front())) as Box<dyn Watcher>);
         let mut collector = Collector::attach(options, watcher, now_ns())?;
         collector.read_sockets()?;
@@ -105,6 +106,11 @@ impl Session {
             terminate,
             report,
         })
+    }
+
+    /// Whether call sites are taken.
+    pub fn takes_stacks(&self) -> bool {
+        self.collector.takes_stacks()
     }
 
     /// Changes the interval from now on.
@@ -195,6 +201,7 @@ impl Session {
             let cost = namer.cost();
             sample.own_cost.stacks_named = cost.stacks;
             sample.own_cost.naming_p99_us = cost.p99_us();
+            sample.own_cost.stack_effort = self.collector.takes_stacks().then_some(self.effort.name());
             sample.own_cost.naming_max_us = (cost.stacks > 0).then_some(cost.max_us);
         }
         self.keep_within_budget(&sample);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
-use portchurn_common::record::FlowRecord;
+use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
 
@@ -21,7 +21,6 @@ use crate::live::records::{CgroupId, Record, decode};
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
-use crate::live::sizes::Sizes;
 use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
@@ -65,7 +64,6 @@ pub struct Collector {
     procfs: Procfs,
     reader: Option<Reader>,
     closed: Closed,
-    sizes: Sizes,
     settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
@@ -74,6 +72,7 @@ pub struct Collector {
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
+    flow_sites: Vec<FlowSiteRecord>,
     /// Its `Drop` detaches.
     loaded: aya::Ebpf,
 }
@@ -94,7 +93,7 @@ impl Collector {
             _ => None,
         };
         let mut this = Self {
-            closed: Closed::new(&ebpf, &sizes, keys.retired())?,
+            closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
             sites,
             stacks,
@@ -104,7 +103,6 @@ impl Collector {
             usage,
             procfs: Procfs::default(),
             reader: None,
-            sizes,
             settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
@@ -112,10 +110,12 @@ impl Collector {
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
             flows: Vec::new(),
+            flow_sites: Vec::new(),
             loaded: ebpf,
         };
         if settings.cookies != 0 {
-            let processes = seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, &sizes, options)?;
+            let processes =
+                seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
             for process in processes {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
@@ -144,8 +144,7 @@ impl Collector {
             (true, true) => Unowned::Filtered,
             (true, false) => Unowned::NotFollowed,
         };
-        let closed = Closed::new(&self.loaded, &self.sizes, self.keys.retired())?;
-        self.reader = Some(Reader::start(Owners::new(closed, otherwise))?);
+        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise))?);
         Ok(())
     }
 
@@ -198,6 +197,7 @@ impl Collector {
                 Some(Record::Flow(flow)) => {
                     self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
+                Some(Record::FlowSite(site)) => self.flow_sites.push(site),
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }
@@ -226,6 +226,11 @@ impl Collector {
     /// Events since the last call, when `trace` was asked for.
     pub fn take_flows(&mut self) -> Vec<FlowRecord> {
         std::mem::take(&mut self.flows)
+    }
+
+    /// Where in the code these and later events happened, since the last call.
+    pub fn take_flow_sites(&mut self) -> Vec<FlowSiteRecord> {
+        std::mem::take(&mut self.flow_sites)
     }
 
     /// Everything since the last sample.

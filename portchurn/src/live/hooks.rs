@@ -128,11 +128,7 @@ pub const HOOKS: &[Hook] = &[
             Attachment {
                 tier: Tier::TpBtf,
                 program: "inet_sock_set_state_btf",
-                again: &[
-                    "inet_sock_set_state_btf_again",
-                    "inet_sock_set_state_btf_a_third_time",
-                    "inet_sock_set_state_btf_a_fourth_time",
-                ],
+                again: &["inet_sock_set_state_btf_again"],
             },
             Attachment {
                 tier: Tier::RawTp,

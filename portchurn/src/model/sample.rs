@@ -208,6 +208,8 @@ pub struct OwnCost {
     pub naming_p99_us: Option<u64>,
     /// The longest. Microseconds.
     pub naming_max_us: Option<u64>,
+    /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`. `None`: none were asked for.
+    pub stack_effort: Option<&'static str>,
 }
 
 /// How often a place in the code was passed.

@@ -128,10 +128,11 @@ fn module(
     let bias = facts.bias(mapping.addresses.start, mapping.file_offset)?;
     let start = of_file.iter().map(|m| m.addresses.start).min()?;
     let end = of_file.iter().map(|m| m.addresses.end).max()?;
+    let id = FileId::of(&file)?;
     Some(Module {
         path: mapping.path.clone(),
-        id: FileId::of(&file)?,
-        file: Arc::new(file),
+        id,
+        file: cache.shared(id, file),
         facts,
         bias,
         addresses: start..end,

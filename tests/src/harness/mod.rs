@@ -7,6 +7,7 @@ use std::io::{Write, stderr};
 
 use anyhow::{Context, Result};
 
+pub mod blind;
 pub mod bpf;
 pub mod budgets;
 pub mod compare;

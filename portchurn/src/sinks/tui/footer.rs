@@ -6,7 +6,7 @@ use crate::model::columns::Cut;
 use crate::sinks::text::{clean, fit, width};
 use crate::sinks::tui::draw::Ink;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU};
+use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU, SITES};
 use crate::sinks::tui::state::{Mode, State};
 
 const FILTER_PROMPT: &str = "filter: ";
@@ -37,6 +37,9 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
         (_, Some(notice)) => {
             let style = if notice.alarm { ink.theme.alarm() } else { ink.theme.notice() };
             vec![Line::styled(format!(" {}", clean(&notice.text, ink.glyphs.unicode)), style)]
+        }
+        (Mode::Browse, None) if state.sites.is_some() => {
+            vec![with_hints(Line::raw(" "), SITES, max_width, ink)]
         }
         (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
         (Mode::Help { .. } | Mode::Reproduce | Mode::Text(_), None) => {

@@ -34,6 +34,7 @@ pub(super) enum Command {
     PageDown,
     PageUp,
     Ports,
+    Processes,
     Quit,
     Reproduce,
     Reset,
@@ -89,6 +90,7 @@ pub(super) const BROWSE: &[Binding] = &[
     bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
     bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "go into the row", "open"),
     bind(&[key(KeyCode::Left), key(KeyCode::Backspace)], Command::Out, "go back out", ""),
+    bind(&[char('p')], Command::Processes, "the processes behind the destination", ""),
     bind(&[key(KeyCode::Esc)], Command::Back, "go back out, then clear the filter; never quits", ""),
     bind(&[char('/')], Command::Filter, "filter while typing; Up and Down: earlier ones", "filter"),
     bind(&[char('s')], Command::SortMenu, "choose the order", "sort"),
@@ -115,6 +117,31 @@ pub(super) const BROWSE: &[Binding] = &[
     bind(&[ctrl('u')], Command::HalfUp, "half a page up", ""),
     bind(&[char('g'), key(KeyCode::Home)], Command::First, "to the first row", ""),
     bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last row", ""),
+];
+
+/// While call sites are looked at.
+pub(super) const SITES: &[Binding] = &[
+    bind(&[char('q'), ctrl('c')], Command::Quit, "quit", "quit"),
+    bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
+    bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "the whole stack", "whole stack"),
+    bind(
+        &[key(KeyCode::Esc), key(KeyCode::Left), key(KeyCode::Backspace)],
+        Command::Back,
+        "go back out",
+        "back",
+    ),
+    bind(&[char(' '), char('f')], Command::Freeze, "freeze the screen; counting goes on", "freeze"),
+    bind(&[char('w')], Command::Write, "write a snapshot as JSON to a file", "write"),
+    bind(&[char('y')], Command::Reproduce, "the command line that shows the view outside", ""),
+    bind(&[char('+'), char('=')], Command::Slower, "refresh less often", ""),
+    bind(&[char('-')], Command::Faster, "refresh more often", ""),
+    bind(&[char('r')], Command::Reset, "count from now on", ""),
+    bind(&[char('j'), key(KeyCode::Down)], Command::Down, "down", ""),
+    bind(&[char('k'), key(KeyCode::Up)], Command::Up, "up", ""),
+    bind(&[key(KeyCode::PageDown), ctrl('d')], Command::PageDown, "a page down", ""),
+    bind(&[key(KeyCode::PageUp), ctrl('u')], Command::PageUp, "a page up", ""),
+    bind(&[char('g'), key(KeyCode::Home)], Command::First, "to the first line", ""),
+    bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last line", ""),
 ];
 
 /// While a menu, the help or another text is open.
@@ -153,7 +180,7 @@ pub(super) const EDIT: &[Binding] = &[
 
 /// The tables with their headings, as the help screen shows them.
 pub(super) const TABLES: &[(&str, &[Binding])] =
-    &[("Rows", BROWSE), ("Menus and texts", MENU), ("While typing", EDIT)];
+    &[("Rows", BROWSE), ("Call sites", SITES), ("Menus and texts", MENU), ("While typing", EDIT)];
 
 /// What this key asks for, according to this table.
 pub(super) fn find(table: &[Binding], event: &KeyEvent) -> Option<Command> {

@@ -19,10 +19,14 @@ mod place;
 mod popup;
 mod prompt;
 mod reproduce;
+mod sites;
+mod sites_draw;
 mod state;
 mod terminal;
 mod theme;
 
+#[cfg(test)]
+mod sites_tests;
 #[cfg(test)]
 mod tests;
 
