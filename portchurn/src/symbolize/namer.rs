@@ -238,6 +238,7 @@ impl Worker {
         }
         match end {
             End::Truncated => Some("cut off: the stack is longer than the copy".to_owned()),
+            End::Unreadable => Some("cut off: the stack could not be read any further".to_owned()),
             End::Lost => Some("cut off: code without information on its frames".to_owned()),
             End::Complete if modules.is_none() => {
                 Some("the process was gone before its files could be opened".to_owned())

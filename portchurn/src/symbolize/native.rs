@@ -121,8 +121,10 @@ impl Sections {
 pub enum End {
     /// At the outermost frame.
     Complete,
-    /// Beyond the copy.
+    /// Beyond the copy, which holds as much as is ever copied.
     Truncated,
+    /// Beyond the copy, which ends where memory could not be read.
+    Unreadable,
     /// In code that tells nothing of its frames.
     Lost,
 }
@@ -199,7 +201,12 @@ impl Native {
             }
         };
         let was_cut = stack.flags & portchurn_common::stack::stack_flag::STACK_TRUNCATED != 0;
-        if end == End::Lost && beyond && was_cut { (addresses, End::Truncated) } else { (addresses, end) }
+        let end = match end {
+            End::Lost if beyond && was_cut => End::Truncated,
+            End::Lost if beyond => End::Unreadable,
+            end => end,
+        };
+        (addresses, end)
     }
 
     fn unwinder(&mut self, modules: &Arc<Modules>) -> Option<&mut Process> {

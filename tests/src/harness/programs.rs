@@ -60,6 +60,17 @@ pub fn bound_to(command: &mut Command, patience_s: u32) {
     };
 }
 
+/// Ends the child when the thread that starts it ends, however that ends.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: one system call, which has no preconditions and outlives the exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        })
+    };
+}
+
 /// Runs portchurn to its end.
 pub fn run_portchurn<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Output> {
     let mut command = Command::new(portchurn()?);
