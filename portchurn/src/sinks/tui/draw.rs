@@ -56,13 +56,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     let detail_area = take_bottom(&mut rest, heights.detail);
 
     lines(buffer, alarm_area, alarm.map(|alarm| facts_line(vec![alarm], alarm_area.width, ink)));
-    lines(
-        buffer,
-        notes_area,
-        notes
-            .iter()
-            .map(|note| Line::styled(format!(" {}", clean(note, ink.glyphs.unicode)), ink.theme.notice())),
-    );
+    lines(buffer, notes_area, notes.iter().map(|note| note_line(note, ink)));
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
     if let Some(snapshot) = state.snapshot().filter(|_| matches!(state.mode, Mode::List(_))).cloned() {
@@ -97,6 +91,10 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     }
     lines(buffer, footer_area, footer::lines(state, footer_area.width, ink));
     popup::draw(buffer, area, state, ink);
+}
+
+fn note_line(note: &str, ink: Ink) -> Line<'static> {
+    Line::styled(format!(" {}", clean(note, ink.glyphs.unicode)), ink.theme.notice())
 }
 
 fn heights(total: u16, notes: usize, filter_error: bool, has_alarm: bool) -> Heights {
