@@ -143,9 +143,9 @@ pub fn id_of(sock: *const u8) -> u64 {
 /// [`find`], in whichever table this run uses.
 #[inline(always)]
 pub fn find_any(id: u64) -> Option<Found> {
-    // No cookie was made yet, so nothing was noted: what a filter excludes. Unused places look the same.
-    if id & !CLOSED == 0 {
-        return None;
+    if setting!(cookies) == 0 {
+        return find(id, false);
     }
-    find(id, setting!(cookies) != 0)
+    // No cookie was made yet, so nothing was noted: what a filter excludes. Unused places look the same.
+    if id & !CLOSED == 0 { None } else { find(id, true) }
 }

@@ -45,6 +45,13 @@ impl Tier {
         matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit)
     }
 
+    /// Whether one guard stands before all programs of this kind on a processor (`bpf_prog_active` in
+    /// kernel/trace/bpf_trace.c): while one of them runs, every other is skipped. The other kinds have a guard for each
+    /// program, and count at it for as long as they have had it.
+    pub const fn shares_guard(self) -> bool {
+        matches!(self, Self::Tracepoint | Self::Kprobe | Self::Kretprobe)
+    }
+
     const ALL: [Self; 7] = [
         Self::TpBtf,
         Self::RawTp,

@@ -57,7 +57,11 @@ pub fn adds_up(report: &Report) -> Result<()> {
     if report.lost.total > 0 {
         differences.0.push(format!("lost: {:?}", report.lost.by_reason));
     }
-    differences.equal("sum of lost.by_reason", report.lost.total, report.lost.by_reason.values().sum());
+    differences.equal(
+        "sum of lost.by_reason",
+        report.lost.total,
+        report.lost.by_reason.values().flatten().sum(),
+    );
     let mut sum = Tally::default();
     differences.conserved("totals", &report.totals);
     for program in &report.programs {

@@ -207,6 +207,13 @@ pub struct Quantiles {
 pub struct Lost {
     /// All reasons.
     pub total: u64,
-    /// Each reason.
-    pub by_reason: BTreeMap<String, u64>,
+    /// Each reason. `None`: this kernel does not count it.
+    pub by_reason: BTreeMap<String, Option<u64>>,
+}
+
+impl Report {
+    /// How many events the kernel left out; unknown where it does not count that.
+    pub fn nested(&self) -> Option<u64> {
+        self.lost.by_reason.get("nested").copied().flatten()
+    }
 }
