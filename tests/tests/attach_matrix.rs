@@ -14,7 +14,7 @@ use portchurn_tests::harness::programs::{complaint, portchurn, run_portchurn, ru
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::harness::{Skip, check, check_where_possible, skip};
+use portchurn_tests::harness::{Skip, check, check_where_possible, is_guest, skip};
 use serde::Deserialize;
 
 /// Hooks with their ways, best first. portchurn's own list is held to it.
@@ -125,8 +125,25 @@ fn check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached() {
                 lines.take_while(|line| line.starts_with(' ')).any(|line| line.contains("why:"));
             ensure!(!line.ends_with(" none") || is_explained, "{hook} is not attached, and nobody says why");
         }
-        Ok(())
+        tell_the_choice()
     });
+}
+
+/// Says for machines how each hook is attached without anybody's choice, and why not better.
+fn tell_the_choice() -> Result<()> {
+    let found: Checked = serde_json::from_slice(&run_portchurn(["check", "-o", "json"])?.stdout)
+        .context("understand check")?;
+    for hook in found.hooks {
+        let reason = hook.reason.unwrap_or_default().replace('\n', " ");
+        let outcome = match hook.attached.as_str() {
+            "none" => format!("unavailable {reason}"),
+            tier if reason.is_empty() => format!("works {tier}"),
+            tier => format!("works {tier}; {reason}"),
+        };
+        let line = format!("\nMATRIX {} automatic {outcome}\n", hook.name);
+        stderr().write_all(line.as_bytes()).context("tell the choice")?;
+    }
+    Ok(())
 }
 
 /// Attaches a hook in one way; how often the kernel has run its program, once all counts were right.
@@ -223,7 +240,9 @@ fn counts(tracer: &mut Tracer, precision: Precision) -> Result<Option<Made>> {
 /// What portchurn says when a hook cannot be attached in one way; nothing if it can.
 fn refusal(hook: &str, tier: &str) -> Result<Option<String>> {
     let mut command = Command::new(portchurn()?);
-    command.args(["check", "-o", "json", "--attach", &format!("{hook}={tier}")]).stdin(Stdio::null());
+    command
+        .args(["check", "-o", "json", "--stack", "off", "--attach", &format!("{hook}={tier}")])
+        .stdin(Stdio::null());
     tracefs_for(tier).prepare(&mut command);
     let output = command.output().context("run portchurn check")?;
     let said = complaint(&output)?;
@@ -273,8 +292,7 @@ fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
         return Some(format!("this kernel is too old for the program ({said})"));
     }
     // A host may forbid what its kernel could do; a guest of ours forbids nothing.
-    let is_guest = std::env::var_os("PORTCHURN_VM").is_some();
-    (!is_guest && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
+    (!is_guest() && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
 }
 
 fn has_symbol(name: &str) -> bool {

@@ -30,42 +30,40 @@ use crate::who::{self, TaskState};
 use crate::{conns, emit, setting};
 
 /// One state change. `PYTHON`: whether this kernel can walk interpreter frames.
+///
+/// One way leads to `capture`: what is inlined twice, the verifier goes through twice, and 6.1 has no time for that.
 #[inline(always)]
 pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
-    let at = match step(old, new) {
-        Step::ConnectBegin => At::Open,
-        Step::CloseFirst | Step::CloseSecond => At::Close,
+    let (at, is_abort) = match step(old, new) {
+        Step::ConnectBegin => (At::Open, false),
+        Step::CloseFirst | Step::CloseSecond => (At::Close, false),
         Step::Closed if old == TcpState::Established.raw() || old == TcpState::CloseWait.raw() => {
-            abort::<PYTHON>(sock);
-            return;
+            (At::Close, true)
         }
         _ => return,
     };
     let effort = effort();
-    if effort == Effort::None as u32 {
+    if effort == Effort::None as u32 || is_abort && !is_own_abort(sock) {
         return;
     }
-    if let Some(found) = conns::find_any(conns::id_of(sock)) {
+    let id = conns::id_of(sock);
+    let found = if setting!(cookies) == 0 {
+        conns::find_any(id)
+    } else {
+        // The counting program has released the connection, what it knew can still be read.
+        conns::find_any(if is_abort { id | CLOSED } else { id })
+    };
+    if let Some(found) = found {
         // SAFETY: points into the map.
         capture::<PYTHON>(unsafe { (*found.conn).key_ref }, at, effort);
     }
 }
 
-/// A close without a FIN. With an error on the socket it was the peer's, and this is nobody's context. The counting
-/// program has released the connection, what it knew can still be read.
+/// Whether a close without a FIN was ours, and what is known of it can be found. With an error on the socket it was the
+/// peer's, and this is nobody's context.
 #[inline(always)]
-fn abort<const PYTHON: bool>(sock: *const u8) {
-    let effort = effort();
-    if effort == Effort::None as u32 || Probe::load_known(sock, setting!(offsets.sk_err)) != Some(0u32) {
-        return;
-    }
-    if setting!(cookies) == 0 {
-        return;
-    }
-    if let Some(found) = conns::find_any(conns::id_of(sock) | CLOSED) {
-        // SAFETY: points into the map.
-        capture::<PYTHON>(unsafe { (*found.conn).key_ref }, At::Close, effort);
-    }
+fn is_own_abort(sock: *const u8) -> bool {
+    setting!(cookies) != 0 && Probe::load_known(sock, setting!(offsets.sk_err)) == Some(0u32)
 }
 
 #[inline(always)]

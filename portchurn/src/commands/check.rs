@@ -49,6 +49,9 @@ struct Hook {
     skips_counted: Option<bool>,
 }
 
+/// How each hook is attached on kernels that were tried. Written by `cargo xtask vm --table`.
+const TESTED: &str = include_str!("tested_kernels.txt");
+
 /// What is said of a hook whose misses nobody counts.
 const UNCOUNTED: &str = "this kernel skips the hook while another program of its kind runs on the processor, and does \
     not count that: `lost` cannot show it";
@@ -147,7 +150,7 @@ fn table(report: &Report) -> String {
             text += &details(None, Some(("note", UNCOUNTED)));
         }
     }
-    text
+    text + "\nother kernels, as tests in virtual machines showed them:\n\n" + TESTED
 }
 
 fn verdict(status: Status) -> &'static str {
