@@ -216,4 +216,10 @@ impl Report {
     pub fn nested(&self) -> Option<u64> {
         self.lost.by_reason.get("nested").copied().flatten()
     }
+
+    /// Whether the kernel has left out events that no program could mend, or may have without counting it: with the
+    /// classic tracepoint, whose programs all stand behind one guard.
+    pub fn may_miss_events(&self) -> bool {
+        self.attached("inet_sock_set_state") == "tracepoint" && self.nested() != Some(0)
+    }
 }
