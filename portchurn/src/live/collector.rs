@@ -13,7 +13,7 @@ use portchurn_common::stack::Effort;
 use portchurn_common::tcp::FailKind;
 
 use crate::live::closed::Closed;
-use crate::live::hooks::CALL_SITES;
+use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::owners::Owners;
@@ -284,11 +284,10 @@ impl Collector {
         }
     }
 
-    /// Without the exit hook, or when its record was lost, `/proc` tells.
+    /// Without the exit hook, or when its record was lost or the kernel skipped it, `/proc` tells.
     fn find_unnoticed_exits(&mut self, now_ns: u64) {
-        let is_told =
-            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.attachment.is_some());
-        if is_told && self.lost[Loss::ExitRecord as usize] == 0 {
+        let is_told = self.hooks.iter().any(|hook| hook.hook.name == EXIT && hook.attachment.is_some());
+        if is_told && self.lost[Loss::ExitRecord as usize] == 0 && self.usage.missed_exits() == 0 {
             return;
         }
         let ended: Vec<_> = self

@@ -117,6 +117,8 @@ pub const CALL_SITES: &str = "call_sites";
 /// Children inherit what is known of their parent's interpreter.
 pub const FORK: &str = "sched_process_fork";
 
+/// The end of a process.
+pub const EXIT: &str = "sched_process_exit";
 /// The spine: every count comes from here.
 pub const STATE_CHANGE: &str = "inet_sock_set_state";
 
@@ -184,7 +186,7 @@ pub const HOOKS: &[Hook] = &[
         ],
     },
     Hook {
-        name: "sched_process_exit",
+        name: EXIT,
         target: None,
         category: Some("sched"),
         required: false,
