@@ -26,6 +26,17 @@ pub enum Effort {
     Full = 2,
 }
 
+impl Effort {
+    /// The name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Interpreters => "interpreters",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Tokens of one process, or of all.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

@@ -11,7 +11,7 @@ pub enum Loss {
     ConnsFull = 1,
     /// The ring buffer was full: a process has numbers but no name.
     ProcessRecord = 2,
-    /// The ring buffer was full: a `trace` line is missing. Counts are not touched.
+    /// The ring buffer was full: a `trace` line, or its call site, is missing. Counts are not touched.
     TraceRecord = 3,
     /// The listener table was full: accepted connections are attributed at their close only.
     ListenersFull = 4,
@@ -67,7 +67,9 @@ impl Loss {
             Self::KeysFull => "The key table was full: counted under \"other\"; raise --max-keys.",
             Self::ConnsFull => "The connection table was full: not followed; raise --max-connections.",
             Self::ProcessRecord => "The ring buffer was full: a process has numbers but no name.",
-            Self::TraceRecord => "The ring buffer was full: trace lines are missing, counts are exact.",
+            Self::TraceRecord => {
+                "The ring buffer was full: trace lines, or their call sites, are missing; counts are exact."
+            }
             Self::ListenersFull => {
                 "The listener table was full: owners of accepted connections come at their close."
             }

@@ -14,6 +14,8 @@ pub enum RecordKind {
     Exit = 2,
     /// [`FlowRecord`].
     Flow = 3,
+    /// [`FlowSiteRecord`].
+    FlowSite = 4,
 }
 
 /// How much of the command line is kept. Bytes.
@@ -138,8 +140,28 @@ pub struct FlowRecord {
     pub owner_certain: u8,
 }
 
+/// Where in the code a flow was opened or closed: beside [`FlowRecord`], when call sites are taken. Of an open and of a
+/// close it comes before the event; of an abort, after it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FlowSiteRecord {
+    /// [`RecordKind::FlowSite`].
+    pub kind: u32,
+    /// An [`crate::stack::At`] by number.
+    pub at: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// As [`crate::stack::SiteKey::stack`].
+    pub stack: u64,
+    /// As [`crate::stack::SiteKey::counted`].
+    pub counted: u32,
+    /// Keeps the size a multiple of eight.
+    pub zero: u32,
+}
+
 const _: () = {
     assert!(size_of::<ProcessRecord>() == 1160);
     assert!(size_of::<ExitRecord>() == 16);
     assert!(size_of::<FlowRecord>() == 88);
+    assert!(size_of::<FlowSiteRecord>() == 32);
 };

@@ -206,6 +206,8 @@ impl Filters {
 pub struct Registers {
     /// The function's first argument.
     pub argument: u32,
+    /// The second one.
+    pub second_argument: u32,
     /// The function's result.
     pub result: u32,
     /// The stack pointer of the user side.
@@ -219,12 +221,29 @@ pub struct Registers {
 impl Registers {
     /// Of the machine that this code was compiled for. Frozen user interface: `asm/ptrace.h` of each architecture.
     pub const OF_THIS_MACHINE: Self = if cfg!(target_arch = "x86_64") {
-        Self { argument: 112, result: 80, stack_pointer: 152, instruction_pointer: 128, size: 168 } // di, ax, sp, ip
+        // di, si, ax, sp, ip
+        Self {
+            argument: 112,
+            second_argument: 104,
+            result: 80,
+            stack_pointer: 152,
+            instruction_pointer: 128,
+            size: 168,
+        }
     } else if cfg!(target_arch = "aarch64") {
-        Self { argument: 0, result: 0, stack_pointer: 248, instruction_pointer: 256, size: 272 } // regs[0] is both
+        // regs[0] is the first argument and the result
+        Self {
+            argument: 0,
+            second_argument: 8,
+            result: 0,
+            stack_pointer: 248,
+            instruction_pointer: 256,
+            size: 272,
+        }
     } else {
         Self {
             argument: UNKNOWN,
+            second_argument: UNKNOWN,
             result: UNKNOWN,
             stack_pointer: UNKNOWN,
             instruction_pointer: UNKNOWN,

@@ -235,11 +235,13 @@ pub enum FailKind {
     Aborted = 6,
     /// Everything else.
     Other = 7,
+    /// `bind()` to any port found none: not one was free for all destinations at once.
+    Eaddrinuse = 8,
 }
 
 impl FailKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// Every kind, in the order of its number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Eaddrnotavail,
@@ -250,6 +252,7 @@ impl FailKind {
         Self::Econnreset,
         Self::Aborted,
         Self::Other,
+        Self::Eaddrinuse,
     ];
 
     /// The name in output: the errno where there is one.
@@ -263,6 +266,7 @@ impl FailKind {
             Self::Econnreset => "ECONNRESET",
             Self::Aborted => "aborted",
             Self::Other => "other",
+            Self::Eaddrinuse => "EADDRINUSE",
         }
     }
 }

@@ -4,8 +4,8 @@ use aya_ebpf::maps::ring_buf::RingBufEntry;
 use portchurn_common::conn::{Conn, flag};
 use portchurn_common::flow::Role;
 use portchurn_common::loss::Loss;
-use portchurn_common::record::{ExitRecord, FlowEvent, FlowRecord, RecordKind};
-use portchurn_common::stack::{ImageRecord, StackRecordKind};
+use portchurn_common::record::{ExitRecord, FlowEvent, FlowRecord, FlowSiteRecord, RecordKind};
+use portchurn_common::stack::{ImageRecord, SiteKey, StackRecordKind};
 
 use crate::atomic;
 use crate::maps::{KEY_SLOTS, LOSSES, RECORDS, STACKS};
@@ -82,6 +82,21 @@ pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns:
         role: if is_connect { Role::Connect as u8 } else { Role::Accept as u8 },
         detail,
         owner_certain: (conn.flags & flag::OWNER_CERTAIN != 0) as u8,
+    });
+    entry.submit(0);
+}
+
+/// The call site of a line of `trace`.
+#[inline(always)]
+pub fn flow_site(cookie: u64, site: &SiteKey) {
+    let Some(mut entry) = reserve::<FlowSiteRecord>(Loss::TraceRecord) else { return };
+    entry.write(FlowSiteRecord {
+        kind: RecordKind::FlowSite as u32,
+        at: site.at,
+        cookie,
+        stack: site.stack,
+        counted: site.counted,
+        zero: 0,
     });
     entry.submit(0);
 }

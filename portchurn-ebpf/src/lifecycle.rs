@@ -14,15 +14,57 @@ use crate::keys::{self, add};
 use crate::maps::{KEY_SLOTS, LISTENERS};
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
-use crate::{emit, listeners, setting};
+use crate::{emit, listeners, looks, setting};
 
 /// One state change of one socket.
 #[inline(always)]
 pub fn on_state_change<S: Sock>(sock: &S, old: u8, new: u8) {
     let step = step(old, new);
-    if matches!(step, Step::Ignore) || !sock.is_tcp() {
+    if matches!(step, Step::Ignore) {
         return;
     }
+    looks::take(sock.address(), old, new);
+    if sock.is_tcp() {
+        on_step(sock, step, old);
+    }
+}
+
+/// The same change once more, from another program on the same tracepoint.
+///
+/// The kernel skips a program that is running already on the processor, so what happens while a task is interrupted in
+/// the middle of the first program would be lost. It is not lost for the next. Whether an earlier one was there shows on
+/// the processor, else on the connection, and a socket's changes come one after the other, so nothing is counted
+/// twice. Listeners are only a hint and need no second look.
+#[inline(always)]
+pub fn look_again<S: Sock>(sock: &S, old: u8, new: u8) {
+    let step = step(old, new);
+    if matches!(step, Step::Ignore | Step::Listen | Step::Unlisten)
+        || looks::is_taken(sock.address(), old, new)
+    {
+        return;
+    }
+    looks::take(sock.address(), old, new);
+    if !sock.is_tcp() {
+        return;
+    }
+    let open = conns::find(sock.id(), S::COOKIES);
+    // SAFETY: points into the map.
+    let is_established = open.map(|found| unsafe { (*found.conn).flags } & flag::ESTABLISHED != 0);
+    let is_due = match step {
+        Step::ConnectBegin => is_established.is_none(),
+        Step::Connected => is_established == Some(false),
+        Step::Accepted => is_established != Some(true),
+        // What they write down is the same the second time.
+        Step::CloseFirst | Step::CloseSecond => true,
+        _ => is_established.is_some(),
+    };
+    if is_due {
+        on_step(sock, step, old);
+    }
+}
+
+#[inline(always)]
+fn on_step<S: Sock>(sock: &S, step: Step, old: u8) {
     match step {
         Step::ConnectBegin => connect_begin(sock),
         Step::Connected => connected(sock),
@@ -33,32 +75,6 @@ pub fn on_state_change<S: Sock>(sock: &S, old: u8, new: u8) {
         Step::Listen => listeners::listen(sock),
         Step::Unlisten => listeners::unlisten(sock),
         Step::Ignore => {}
-    }
-}
-
-/// The same event once more, from a second program on the same tracepoint.
-///
-/// The kernel skips a program that is already running on the processor, so what a soft interrupt reports while it
-/// interrupts the first program would be lost. It is not lost for the second. Whether the first one was there shows on
-/// the connection itself, and a socket's events come one after the other, so nothing is counted twice. Only what may
-/// happen in a soft interrupt needs the look.
-#[inline(always)]
-pub fn make_good<S: Sock>(sock: &S, old: u8, new: u8) {
-    let step = step(old, new);
-    if !matches!(step, Step::Connected | Step::ConnectFailed | Step::Accepted | Step::Closed)
-        || !sock.is_tcp()
-    {
-        return;
-    }
-    let open = conns::find(sock.id(), S::COOKIES);
-    // SAFETY: points into the map.
-    let is_established = open.map(|found| unsafe { (*found.conn).flags } & flag::ESTABLISHED != 0);
-    match (step, is_established) {
-        (Step::Connected, Some(false)) => connected(sock),
-        (Step::ConnectFailed, Some(_)) => connect_failed(sock),
-        (Step::Accepted, None | Some(false)) => accepted(sock),
-        (Step::Closed, Some(_)) => close_end(sock, old),
-        _ => {}
     }
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! hooks/      one file per kernel function: thin entry points, one for each tier
 //! lifecycle   the heart: a state change becomes counts
+//! looks       several programs look at each change; which of them has it
 //! listeners   who listens on which port
 //! kernel      reading kernel memory: directly where the verifier knows the type, else by helper
 //! sock        one socket, as each tier can see it
@@ -27,6 +28,7 @@ mod kernel;
 mod keys;
 mod lifecycle;
 mod listeners;
+mod looks;
 mod maps;
 mod sock;
 mod stack;

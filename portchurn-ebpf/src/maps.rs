@@ -12,6 +12,8 @@ use portchurn_common::stack::{
     Budget, CodeRecord, Interpreter, OBJECT_LEN, Site, SiteKey, StackControl, StackRecord,
 };
 
+use crate::looks::Look;
+
 /// Process, role and destination → reference into [`CHURN`].
 ///
 /// Inserted by `keys::intern` at the first connection of a key. Deleted by user space, after the process ended and its
@@ -60,6 +62,13 @@ pub static CONNS_BY_ID: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_entries(1, 0);
 
+/// Thread → socket for which it asks for any local port: from the entry of `inet_csk_get_port` to its return, in the
+/// kprobe tier.
+///
+/// Inserted and deleted by that hook. Full, or the return was missed: the failure of that call is not counted.
+#[map]
+pub static BINDS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// A process of which the user side knows.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -78,6 +87,11 @@ pub static PROCESSES: HashMap<ProcessKey, u8> = HashMap::with_max_entries(1, 0);
 /// Records of `portchurn_common::record`, for the user side. Full: a `Loss` by kind of record.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// The state change that each processor saw last, by its number: written by the program that takes it, read by those
+/// that look after it.
+#[map]
+pub static LOOKS: Array<Look> = Array::with_max_entries(1, 0);
 
 /// What was not recorded, by [`Loss`]. Counted up by every hook, read by user space.
 #[map]

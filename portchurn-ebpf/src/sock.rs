@@ -18,6 +18,8 @@ pub trait Sock {
     /// Whether [`Sock::id`] is a cookie. A cookie is never used again; an address is.
     const COOKIES: bool;
 
+    /// Where the kernel keeps it. Costs nothing, unlike [`Sock::id`].
+    fn address(&self) -> *const u8;
     /// Identity for the life of the socket.
     fn id(&self) -> u64;
     /// Whether this is TCP over IP. An MPTCP socket is not: its subflows are.
@@ -119,6 +121,11 @@ impl<A: Access + Identify> Sock for KernelSock<A> {
     const COOKIES: bool = A::COOKIES;
 
     #[inline(always)]
+    fn address(&self) -> *const u8 {
+        self.address
+    }
+
+    #[inline(always)]
     fn id(&self) -> u64 {
         A::id(self.address)
     }
@@ -204,6 +211,11 @@ pub fn field<T: Copy + Default>(context: &TracePointContext, offset: u32) -> T {
 impl Sock for TracedSock<'_> {
     type Access = Probe;
     const COOKIES: bool = false;
+
+    #[inline(always)]
+    fn address(&self) -> *const u8 {
+        self.sock.address()
+    }
 
     #[inline(always)]
     fn id(&self) -> u64 {

@@ -1,192 +1,133 @@
-//! The line of code behind each connection, against what the interpreter itself says. Truth comes from the programs,
+//! The line of code behind each connection of Python programs, against what the interpreter itself says: at the open in
+//! every shape of code, in every Python that is here, inside a container, and at the close. Truth comes from the programs,
 //! never from portchurn. Needs the privileges of a tracer, and at least one Python.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::folder::Folder;
-use portchurn_tests::harness::programs::portchurn;
-use portchurn_tests::harness::{check, skip};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use portchurn_tests::harness::namespaces::contained;
+use portchurn_tests::harness::sites::{self, Destination, Site};
+use portchurn_tests::harness::{check, python, servers, skip};
 
 /// A stack as its names, files and lines, innermost first, and how often.
 type Stacks = BTreeMap<Vec<(String, String, u64)>, u64>;
 
-/// Accepts and closes, in lock-step with whoever connects.
-fn server() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
-    let port = listener.local_addr()?.port();
-    thread::spawn(move || listener.incoming().for_each(drop));
-    Ok(port)
+/// The Python frames of a stack. Qualified names from 3.11 on: the interpreter's account has the last part.
+fn python_frames(site: &Site) -> Vec<(String, String, u64)> {
+    let frames = site.frames().iter().filter(|frame| frame.language == "python");
+    let frame = |frame: &sites::Frame| {
+        let name = frame.function.rsplit('.').next().unwrap_or_default().to_owned();
+        (name, frame.file.clone().unwrap_or_default(), frame.line.unwrap_or(0))
+    };
+    frames.map(frame).collect()
 }
 
-/// Every Python that can be found: those of pyenv and the system's.
-fn pythons() -> Vec<PathBuf> {
-    let mut found: Vec<_> =
-        ["/usr/bin/python3"].map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    for entry in std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten() {
-        let python = entry.path().join("bin/python3");
-        let minor = entry.file_name().to_string_lossy().split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
-        if entry.file_name().to_string_lossy().starts_with("3.") && minor >= Some(7) && python.exists() {
-            found.push(python);
-        }
-    }
-    found
-}
-
-struct Tracer {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Tracer {
-    fn start(port: u16, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        let output = folder.join("snapshots.jsonl");
-        let mut command = Command::new(portchurn()?);
-        command.args([
-            "top",
-            "-b",
-            "--stack",
-            "auto",
-            "-o",
-            "jsonl",
-            "--interval",
-            "200ms",
-            "-D",
-            &port.to_string(),
-        ]);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(&output)?)
-            .stderr(Stdio::piped());
-        let mut this = Self { child: command.spawn().context("start portchurn")?, output };
-        while this.last()?.is_null() {
-            if let Some(status) = this.child.try_wait()? {
-                ensure!(matches!(status.code(), Some(4 | 5)), "portchurn ended with {status}");
-                return Err(skip("not permitted, or the kernel cannot"));
-            }
-        }
-        let snapshot = this.last()?;
-        let hooks = snapshot["hooks"].as_array().context("hooks")?;
-        let hook =
-            hooks.iter().find(|hook| hook["name"] == "call_sites").context("no hook for call sites")?;
-        if hook["attached"] == "none" {
-            return Err(skip(&hook["reason"]));
-        }
-        Ok(this)
-    }
-
-    /// The last whole snapshot; null: there is none yet.
-    fn last(&self) -> Result<Value> {
-        let text = std::fs::read_to_string(&self.output)?;
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        Ok(whole.lines().last().map(serde_json::from_str).transpose()?.unwrap_or(Value::Null))
-    }
-
-    /// The snapshot in which this many connections have ended.
-    fn after(&mut self, closed: u64) -> Result<Value> {
-        loop {
-            let snapshot = self.last()?;
-            if snapshot["totals"]["closed"].as_u64() >= Some(closed) {
-                break;
-            }
-            ensure!(self.child.try_wait()?.is_none(), "portchurn ended");
-            thread::yield_now();
-        }
-        // Names may come one snapshot after the counts.
-        let seen = self.last()?["cumulative_s"].as_f64();
-        while self.last()?["cumulative_s"].as_f64() == seen {
-            thread::yield_now();
-        }
-        let snapshot = self.last()?;
-        kill_process(Pid::from_child(&self.child), Signal::INT)?;
-        self.child.wait()?;
-        Ok(snapshot)
-    }
-}
-
-/// The Python frames of every call site at this moment. Counts of one destination must add up.
-fn call_sites(snapshot: &Value, at: &str) -> Result<Stacks> {
+/// Every stack at this moment.
+fn stacks(destinations: &[Destination], at: &str) -> Stacks {
     let mut stacks = Stacks::new();
-    for program in snapshot["programs"].as_array().context("programs")? {
-        for destination in program["destinations"].as_array().context("destinations")? {
-            let sites = destination["call_sites"].as_array().context("call_sites")?;
-            let sites: Vec<_> = sites.iter().filter(|site| site["at"] == at).collect();
-            let sum: u64 = sites.iter().filter_map(|site| site["count"].as_u64()).sum();
-            if at == "open" {
-                ensure!(
-                    Some(sum) == destination["opened"].as_u64(),
-                    "the sites' sum is {sum}: {destination}"
-                );
-            }
-            for site in sites {
-                let frames = site["frames"].as_array().context("frames")?;
-                let python = frames.iter().filter(|frame| frame["language"] == "python");
-                let text = |value: &Value| value.as_str().unwrap_or("(none)").to_owned();
-                // Qualified names from 3.11 on: the interpreter's account has the last part.
-                let stack = python.map(|frame| {
-                    let name = text(&frame["function"]);
-                    let name = name.rsplit('.').next().unwrap_or(&name).to_owned();
-                    (name, text(&frame["file"]), frame["line"].as_u64().unwrap_or(0))
-                });
-                *stacks.entry(stack.collect()).or_default() += site["count"].as_u64().unwrap_or(0);
-            }
-        }
+    for site in destinations.iter().flat_map(|to| to.sites(at)) {
+        *stacks.entry(python_frames(site)).or_default() += site.count;
     }
-    Ok(stacks)
+    stacks
 }
 
-fn account(path: &Path) -> Result<Stacks> {
-    let mut stacks = Stacks::new();
+/// What the script wrote down, and the lowest process number that it saw.
+fn account(path: &Path) -> Result<(Stacks, u64)> {
+    let (mut stacks, mut lowest) = (Stacks::new(), u64::MAX);
     for line in std::fs::read_to_string(path)?.lines() {
-        let value: Value = serde_json::from_str(line)?;
-        let frames = value["stack"].as_array().context("stack")?.iter();
-        let frame = |frame: &Value| {
-            let text = |index: usize| frame[index].as_str().unwrap_or_default().to_owned();
-            (text(0), text(1), frame[2].as_u64().unwrap_or(0))
-        };
-        *stacks.entry(frames.map(frame).collect()).or_default() += 1;
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        let stack: Vec<(String, String, u64)> = serde_json::from_value(value["stack"].clone())?;
+        *stacks.entry(stack).or_default() += 1;
+        lowest = lowest.min(value["pid"].as_u64().context("a process number")?);
     }
-    Ok(stacks)
+    ensure!(!stacks.is_empty(), "the script did nothing");
+    Ok((stacks, lowest))
 }
 
-fn equal(python: &Path) -> Result<()> {
+/// Runs the script, perhaps elsewhere, and compares every stack and its count.
+fn equal(python: &Path, is_contained: bool) -> Result<()> {
     let folder = Folder::new()?;
-    let port = server()?;
-    let mut tracer = Tracer::start(port, folder.path(), &[])?;
+    let port = servers::accepting()?;
+    let mut tracer = sites::start(port, &[])?;
     let written = folder.path().join("account.jsonl");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/python/truth.py");
-    let mut command = Command::new(python);
-    command.arg(script).arg(port.to_string()).arg(&written).arg("5").env("FORK", "1");
-    ensure!(command.status()?.success(), "the script itself failed");
-    let truth = account(&written)?;
-    let snapshot = tracer.after(truth.values().sum())?;
-    let found = call_sites(&snapshot, "open")?;
-    for (stack, count) in &truth {
-        ensure!(
-            found.get(stack) == Some(count),
-            "{python:?}: {count} of {stack:#?}, found {:?}",
-            found.get(stack)
-        );
+    let mut command = python::command(python, "truth.py");
+    command.arg(port.to_string()).arg(&written).arg("5").env("FORK", "1");
+    if is_contained {
+        contained(&mut command);
     }
-    ensure!(found.len() == truth.len(), "{python:?}: stacks that were not: {found:#?}");
+    ensure!(command.status()?.success(), "the script itself failed");
+    let (truth, lowest) = account(&written)?;
+    ensure!((lowest == 1) == is_contained, "its own process number was {lowest}");
+    sites::wait_for(&mut tracer, &written.display().to_string(), |destinations| {
+        sites::opens_are(destinations, truth.values().sum())?;
+        let found = stacks(destinations, "open");
+        let wrong: Vec<_> = truth.iter().filter(|(stack, count)| found.get(*stack) != Some(count)).collect();
+        ensure!(wrong.is_empty(), "{python:?}: not so: {wrong:#?}, but {found:#?}");
+        ensure!(found.len() == truth.len(), "{python:?}: stacks that were not: {found:#?}");
+        Ok(())
+    })?;
+    tracer.stop()?;
     Ok(())
+}
+
+fn every_python(test: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let pythons = python::all();
+    if pythons.is_empty() {
+        return Err(skip("there is no Python 3.7 or later here"));
+    }
+    pythons.iter().try_for_each(|python| test(python))
 }
 
 #[test]
 fn python_frames_are_those_of_the_interpreter() {
-    check("python_frames_are_those_of_the_interpreter", || {
-        let pythons = pythons();
-        if pythons.is_empty() {
-            return Err(skip("there is no Python 3.7 or later here"));
+    check("python_frames_are_those_of_the_interpreter", || every_python(|python| equal(python, false)));
+}
+
+/// With process numbers and mounts of its own, as in a container.
+#[test]
+fn python_frames_in_other_pid_and_mount_namespaces() {
+    check("python_frames_in_other_pid_and_mount_namespaces", || every_python(|python| equal(python, true)));
+}
+
+/// What the script says of one close: a name for it, and the line at work; none when the process is ending.
+type Close = (String, Option<(String, u64)>);
+
+fn closes(python: &Path) -> Result<()> {
+    let port = servers::accepting()?;
+    let mut tracer = sites::start(port, &[])?;
+    let said = python::run(python, "closes.py", [port.to_string()])?;
+    let mut truth: BTreeMap<Option<(String, u64)>, u64> = BTreeMap::new();
+    for line in said.lines() {
+        let (kind, place): Close =
+            serde_json::from_str(line).with_context(|| format!("understand {line}"))?;
+        ensure!(!kind.is_empty(), "a close without a name");
+        *truth.entry(place).or_default() += 1;
+    }
+    let total: u64 = truth.values().sum();
+    ensure!(total == 6, "the script did something else: {said}");
+    let word = python::script("closes.py").display().to_string();
+    sites::wait_for(&mut tracer, &word, |destinations| {
+        sites::opens_are(destinations, total)?;
+        let mut found = BTreeMap::new();
+        for site in destinations.iter().flat_map(|to| to.sites("close")) {
+            let place = site.culprit.as_ref().map(|place| {
+                let name = place.function.rsplit('.').next().unwrap_or_default().to_owned();
+                (name, place.line.unwrap_or(0))
+            });
+            let says_exit = site.note.as_deref().is_some_and(|note| note.starts_with("process exit"));
+            ensure!(place.is_none() == says_exit, "an end of the process, or not? {site:?}");
+            *found.entry(place).or_default() += site.count;
         }
-        pythons.iter().try_for_each(|python| equal(python))
-    });
+        ensure!(found == truth, "{python:?}: found {found:#?}, it was {truth:#?}");
+        Ok(())
+    })?;
+    tracer.stop()?;
+    Ok(())
+}
+
+#[test]
+fn closes_are_the_line_s_that_let_go() {
+    check("closes_are_the_line_s_that_let_go", || every_python(closes));
 }

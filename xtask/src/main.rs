@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod ebpf;
 mod layers;
+mod needs;
 mod protos;
 mod release;
 mod repo;

@@ -9,12 +9,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::repo;
 use crate::run::{self, on_path};
-use crate::setup;
-
-/// Programs that tests call, and the Debian package of each: the shells judge the completions made for them.
-const NEEDED: &[(&str, &str)] = &[("bash", "bash"), ("fish", "fish"), ("zsh", "zsh")];
+use crate::{needs, repo};
 
 /// The package whose tests run the product on the running kernel.
 const KERNEL_TESTS: &str = "portchurn-tests";
@@ -31,7 +27,7 @@ struct Tally {
 
 pub(crate) fn run() -> Result<()> {
     let root = repo::root()?;
-    install_needed()?;
+    needs::install(&root)?;
     println!("test: build portchurn");
     run::run(cargo(&root).args(["build", "--quiet", "--locked", "--release", "--package=portchurn"]))?;
     let mut tally = Tally::default();
@@ -58,19 +54,6 @@ fn cargo(root: &Path) -> Command {
     // The product is looked for where cargo puts it by default.
     command.current_dir(root).env("CARGO_TARGET_DIR", root.join("target"));
     command
-}
-
-fn install_needed() -> Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| on_path(program).is_none()).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    if on_path("apt-get").is_none() {
-        println!("test: without {} some tests see less; install what you can", packages.join(", "));
-        return Ok(());
-    }
-    setup::install(&packages)
 }
 
 /// Lets cargo start each test program as root.

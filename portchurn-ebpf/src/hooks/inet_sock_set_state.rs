@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 
 use crate::kernel::{Direct, Probe};
-use crate::lifecycle::{make_good, on_state_change};
+use crate::lifecycle::{look_again, on_state_change};
 use crate::setting;
 use crate::sock::{KernelSock, TracedSock, field};
 
@@ -17,27 +17,11 @@ pub fn inet_sock_set_state_btf(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Beside [`inet_sock_set_state_btf`]: see [`make_good`].
+/// Beside [`inet_sock_set_state_btf`]: see [`look_again`].
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state_btf_again(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
-    0
-}
-
-/// Once more: see decision 0004.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn inet_sock_set_state_btf_a_third_time(ctx: BtfTracePointContext) -> i32 {
-    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
-    0
-}
-
-/// Once more: see decision 0004.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn inet_sock_set_state_btf_a_fourth_time(ctx: BtfTracePointContext) -> i32 {
-    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    make_good(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    look_again(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
     0
 }
 
@@ -49,11 +33,11 @@ pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Beside [`inet_sock_set_state_raw`]: see [`make_good`].
+/// Beside [`inet_sock_set_state_raw`]: see [`look_again`].
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state_raw_again(ctx: RawTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    make_good(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8);
+    look_again(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8);
     0
 }
 

@@ -3,6 +3,7 @@
 
 mod call_sites;
 mod inet_csk_accept;
+mod inet_csk_get_port;
 mod inet_sock_set_state;
 mod sched_process_exec;
 mod sched_process_exit;

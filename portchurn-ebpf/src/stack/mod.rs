@@ -16,7 +16,6 @@ mod sites;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output};
 use portchurn_common::conn::CLOSED;
-use portchurn_common::flow::KeyRef;
 use portchurn_common::loss::Loss;
 use portchurn_common::stack::{
     At, Effort, STACK_EXITING, STACK_NONE, Site, SiteKey, StackRecord, StackRecordKind, WalkEnd, stack_flag,
@@ -48,19 +47,31 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
     }
     let id = conns::id_of(sock);
     let found = if setting!(cookies) == 0 {
+        // An address: 6.1 lets nobody calculate with it.
         conns::find_any(id)
     } else {
-        // The counting program has released the connection, what it knew can still be read.
+        // The counting program has released a connection that was aborted; what it knew can still be read.
         conns::find_any(if is_abort { id | CLOSED } else { id })
     };
-    if let Some(found) = found {
-        // SAFETY: points into the map.
-        capture::<PYTHON>(unsafe { (*found.conn).key_ref }, at, effort);
-    }
+    let Some(found) = found else { return };
+    // SAFETY: points into the map.
+    let key_ref = unsafe { (*found.conn).key_ref };
+    let mut key = SiteKey { key_ref, stack: 0, at: at as u32, counted: 1 };
+    capture::<PYTHON>(id, &mut key, effort);
 }
 
-/// Whether a close without a FIN was ours, and what is known of it can be found. With an error on the socket it was the
-/// peer's, and this is nobody's context.
+/// Counts one passage; for `trace`, says which connection it belongs to. At once, as what is kept until the end makes
+/// the verifier's work many times as long.
+#[inline(always)]
+fn passed(id: u64, key: &SiteKey) -> Option<(u32, *mut Site)> {
+    // Without cookies the two kinds of records cannot be brought together.
+    if setting!(trace) != 0 && setting!(cookies) != 0 {
+        emit::flow_site(id, key);
+    }
+    sites::count(key)
+}
+
+/// A close without a FIN. With an error on the socket it was the peer's, and this is nobody's context.
 #[inline(always)]
 fn is_own_abort(sock: *const u8) -> bool {
     setting!(cookies) != 0 && Probe::load_known(sock, setting!(offsets.sk_err)) == Some(0u32)
@@ -75,16 +86,16 @@ fn effort() -> u32 {
 }
 
 #[inline(always)]
-fn capture<const PYTHON: bool>(key_ref: KeyRef, at: At, effort: u32) {
+fn capture<const PYTHON: bool>(id: u64, key: &mut SiteKey, effort: u32) {
     let state = TaskState::current::<Probe>();
-    let mut key = SiteKey { key_ref, stack: STACK_NONE, at: at as u32, counted: 1 };
     if state.is_kernel_thread() {
-        sites::count(&key);
+        key.stack = STACK_NONE;
+        passed(id, key);
         return;
     }
     if state.is_exiting() {
         key.stack = STACK_EXITING;
-        sites::count(&key);
+        passed(id, key);
         return;
     }
     // SAFETY: no preconditions.
@@ -106,11 +117,11 @@ fn capture<const PYTHON: bool>(key_ref: KeyRef, at: At, effort: u32) {
                 walk_end = walked.end;
                 if walked.end as u32 == WalkEnd::Complete as u32 {
                     key.stack = stack_id(walked.hash);
-                    if let Some((index, site)) = sites::count(&key) {
+                    if let Some((index, site)) = passed(id, key) {
                         if sites::is_new(site) {
                             python::send_code(interpreter, scratch);
                             native_beside(scratch, tgid, effort);
-                            send(scratch, &key, index, site, walk_end);
+                            send(scratch, key, index, site, walk_end);
                         }
                     }
                     return;
@@ -120,7 +131,7 @@ fn capture<const PYTHON: bool>(key_ref: KeyRef, at: At, effort: u32) {
         if setting!(stack_native) == 0 || effort != Effort::Full as u32 {
             return;
         }
-        native(scratch, &mut key, tgid, walk_end);
+        native(scratch, id, key, tgid, walk_end);
     }
 }
 
@@ -150,7 +161,7 @@ unsafe fn native_beside(scratch: *mut Scratch, tgid: u32, effort: u32) {
 /// # Safety
 /// `scratch` must be this processor's.
 #[inline(always)]
-unsafe fn native(scratch: *mut Scratch, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
+unsafe fn native(scratch: *mut Scratch, id: u64, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
     // SAFETY: the caller's promise.
     unsafe {
         let record = &raw mut (*scratch).record;
@@ -158,7 +169,7 @@ unsafe fn native(scratch: *mut Scratch, key: &mut SiteKey, tgid: u32, walk_end: 
         let have = regs::copy_head(record, at.stack_pointer);
         key.stack = stack_id(regs::fingerprint(record, at, have, tgid));
         key.counted = 0;
-        let Some((index, site)) = sites::count(key) else { return };
+        let Some((index, site)) = passed(id, key) else { return };
         if !sites::wants_a_look(site) || !budget::take(tgid) {
             return;
         }

@@ -97,21 +97,27 @@ async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> 
     while left != Some(0) {
         match session.next().await {
             Event::Tick => {
-                // The last list is not an estimate.
-                if left == Some(1) {
-                    session.collector.read_sockets_now();
-                }
                 session.sample()?;
+                if left == Some(1) {
+                    read_now(session)?;
+                }
                 sink.snapshot(&session.model.snapshot())?;
                 left = left.map(|left| left - 1);
             }
             Event::Pump | Event::Report => {}
             Event::Stop => {
-                session.collector.read_sockets_now();
                 session.sample()?;
+                read_now(session)?;
                 return Ok(sink.snapshot(&session.model.snapshot())?);
             }
         }
     }
     Ok(())
+}
+
+/// The last list is no estimate. What was counted before belongs into a sample of its own: of one that holds a reading,
+/// the model can but guess which part came after it.
+fn read_now(session: &mut Session) -> Result<()> {
+    session.collector.read_sockets_now();
+    session.sample().map(drop)
 }

@@ -24,6 +24,7 @@ pub mod terminal;
 pub mod timewait;
 pub mod top;
 pub mod trace;
+mod waiting;
 pub mod who;
 
 /// Something was lost and `--strict` was given: exit status 6.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use portchurn_common::flow::Role;
 use portchurn_common::glob::{Glob, PATTERN_LEN};
 use portchurn_common::settings::{Filters, port_filter_key};
@@ -85,14 +86,23 @@ pub struct TracerArgs {
     #[arg(long, value_name = "PATH")]
     pub skip_path: Vec<String>,
     /// Past this much of one processor, in percent, lines of code are no longer taken; counting goes on
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_cpu: Option<u32>,
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub max_cpu: Option<f64>,
     /// Attach a hook in one way only: HOOK=TIER, or HOOK=none
     #[arg(long, value_name = "HOOK=TIER", hide = true)]
     pub attach: Vec<Forced>,
     /// As on a kernel without type information
     #[arg(long, hide = true)]
     pub no_btf: bool,
+}
+
+impl TracerArgs {
+    /// The command line that takes the same call sites.
+    pub fn command_line(&self, command: &str) -> String {
+        let stack = self.stack.filter(|stack| *stack != Stack::Off);
+        let name = stack.and_then(|stack| stack.to_possible_value());
+        name.map_or_else(|| command.to_owned(), |name| format!("{command} --stack {}", name.get_name()))
+    }
 }
 
 /// `--stack`.
@@ -146,7 +156,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         no_btf: tracer.no_btf,
         stacks: tracer.stack.unwrap_or_default().into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
-        max_cpu_ratio: tracer.max_cpu.map(|percent| f64::from(percent) / 100.0),
+        max_cpu_ratio: tracer.max_cpu.map(|percent| percent / 100.0),
         copies: Copies::default(),
         wanted: Wanted {
             keys: tracer.max_keys,
@@ -226,6 +236,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
 }
 
+/// A share of one processor, also a part of a percent.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent.is_finite() => Ok(percent),
+        _ => Err("must be a number more than 0, such as 0.5 or 20".to_owned()),
+    }
+}
+
 fn parse_glob(text: &str) -> Result<String, String> {
     match Glob::new(text) {
         Some(_) => Ok(text.to_owned()),
@@ -267,7 +285,7 @@ pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{parse_duration, parse_glob, parse_netns, tcp_in_use};
+    use super::{parse_duration, parse_glob, parse_netns, parse_percent, tcp_in_use};
 
     #[test]
     fn durations_have_units_or_are_seconds() {
@@ -276,6 +294,15 @@ mod tests {
         assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
         for nonsense in ["0", "0s", "-1", "soon", "", "1e300", "NaN"] {
             assert!(parse_duration(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_a_processor_is_more_than_nothing() {
+        assert_eq!(parse_percent("0.5"), Ok(0.5));
+        assert_eq!(parse_percent("20%"), Ok(20.0));
+        for nonsense in ["0", "-1", "NaN", "inf", "much", ""] {
+            assert!(parse_percent(nonsense).is_err(), "{nonsense}");
         }
     }
 

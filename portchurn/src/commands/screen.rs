@@ -10,9 +10,10 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{Event as TerminalEvent, read};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use crate::commands::logger;
 use crate::commands::session::{Event, Session};
+use crate::commands::{logger, who};
 use crate::filter::{Filter, Scope};
+use crate::model::who::Query;
 use crate::sinks::tui::{Action, FilterError, FilterParser, Screen, State, draw, render_to_svg};
 use crate::sinks::view::RowFilter;
 use crate::sinks::{OutputFormat, View};
@@ -114,6 +115,13 @@ impl Viewer {
             Action::WriteSnapshot(path) => match self.write(&path) {
                 Ok(()) => self.state.notify(format!("written to {}", path.display()), false),
                 Err(err) => self.state.notify(format!("{err:#}"), true),
+            },
+            Action::Who(text) => match text.parse::<Query>() {
+                Ok(query) => {
+                    let lines = who::found_by(session, &query);
+                    self.state.show_text(format!("who opened {text}"), lines);
+                }
+                Err(why) => self.state.notify(why, true),
             },
             Action::Quit => {
                 session.sample()?;

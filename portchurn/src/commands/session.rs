@@ -14,6 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
 use crate::live::loader::{Options, StackMode};
+use crate::live::memory::give_back;
 use crate::live::stacks::{Look, Watcher};
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
@@ -51,6 +52,7 @@ pub struct Session {
     pub collector: Collector,
     /// What it means.
     pub model: Model,
+    attached_ns: u64,
     namer: Option<Namer>,
     effort: Effort,
     max_cpu_ratio: Option<f64>,
@@ -77,7 +79,7 @@ impl Session {
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
-        let namer = if takes_stacks { Some(Namer::start()?) } else { None };
+        let namer = if takes_stacks { Some(Namer::start(give_back)?) } else { None };
         let watcher = namer.as_ref().map(|namer| Box::new(Stacks(namer.front())) as Box<dyn Watcher>);
         let mut collector = Collector::attach(options, watcher, now_ns())?;
         collector.read_sockets()?;
@@ -92,6 +94,7 @@ impl Session {
         Ok(Self {
             collector,
             model,
+            attached_ns,
             namer,
             effort: Effort::Full,
             max_cpu_ratio: options.max_cpu_ratio,
@@ -105,6 +108,11 @@ impl Session {
             terminate,
             report,
         })
+    }
+
+    /// Whether call sites are taken.
+    pub fn takes_stacks(&self) -> bool {
+        self.collector.takes_stacks()
     }
 
     /// Changes the interval from now on.
@@ -141,7 +149,7 @@ impl Session {
     }
 
     /// What is known of a connection.
-    fn answer(&self, query: &Query) -> Reply {
+    pub fn answer(&self, query: &Query) -> Reply {
         let now_ns = now_ns();
         let found = self.collector.search(query, now_ns);
         let named = |(id, mut answer): (ProcessId, Answer)| {
@@ -150,7 +158,8 @@ impl Session {
         };
         Reply {
             answers: merged(found.answers.into_iter().map(named).collect()),
-            history_s: now_ns.saturating_sub(found.oldest_ns) as f64 / 1e9,
+            // What was there before the attach may have ended long before.
+            history_s: now_ns.saturating_sub(found.oldest_ns.max(self.attached_ns)) as f64 / 1e9,
         }
     }
 
@@ -194,6 +203,7 @@ impl Session {
             let cost = namer.cost();
             sample.own_cost.stacks_named = cost.stacks;
             sample.own_cost.naming_p99_us = cost.p99_us();
+            sample.own_cost.stack_effort = self.collector.takes_stacks().then_some(self.effort.name());
             sample.own_cost.naming_max_us = (cost.stacks > 0).then_some(cost.max_us);
         }
         self.keep_within_budget(&sample);

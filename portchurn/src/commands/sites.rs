@@ -15,8 +15,9 @@ const EXAMPLES: &str = "\
 Examples:
   portchurn sites -D 3306                             which lines open connections to MySQL, for ten seconds
   portchurn sites --duration 1m -o json               everything of a minute, whole stacks
-  portchurn sites -o folded | flamegraph.pl > f.svg   a flame graph, weighted by connections
-  portchurn sites -o pprof --weight time-wait -w p.pb a profile of the ports that are kept in TIME_WAIT";
+  portchurn sites -o svg -w sites.svg                 a flame graph for the browser, weighed by connections
+  portchurn sites -o pprof --weight time-wait -w p.pb a profile of the ports that are kept in TIME_WAIT
+  go tool pprof -http : p.pb                          look at it";
 
 /// Arguments of `sites`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ pub struct Args {
     /// Format
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-    /// What a stack weighs in folded and pprof
+    /// What a stack weighs in folded, pprof and svg
     #[arg(long, value_enum, default_value_t)]
     weight: Weight,
     /// Write to a file

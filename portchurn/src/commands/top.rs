@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::commands::options::{
-    SelectArgs, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
+    SelectArgs, Stack, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
 };
 use crate::commands::session::{Event, Session, block_on, open_output};
 use crate::commands::{EventsLost, Usage, logger, screen, terminal};
@@ -126,7 +126,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         match output.take() {
             None => {
-                let base_command = args.select.command_line("portchurn top");
+                let base_command = args.select.command_line(&args.tracer.command_line("portchurn top"));
                 let look = screen::Look { count: args.count, mouse: !args.show.no_mouse, base_command };
                 screen::run(&mut session, view, look, args.interval).await?;
             }
@@ -152,12 +152,14 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
     let asks_for_processes = args.select.filter.as_ref().is_some_and(Filter::asks_for_processes);
     let usual = if asks_for_processes { Group::Process } else { Group::Program };
     let level = show.group_by.unwrap_or(usual).into();
-    let columns =
-        show.columns.as_deref().map(|text| parse_columns(text, level)).transpose().map_err(Usage)?;
+    let call_sites = args.tracer.stack.unwrap_or_default() != Stack::Off;
+    let columns = show.columns.as_deref().map(|text| parse_columns(text, level, call_sites));
+    let columns = columns.transpose().map_err(Usage)?;
     let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();
     let to_terminal = show.write.is_none() && std::io::stdout().is_terminal();
     Ok(View {
         level,
+        call_sites,
         columns,
         sort,
         limit: show.limit,

@@ -15,6 +15,7 @@ use portchurn_common::record::FlowRecord;
 
 use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
 use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
+use crate::commands::waiting::Waiting;
 use crate::commands::{EventsLost, logger, terminal};
 use crate::filter::{Filter, Scope};
 use crate::model::Model;
@@ -32,6 +33,7 @@ Examples:
   portchurn trace                          everything
   portchurn trace -p 4711 -n 100           a hundred events of one process
   portchurn trace -D 3306 -f 'event=fail'  connects to MySQL that fail
+  portchurn trace --stack auto -D 3306     and the line of code behind each connect and close
   portchurn trace -o jsonl | jq .remote_address
 
 Events that come faster than they can be written are counted as lost; counts of `top` are not touched by that.";
@@ -82,7 +84,8 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         };
         let mut session = Session::start(&options, INTERVAL, args.stop.duration)?;
         let mut tracer = Tracer {
-            sink: EventSink::new(output, args.output, page),
+            sink: EventSink::new(output, args.output, page, session.takes_stacks()),
+            waiting: Waiting::new(session.takes_stacks()),
             clock: Clock::new(args.utc),
             names: Names::default(),
             filter: args.select.filter.clone(),
@@ -107,15 +110,20 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
         if matches!(event, Event::Pump | Event::Report) {
             continue;
         }
-        let sample = session.sample()?;
+        let at_end = matches!(event, Event::Stop);
+        let sample = if at_end { session.sample_settled()? } else { session.sample()? };
         tracer.names.learn(&sample);
+        tracer.waiting.learn(session.collector.take_flow_sites());
         for record in session.collector.take_flows() {
-            tracer.write(&record)?;
+            tracer.take(&record, sample.at_ns);
+        }
+        while let Some(event) = tracer.waiting.pop(&session.model, sample.at_ns, at_end) {
+            tracer.write(&event)?;
         }
         tracer.sink.flush()?;
         tracer.alert(&session.model);
         tracer.names.forget(&sample);
-        if matches!(event, Event::Stop) {
+        if at_end {
             break;
         }
     }
@@ -129,6 +137,7 @@ fn is_explained(event: &Exhaustion) -> bool {
 
 struct Tracer {
     sink: EventSink,
+    waiting: Waiting,
     clock: Clock,
     names: Names,
     filter: Option<Filter>,
@@ -152,18 +161,22 @@ impl Tracer {
         }
     }
 
-    fn write(&mut self, record: &FlowRecord) -> Result<()> {
+    /// Finds out whose an event is, as long as that is known, and keeps it if it is wanted.
+    fn take(&mut self, record: &FlowRecord, now_ns: u64) {
+        let id = ProcessId { tgid: record.tgid, start_ns: record.start_ns };
+        let (process, program) = self.names.of(id);
+        let Some(event) = TraceEvent::new(record, process, program) else { return };
+        if self.filter.as_ref().is_none_or(|filter| filter.matches_event(&event)) {
+            self.waiting.push(event, now_ns);
+        }
+    }
+
+    fn write(&mut self, event: &TraceEvent) -> Result<()> {
         if self.left == Some(0) {
             return Ok(());
         }
-        let id = ProcessId { tgid: record.tgid, start_ns: record.start_ns };
-        let (process, program) = self.names.of(id);
-        let Some(event) = TraceEvent::new(record, process, program) else { return Ok(()) };
-        if self.filter.as_ref().is_some_and(|filter| !filter.matches_event(&event)) {
-            return Ok(());
-        }
         let (time, rfc3339) = self.clock.tell(event.at_ns);
-        self.sink.event(&event, &time, &rfc3339)?;
+        self.sink.event(event, &time, &rfc3339)?;
         self.left = self.left.map(|left| left - 1);
         Ok(())
     }

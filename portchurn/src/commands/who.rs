@@ -1,6 +1,8 @@
 //! `portchurn who ADDR:PORT`: which process opened the connection that a server's process list shows by its client port
 //! alone. Asks every portchurn that runs, and the socket tables of this moment.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use anyhow::Result;
@@ -8,7 +10,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::commands::options::parse_netns;
-use crate::commands::session::open_output;
+use crate::commands::session::{Session, open_output};
 use crate::commands::{logger, terminal};
 use crate::model::who::{Answer, Life, Query, merged};
 use crate::sinks::text::clean;
@@ -83,8 +85,8 @@ pub fn run(args: &Args) -> Result<u8> {
             writeln!(out, "{}", crate::sinks::json::escaped(document.to_string()))?;
         }
         Format::Text => {
-            for answer in &answers {
-                writeln!(out, "{}", text(answer))?;
+            for line in lines(&answers) {
+                writeln!(out, "{line}")?;
             }
         }
     }
@@ -97,6 +99,21 @@ pub fn run(args: &Args) -> Result<u8> {
         logger::note(&asked.why_not(&answers));
     }
     Ok(u8::from(!known))
+}
+
+/// The same for a screen: what this tracer knows, and the socket tables of this moment.
+pub fn found_by(session: &Session, query: &Query) -> Vec<String> {
+    let reply = session.answer(query);
+    let Living { answers: here, unread } = living(query);
+    let answers = merged(reply.answers.into_iter().chain(here).collect());
+    let mut text = lines(&answers);
+    if !answers.iter().any(|answer| answer.tgid.is_some()) {
+        text.push(Asked { running: 1, history_s: reply.history_s }.why_not(&answers));
+    }
+    text.extend(
+        unread.iter().map(|(netns, why)| format!("network namespace {netns} could not be read: {why}")),
+    );
+    text
 }
 
 #[derive(Default)]
@@ -122,30 +139,78 @@ impl Asked {
                  it comes back"
             );
         }
-        format!("{found}; {} portchurn asked, which remembers the last {:.0} s", self.running, self.history_s)
+        let who = if self.running == 1 {
+            "one running portchurn was".to_owned()
+        } else {
+            format!("{} running portchurns were", self.running)
+        };
+        format!("{found}; {who} asked: ended connections of the last {:.0} s are remembered", self.history_s)
     }
 }
 
-fn text(answer: &Answer) -> String {
+/// Connections that are told one by one. A port is used again and again, so there may be thousands.
+const TOLD: usize = 4;
+
+/// The latest ones in full, of the others how many there are of whom.
+fn lines(answers: &[Answer]) -> Vec<String> {
+    let mut text = Vec::new();
+    let mut answers: Vec<_> = answers.iter().collect();
+    // Who is known says more than what is not; else the order stays.
+    answers.sort_by_key(|answer| answer.tgid.is_none());
+    for answer in answers.iter().take(TOLD) {
+        if !text.is_empty() {
+            text.push(String::new());
+        }
+        text.extend(told(answer));
+    }
+    let rest = answers.get(TOLD..).unwrap_or_default();
+    if rest.is_empty() {
+        return text;
+    }
+    text.push(String::new());
+    text.push(format!("and {} more, all of them with -o json:", rest.len()));
+    let mut by_owner: BTreeMap<(String, &str), usize> = BTreeMap::new();
+    for answer in rest {
+        *by_owner.entry((owner(answer), verb(answer))).or_default() += 1;
+    }
+    let mut by_owner: Vec<_> = by_owner.into_iter().collect();
+    by_owner.sort_by_key(|((owner, _), count)| (Reverse(*count), owner.clone()));
+    text.extend(
+        by_owner.iter().take(OWNERS).map(|((owner, verb), count)| format!("  {count} {verb} by {owner}")),
+    );
+    if by_owner.len() > OWNERS {
+        text.push(format!("  and those of {} more processes", by_owner.len() - OWNERS));
+    }
+    text
+}
+
+/// Owners that are named of the rest.
+const OWNERS: usize = 8;
+
+fn told(answer: &Answer) -> Vec<String> {
     let local = answer.local_address.map_or("*".to_owned(), bracketed);
     let arrow = if answer.role == "connect" { "->" } else { "<-" };
     let remote = bracketed(answer.remote_address);
-    let verb = if answer.role == "connect" { "opened" } else { "accepted" };
-    let mut text =
-        format!("{local}:{} {arrow} {remote}:{}  {}", answer.local_port, answer.remote_port, life(answer));
-    text += &match answer.tgid {
-        Some(tgid) => {
-            let program = answer.program.as_deref().unwrap_or("a process whose name is not known any more");
-            let program = clean(program, terminal::speaks_unicode());
-            let ended = if answer.exited == Some(true) { ", ended" } else { "" };
-            format!("\n    {verb} by {program} (PID {tgid}{ended}){}", ago(answer.opened_ago_s))
-        }
-        None => format!("\n    {verb} by nobody known"),
-    };
+    let mut text = vec![
+        format!("{local}:{} {arrow} {remote}:{}  {}", answer.local_port, answer.remote_port, life(answer)),
+        format!("  {} by {}{}", verb(answer), owner(answer), ago(answer.opened_ago_s)),
+    ];
     if !answer.argv.is_empty() {
-        text += &format!("\n    {}", clean(&answer.argv.join(" "), terminal::speaks_unicode()));
+        text.push(format!("  {}", clean(&answer.argv.join(" "), terminal::speaks_unicode())));
     }
     text
+}
+
+fn verb(answer: &Answer) -> &'static str {
+    if answer.role == "connect" { "opened" } else { "accepted" }
+}
+
+fn owner(answer: &Answer) -> String {
+    let Some(tgid) = answer.tgid else { return "nobody known".to_owned() };
+    let program = answer.program.as_deref().unwrap_or("a process whose name is not known any more");
+    let program = clean(program, terminal::speaks_unicode());
+    let ended = if answer.exited == Some(true) { ", ended" } else { "" };
+    format!("{program} (PID {tgid}{ended})")
 }
 
 fn bracketed(address: std::net::IpAddr) -> String {
@@ -165,4 +230,73 @@ fn life(answer: &Answer) -> String {
     let by = answer.closed_by.as_ref().map_or(String::new(), |by| format!(" ({by})"));
     let closer = answer.closer_tgid.map_or(String::new(), |tgid| format!(" by PID {tgid}"));
     format!("{state}{by}{closer}{}", ago(answer.closed_ago_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Asked, lines};
+    use crate::model::who::{Answer, Life};
+
+    fn answer(tgid: Option<u32>) -> Answer {
+        Answer {
+            state: Life::TimeWait,
+            role: "connect".into(),
+            netns: 5,
+            cookie: 1,
+            local_address: Some("10.0.0.7".parse().unwrap()),
+            local_port: 43_211,
+            remote_address: "10.0.0.2".parse().unwrap(),
+            remote_port: 3306,
+            tgid,
+            program: tgid.map(|_| "worker".to_owned()),
+            argv: Vec::new(),
+            exited: Some(true),
+            closer_tgid: None,
+            closed_by: Some("local".into()),
+            opened_ago_s: Some(3.0),
+            closed_ago_s: Some(2.0),
+            call_site: None,
+        }
+    }
+
+    #[test]
+    fn one_connection_is_told_in_full() {
+        assert_eq!(
+            lines(&[answer(Some(7))]),
+            [
+                "10.0.0.7:43211 -> 10.0.0.2:3306  TIME_WAIT (local), 2.0 s ago",
+                "  opened by worker (PID 7, ended), 3.0 s ago"
+            ]
+        );
+    }
+
+    #[test]
+    fn of_hundreds_a_few_are_told_and_the_rest_is_summed_up_and_those_with_an_owner_come_first() {
+        let mut many = vec![answer(None); 40];
+        many.extend(vec![answer(Some(7)); 90]);
+        many.extend(vec![answer(Some(8)); 9]);
+        let text = lines(&many);
+        assert!(text.len() < 20 && text[1].contains("PID 7"), "{text:?}");
+        let tail = &text[text.len() - 4..];
+        assert_eq!(
+            tail,
+            [
+                "and 135 more, all of them with -o json:",
+                "  86 opened by worker (PID 7, ended)",
+                "  40 opened by nobody known",
+                "  9 opened by worker (PID 8, ended)"
+            ]
+        );
+    }
+
+    #[test]
+    fn that_nobody_runs_is_said_plainly() {
+        let nobody = Asked::default().why_not(&[answer(None)]);
+        assert!(nobody.contains("the kernel has forgotten whose it was; no portchurn runs"), "{nobody}");
+        let one = Asked { running: 1, history_s: 9.0 }.why_not(&[]);
+        assert!(
+            one.contains("no such connection") && one.contains("one running portchurn was asked"),
+            "{one}"
+        );
+    }
 }

@@ -13,7 +13,8 @@ use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
 use crate::sources::procfs::cut_to_ticks;
 
-/// The connections, living and ended, and whose they are.
+/// The connections, living and ended, and whose they are. A clone looks at the same memory, on any thread.
+#[derive(Clone)]
 pub struct Closed {
     conns: Table<Conn>,
     slots: Table<KeySlot>,
@@ -21,13 +22,14 @@ pub struct Closed {
 }
 
 impl Closed {
-    /// Maps the tables once more: this may be read on any thread.
-    pub fn new(ebpf: &Ebpf, sizes: &Sizes, retired: Retired) -> Result<Self> {
-        Ok(Self {
-            conns: Table::map(ebpf, "CONNS", sizes.conns)?,
-            slots: Table::map(ebpf, "KEY_SLOTS", sizes.keys)?,
-            retired,
-        })
+    /// Maps the table of connections; who they are counted under is in `slots`.
+    pub fn new(ebpf: &Ebpf, sizes: &Sizes, slots: Table<KeySlot>, retired: Retired) -> Result<Self> {
+        Ok(Self { conns: Table::map(ebpf, "CONNS", sizes.conns)?, slots, retired })
+    }
+
+    /// The table of connections, for who fills it in.
+    pub fn conns(&self) -> Table<Conn> {
+        self.conns.clone()
     }
 
     /// How many places there are.

@@ -7,10 +7,9 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
-use portchurn_common::record::FlowRecord;
+use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
-use portchurn_common::tcp::FailKind;
 
 use crate::live::closed::Closed;
 use crate::live::hooks::{CALL_SITES, EXIT};
@@ -22,7 +21,6 @@ use crate::live::records::{ArgvBytes, CgroupId, Record, decode};
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
-use crate::live::sizes::Sizes;
 use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
@@ -66,7 +64,6 @@ pub struct Collector {
     procfs: Procfs,
     reader: Option<Reader>,
     closed: Closed,
-    sizes: Sizes,
     settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
@@ -75,6 +72,7 @@ pub struct Collector {
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
+    flow_sites: Vec<FlowSiteRecord>,
     /// Its `Drop` detaches.
     loaded: aya::Ebpf,
 }
@@ -95,7 +93,7 @@ impl Collector {
             _ => None,
         };
         let mut this = Self {
-            closed: Closed::new(&ebpf, &sizes, keys.retired())?,
+            closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
             sites,
             stacks,
@@ -105,7 +103,6 @@ impl Collector {
             usage,
             procfs: Procfs::default(),
             reader: None,
-            sizes,
             settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
@@ -113,10 +110,12 @@ impl Collector {
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
             flows: Vec::new(),
+            flow_sites: Vec::new(),
             loaded: ebpf,
         };
         if settings.cookies != 0 {
-            let processes = seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, &sizes, options)?;
+            let processes =
+                seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
             for process in processes {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
@@ -145,8 +144,7 @@ impl Collector {
             (true, true) => Unowned::Filtered,
             (true, false) => Unowned::NotFollowed,
         };
-        let closed = Closed::new(&self.loaded, &self.sizes, self.keys.retired())?;
-        self.reader = Some(Reader::start(Owners::new(closed, otherwise))?);
+        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise))?);
         Ok(())
     }
 
@@ -199,6 +197,7 @@ impl Collector {
                 Some(Record::Flow(flow)) => {
                     self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
+                Some(Record::FlowSite(site)) => self.flow_sites.push(site),
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }
@@ -228,6 +227,11 @@ impl Collector {
     /// Events since the last call, when `trace` was asked for.
     pub fn take_flows(&mut self) -> Vec<FlowRecord> {
         std::mem::take(&mut self.flows)
+    }
+
+    /// Where in the code these and later events happened, since the last call.
+    pub fn take_flow_sites(&mut self) -> Vec<FlowSiteRecord> {
+        std::mem::take(&mut self.flow_sites)
     }
 
     /// Everything since the last sample.
@@ -261,7 +265,7 @@ impl Collector {
     /// who holds them.
     fn take_reading(&mut self, churn: &[(ChurnKey, Counts)]) -> Option<SocketReading> {
         let reader = self.reader.as_mut()?;
-        if churn.iter().any(|(_, counts)| counts.failed_by[FailKind::Eaddrnotavail as usize] > 0) {
+        if churn.iter().any(|(_, counts)| counts.no_port() > 0) {
             reader.hurry();
         } else if churn.iter().any(|(_, counts)| ends(counts) > 0) {
             reader.wake();

@@ -112,6 +112,8 @@ impl Hook {
     }
 }
 
+/// Failed binds. The model knows it by this name, too.
+pub const BINDS: &str = "inet_csk_get_port";
 /// The lines of code: the hook that takes stacks.
 pub const CALL_SITES: &str = "call_sites";
 /// Children inherit what is known of their parent's interpreter.
@@ -135,11 +137,7 @@ pub const HOOKS: &[Hook] = &[
             Attachment {
                 tier: Tier::TpBtf,
                 program: "inet_sock_set_state_btf",
-                again: &[
-                    "inet_sock_set_state_btf_again",
-                    "inet_sock_set_state_btf_a_third_time",
-                    "inet_sock_set_state_btf_a_fourth_time",
-                ],
+                again: &["inet_sock_set_state_btf_again"],
             },
             Attachment {
                 tier: Tier::RawTp,
@@ -159,6 +157,22 @@ pub const HOOKS: &[Hook] = &[
         attachments: &[
             Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
             Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
+        ],
+    },
+    Hook {
+        name: BINDS,
+        target: None,
+        category: None,
+        required: false,
+        gives: "bind() to any port that finds none (EADDRINUSE)",
+        needs_offsets: true,
+        attachments: &[
+            Attachment::new(Tier::Fexit, "inet_csk_get_port_exit"),
+            Attachment {
+                tier: Tier::Kretprobe,
+                program: "inet_csk_get_port_return",
+                again: &["inet_csk_get_port_entry"],
+            },
         ],
     },
     Hook {

@@ -85,6 +85,11 @@ impl Keys {
         })
     }
 
+    /// The table of keys, to look at.
+    pub fn slots(&self) -> Table<KeySlot> {
+        self.slots.clone()
+    }
+
     /// What references meant that were taken back.
     pub fn retired(&self) -> Retired {
         self.retired.clone()

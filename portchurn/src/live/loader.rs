@@ -226,6 +226,7 @@ fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Eb
         .map_max_entries("FREE_SITES", sizes.sites)
         .map_max_entries("SITES", sizes.sites)
         .map_max_entries("INTERPRETERS", sizes.interpreters)
+        .map_max_entries("LOOKS", sizes.looks)
         .map_max_entries("SCRATCH", sizes.scratch)
         .map_max_entries("STACKS", sizes.stack_ring_bytes);
     loader.load(OBJECT).context("create the BPF maps")

@@ -20,6 +20,7 @@ pub mod error;
 pub mod hooks;
 pub mod keys;
 pub mod loader;
+pub mod memory;
 pub mod owners;
 pub mod preflight;
 pub mod reader;

@@ -16,6 +16,8 @@ use crate::sources::socket_count::{Resolved, Resolver};
 const KNOWN_MAX: usize = 1 << 19;
 /// Places that are looked at to see how fast the table turns over.
 const PROBED_PLACES: usize = 256;
+/// Sockets of a list after which the table is looked after.
+const HARVEST_EVERY: u32 = 8192;
 /// Owners beyond those in use, before the unused ones are thrown out.
 const OWNERS_SPARE: usize = 4096;
 
@@ -26,6 +28,9 @@ struct Known {
     owner: u32,
     /// Number of the reading in which it was seen last; 0: not yet.
     seen: u32,
+    /// Number of the reading during or after which it was read out of the table. What ends while a list is read need
+    /// not be on it.
+    since: u32,
     closed: Option<CloseKind>,
     by_other: bool,
     bound: bool,
@@ -50,6 +55,7 @@ pub struct Owners {
     harvested_ns: u64,
     /// Why a socket that is not found was not followed.
     otherwise: Unowned,
+    resolved: u32,
 }
 
 impl Owners {
@@ -66,6 +72,7 @@ impl Owners {
             probed: vec![0; PROBED_PLACES],
             harvested_ns: 0,
             otherwise,
+            resolved: 0,
         }
     }
 
@@ -83,7 +90,7 @@ impl Owners {
     pub fn end(&mut self, is_complete: bool) {
         // What one incomplete list missed, the next ones show.
         let oldest = if is_complete { self.reading } else { self.reading.saturating_sub(3) };
-        self.known.retain(|_, known| known.seen >= oldest);
+        self.known.retain(|_, known| known.seen.max(known.since) >= oldest);
         if self.keys.len() > self.known.len() + OWNERS_SPARE {
             self.forget_unused_keys();
         }
@@ -125,6 +132,7 @@ impl Owners {
         Some(Known {
             owner,
             seen: 0,
+            since: self.reading,
             closed: Some(conn.close_kind().unwrap_or(unmarked)),
             by_other: conn.closer_tgid != 0 && conn.closer_tgid != self.keys[owner as usize].tgid,
             bound: conn.flags & flag::BOUND != 0,
@@ -169,9 +177,12 @@ impl Owners {
 
     /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there.
     fn resolve_ended(&mut self, cookie: u64) -> Resolved {
-        if !self.known.contains_key(&cookie) {
+        // What was not found once may have been about to be written.
+        if self.known.get(&cookie).is_none_or(|known| known.owner == Known::NOBODY) {
             let known = self.find_ended(cookie);
-            if self.known.len() < KNOWN_MAX {
+            if let Some(present) = self.known.get_mut(&cookie) {
+                *present = Known { seen: present.seen, ..known };
+            } else if self.known.len() < KNOWN_MAX {
                 self.known.insert(cookie, known);
             } else {
                 return self.resolved(known, false);
@@ -226,10 +237,16 @@ impl Owners {
     }
 }
 
-const NOT_KNOWN: Known = Known { owner: Known::NOBODY, seen: 0, closed: None, by_other: false, bound: false };
+const NOT_KNOWN: Known =
+    Known { owner: Known::NOBODY, seen: 0, since: 0, closed: None, by_other: false, bound: false };
 
 impl Resolver for Owners {
     fn resolve(&mut self, _netns: u32, socket: &Socket) -> Resolved {
+        self.resolved = self.resolved.wrapping_add(1);
+        // A long list on a busy host takes seconds, in which the table may turn over.
+        if self.resolved.is_multiple_of(HARVEST_EVERY) {
+            self.harvest();
+        }
         if socket.expires_ms.is_some() {
             self.resolve_ended(socket.cookie)
         } else {

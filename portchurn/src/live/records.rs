@@ -1,6 +1,6 @@
 //! Ring buffer records → what they say. Every record is checked for its length before it is read.
 
-use portchurn_common::record::{ExitRecord, FlowRecord, ProcessRecord, RecordKind};
+use portchurn_common::record::{ExitRecord, FlowRecord, FlowSiteRecord, ProcessRecord, RecordKind};
 
 use crate::model::sample::{Process, ProcessId};
 
@@ -12,6 +12,8 @@ pub enum Record {
     Exit(ProcessId),
     /// Something happened to a flow.
     Flow(FlowRecord),
+    /// Where in the code it happened.
+    FlowSite(FlowSiteRecord),
 }
 
 /// A cgroup v2 id: the inode of its directory.
@@ -36,6 +38,9 @@ pub fn decode(bytes: &[u8]) -> Option<Record> {
     }
     if kind == RecordKind::Flow as u32 {
         return read(bytes).map(Record::Flow);
+    }
+    if kind == RecordKind::FlowSite as u32 {
+        return read(bytes).map(Record::FlowSite);
     }
     None
 }

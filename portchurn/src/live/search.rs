@@ -23,7 +23,7 @@ pub fn search(closed: &Closed, query: &Query, now_ns: u64) -> Found {
     let mut found = Found { answers: Vec::new(), oldest_ns: now_ns };
     for place in 0..closed.len() {
         let Some(conn) = closed.at(place) else { continue };
-        if conn.id & CLOSED != 0 {
+        if conn.id & CLOSED != 0 && conn.closed_ns != 0 {
             found.oldest_ns = found.oldest_ns.min(conn.closed_ns);
         }
         // Asked in the order of cost: most places have another port.

@@ -17,7 +17,6 @@ use portchurn_common::tcp::TcpState;
 
 use crate::live::keys::Keys;
 use crate::live::loader::Options;
-use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
 use crate::model::sample::Process;
 use crate::sources::netns::{NetNamespace, network_namespaces};
@@ -37,10 +36,9 @@ pub fn sockets(
     ebpf: &mut Ebpf,
     keys: &mut Keys,
     procfs: &Procfs,
-    sizes: &Sizes,
+    conns: Table<Conn>,
     options: &Options,
 ) -> Result<Vec<Process>> {
-    let conns = Table::map(ebpf, "CONNS", sizes.conns)?;
     let by_id = ebpf.take_map("CONNS_BY_ID").context("the BPF object has no map CONNS_BY_ID")?;
     let owners = Owners::read(procfs);
     let mut seeder = Seeder { conns, by_id: HashMap::try_from(by_id)?, keys, owners, options, unread: 0 };

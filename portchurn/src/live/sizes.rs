@@ -23,6 +23,8 @@ pub struct Sizes {
     pub sites: u32,
     /// Processes that run an interpreter.
     pub interpreters: u32,
+    /// Processors that note the last state change.
+    pub looks: u32,
     /// Areas to put stacks together in: one per processor.
     pub scratch: u32,
     /// Ring buffer of stacks. Bytes, a power of two.
@@ -80,6 +82,7 @@ impl Sizes {
             ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
             sites: if wanted.stacks { keys.max(SITES_MIN) } else { 1 },
             interpreters: if wanted.stacks { 4096 } else { 1 },
+            looks: host.cpus.max(1),
             scratch: if wanted.stacks { host.cpus.max(1) } else { 1 },
             stack_ring_bytes: if wanted.stacks { 4 << 20 } else { 4 << 10 },
         }

@@ -34,6 +34,8 @@ pub trait Watcher: Send {
 /// Pauses between looks at a process that loads its libraries. Microseconds.
 const LOOK_AGAIN_US: &[u64] =
     &[100, 200, 300, 400, 500, 1000, 1000, 2000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+/// Niceness of the thread.
+const PRIORITY: i32 = -10;
 /// Waking up without a reason, to see whether to stop.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -70,6 +72,9 @@ impl StackThread {
         let thread = std::thread::Builder::new()
             .name("stacks".to_owned())
             .spawn(move || {
+                // Late is too late here: a process is gone, a new interpreter has made its first connect. What this
+                // thread does is little, and the budget for stacks bounds it. Without the privilege it goes as it is.
+                let _ = rustix::process::setpriority_process(None, PRIORITY);
                 for tgid in existing {
                     worker.look(tgid, usize::MAX);
                 }
@@ -188,6 +193,8 @@ impl Worker {
         let due: Vec<Pending> = due;
         for pending in due {
             self.look(pending.tgid, pending.looks);
+            // A look reads files. What came meanwhile is of processes that may end.
+            self.drain();
         }
     }
 }

@@ -3,17 +3,24 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Map, MapData};
 use aya::{Ebpf, Pod};
 use memmap2::{MmapOptions, MmapRaw};
 
-/// An array map of `T`.
+/// An array map of `T`. A clone is the same memory.
 pub struct Table<T> {
-    memory: MmapRaw,
+    memory: Arc<MmapRaw>,
     len: usize,
-    entry: PhantomData<T>,
+    entry: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self { memory: Arc::clone(&self.memory), len: self.len, entry: PhantomData }
+    }
 }
 
 impl<T: Pod> Table<T> {
@@ -22,7 +29,7 @@ impl<T: Pod> Table<T> {
         let map = ebpf.map(name).with_context(|| format!("the BPF object has no map {name}"))?;
         let Map::Array(data) = map else { anyhow::bail!("map {name} is no array") };
         let len = len as usize;
-        Ok(Self { memory: map_memory(data, len * size_of::<T>(), name)?, len, entry: PhantomData })
+        Ok(Self { memory: Arc::new(map_memory(data, len * size_of::<T>(), name)?), len, entry: PhantomData })
     }
 
     /// How many entries.

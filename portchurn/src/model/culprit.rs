@@ -28,6 +28,10 @@ const LISTS: &[Lists] = &[
             "/lib64/python3.",
             "/lib/python2.",
             "<__array_function__",
+            // Wrappers that libraries write at run time.
+            "<attrs generated ",
+            "<decorator-gen-",
+            "<sqlalchemy generated ",
         ],
         package_files: &["/site-packages/", "/dist-packages/"],
         driver_files: &[
@@ -313,6 +317,16 @@ mod tests {
         let choice = Rules::default().choose(&frames);
         assert_eq!((choice.culprit, choice.called_from), (Some(4), Some(5)));
         assert_eq!((choice.language, choice.note), (Some("python"), None));
+    }
+
+    #[test]
+    fn code_that_a_library_generates_is_the_library_s() {
+        let frames = [
+            python("_connection_for_bind", "<sqlalchemy generated _go() wrapper for sqlalchemy.orm>", 2),
+            python("execute", "/venv/lib/python3.12/site-packages/sqlalchemy/orm/session.py", 2300),
+            python("load", "<string>", 4),
+        ];
+        assert_eq!(Rules::default().choose(&frames).culprit, Some(2));
     }
 
     #[test]

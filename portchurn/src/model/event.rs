@@ -9,8 +9,8 @@ use portchurn_common::record::{FlowEvent, FlowRecord};
 use portchurn_common::tcp::{CloseKind, FailKind};
 use serde::{Serialize, Serializer};
 
-use crate::model::sample::Process;
-use crate::model::snapshot::Role;
+use crate::model::sample::{Process, Stack};
+use crate::model::snapshot::{CallSite, Place, Role, frames};
 
 /// Something happened to a connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,9 @@ pub struct TraceEvent {
     pub fail: Option<FailKind>,
     /// Process whose close was seen.
     pub closer_tgid: Option<u32>,
+    /// Connect, fail: where in the code it was begun. Close: where it was closed. `None`: call sites are not taken, or
+    /// no code of ours did it.
+    pub call_site: Option<CallSite>,
 }
 
 impl TraceEvent {
@@ -77,6 +80,7 @@ impl TraceEvent {
             close: transposed(close)?,
             fail: transposed(fail)?,
             closer_tgid: Some(record.closer_tgid).filter(|&tgid| tgid != 0),
+            call_site: None,
         })
     }
 }
@@ -114,6 +118,34 @@ struct Json<'a> {
     closed_by: Option<&'static str>,
     failed_by: Option<&'static str>,
     closer_tgid: Option<u32>,
+    call_site: Option<JsonSite<'a>>,
+}
+
+/// A call site without what only makes sense of many.
+#[derive(Serialize)]
+struct JsonSite<'a> {
+    at: &'static str,
+    exact: bool,
+    language: Option<&'static str>,
+    culprit: Option<&'a Place>,
+    called_from: Option<&'a Place>,
+    note: Option<&'a str>,
+    #[serde(serialize_with = "frames")]
+    frames: &'a Option<Arc<Stack>>,
+}
+
+impl<'a> JsonSite<'a> {
+    fn of(site: &'a CallSite) -> Self {
+        Self {
+            at: site.at,
+            exact: site.exact,
+            language: site.language,
+            culprit: site.culprit.as_ref(),
+            called_from: site.called_from.as_ref(),
+            note: site.note.as_deref(),
+            frames: &site.frames,
+        }
+    }
 }
 
 impl Serialize for TraceEvent {
@@ -143,6 +175,7 @@ impl Serialize for TraceEvent {
             closed_by: self.close.map(CloseKind::name),
             failed_by: self.fail.map(FailKind::name),
             closer_tgid: self.closer_tgid,
+            call_site: self.call_site.as_ref().map(JsonSite::of),
         }
         .serialize(serializer)
     }

@@ -1,4 +1,4 @@
-//! Connects that failed because no local port was left: counted exactly by the kernel side; here they are kept with who
+//! Connects and binds that failed because no local port was left: counted exactly by the kernel side; here they are kept with who
 //! held the ports at that moment.
 
 use hashbrown::HashMap;
@@ -41,10 +41,15 @@ impl Exhaustions {
     pub fn apply(&mut self, sample: &Sample, ports: &Ports, names: &Names) {
         self.now_ns = sample.at_ns;
         for (key, counts) in &sample.churn {
-            let count = counts.failed_by[FailKind::Eaddrnotavail as usize];
-            if count > 0 && key.role == Role::Connect as u8 {
-                let target = Target { netns: key.netns, remote: key.remote, port: key.port };
-                self.note(target, ProcessId::of(key), count, ports, names);
+            if key.role != Role::Connect as u8 {
+                continue;
+            }
+            let target = Target { netns: key.netns, remote: key.remote, port: key.port };
+            for kind in [FailKind::Eaddrnotavail, FailKind::Eaddrinuse] {
+                let count = counts.failed_by[kind as usize];
+                if count > 0 {
+                    self.note((target, kind), ProcessId::of(key), count, ports, names);
+                }
             }
         }
         if sample.sockets.is_some() {
@@ -57,15 +62,21 @@ impl Exhaustions {
         }
     }
 
-    fn note(&mut self, target: Target, process: ProcessId, count: u64, ports: &Ports, names: &Names) {
-        let key = (target, FailKind::Eaddrnotavail);
+    fn note(
+        &mut self,
+        key: (Target, FailKind),
+        process: ProcessId,
+        count: u64,
+        ports: &Ports,
+        names: &Names,
+    ) {
         if self.events.len() >= EVENTS_MAX && !self.events.contains_key(&key) {
             self.forget_oldest();
         }
         let now_ns = self.now_ns;
         let event = self.events.entry(key).or_insert_with(|| Event::new(now_ns));
         if event.count == 0 || !event.is_ongoing(now_ns) {
-            event.look_at_holders(target, ports, names);
+            event.look_at_holders(key.0, ports, names);
         }
         event.count += count;
         event.last_ns = now_ns;
@@ -125,8 +136,8 @@ impl Event {
         failed.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
         Exhaustion {
             netns: target.netns,
-            remote_address: Some(target.remote.into()),
-            remote_port: Some(target.port),
+            remote_address: (!target.is_of_binds()).then(|| target.remote.into()),
+            remote_port: (!target.is_of_binds()).then_some(target.port),
             errno: kind.name(),
             count: self.count,
             first_s: since_attach(self.first_ns),

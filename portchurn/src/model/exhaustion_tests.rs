@@ -8,7 +8,7 @@ use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
-use crate::model::sockets::{Holder, NamespaceReading, SocketReading, TupleReading};
+use crate::model::sockets::{Holder, NamespaceReading, PoolReading, SocketReading, TupleReading};
 
 const S: u64 = 1_000_000_000;
 const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
@@ -79,7 +79,8 @@ fn once_it_is_over_the_holders_stay_those_of_that_moment() {
 
 #[test]
 fn other_failures_are_not_exhaustion() {
-    for kind in FailKind::ALL.into_iter().filter(|kind| *kind != FailKind::Eaddrnotavail) {
+    let no_port = [FailKind::Eaddrnotavail, FailKind::Eaddrinuse];
+    for kind in FailKind::ALL.into_iter().filter(|kind| !no_port.contains(kind)) {
         assert!(play(&[read(1, 90), failing(2, 7, kind, 3)]).snapshot(0).is_empty(), "{}", kind.name());
     }
 }
@@ -88,4 +89,23 @@ fn other_failures_are_not_exhaustion() {
 fn holders_that_were_never_read_are_not_known() {
     let event = &play(&[failing(2, 7, FailKind::Eaddrnotavail, 1)]).snapshot(0)[0];
     assert!(event.holders.is_empty() && event.holders_read_ago_s.is_none());
+}
+
+#[test]
+fn a_bind_that_finds_no_port_has_no_destination_and_the_holders_of_the_fullest_pool() {
+    let mut bind = failing(2, 7, FailKind::Eaddrinuse, 3);
+    (bind.churn[0].0.remote, bind.churn[0].0.port) = (Address::UNSPECIFIED, 0);
+    let mut first = read(1, 90);
+    let holders = vec![Holder { process: Some(HOG), time_wait: 4, live: 3 }];
+    let pools = &mut first.sockets.as_mut().unwrap().namespaces[0].pools;
+    *pools = vec![
+        PoolReading { used: 2, ..PoolReading::default() },
+        PoolReading { used: 7, holders, ..PoolReading::default() },
+    ];
+    let event = &play(&[first, bind]).snapshot(0)[0];
+    assert_eq!(
+        (event.errno, event.count, event.remote_address, event.remote_port),
+        ("EADDRINUSE", 3, None, None)
+    );
+    assert_eq!((event.holders[0].tgid, event.holders[0].ports), (Some(9), 7));
 }

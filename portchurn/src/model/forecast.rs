@@ -1,6 +1,6 @@
 //! When ports run out, if everything goes on as now. Pure arithmetic over rates and the ages of what waits.
 
-use crate::model::sockets::{AGE_STEP_S, AGE_STEPS, TIME_WAIT_S};
+use crate::model::sockets::{AGE_STEP_S, AGE_STEPS, LATE_S, TIME_WAIT_S};
 
 /// What goes on at one destination.
 #[derive(Clone, Debug)]
@@ -21,25 +21,28 @@ pub struct Trend {
 
 /// Nothing is foretold beyond this: no rate stays the same for longer. Seconds.
 const HORIZON_S: f64 = 3600.0;
-/// Growth below this is none. Ports per second.
-const LEAST_GROWTH_PER_S: f64 = 0.05;
+/// Growth below this is none: a few connections that happen to be under way at the end of the seconds that rates are
+/// taken over. What grows as slowly takes hours. Ports per second.
+const LEAST_GROWTH_PER_S: f64 = 0.5;
+/// How long a TIME_WAIT really lasts. Seconds.
+pub const LIFE_S: f64 = TIME_WAIT_S as f64 + LATE_S;
 /// Step of the search. Seconds.
 const STEP_S: f64 = 0.25;
 
 impl Trend {
     /// Time until `level` ports are taken; 0: they are. `None`: not at this rate.
     pub fn seconds_to(&self, level: f64) -> Option<f64> {
-        if self.used >= level {
-            return Some(0.0);
-        }
         if let Some(after_s) = self.reuse_after_s {
             return self.seconds_with_reuse(level, after_s);
+        }
+        if self.used >= level {
+            return Some(0.0);
         }
         let mut before = self.used;
         let mut at_s = 0.0;
         while at_s < HORIZON_S {
             // After a life of TIME_WAIT, what waits now is gone and what comes and goes is steady.
-            if at_s > TIME_WAIT_S as f64 + STEP_S && self.live_per_s < LEAST_GROWTH_PER_S {
+            if at_s > LIFE_S + STEP_S && self.live_per_s < LEAST_GROWTH_PER_S {
                 return None;
             }
             at_s += STEP_S;
@@ -67,8 +70,7 @@ impl Trend {
     }
 
     fn used_after(&self, at_s: f64) -> f64 {
-        let wait_s = TIME_WAIT_S as f64;
-        let new = self.waits_per_s * at_s.min(wait_s);
+        let new = self.waits_per_s * at_s.min(LIFE_S);
         let live = (self.live_per_s * at_s).max(-self.alive());
         self.used + live + new - expired(&self.ages, at_s)
     }
@@ -81,12 +83,12 @@ impl Trend {
 /// How many of these TIME_WAIT sockets are gone after a time. Within a step they are taken to be spread evenly.
 pub fn expired(ages: &[f64; AGE_STEPS], after_s: f64) -> f64 {
     let step_s = AGE_STEP_S as f64;
-    let oldest_that_stays_s = TIME_WAIT_S as f64 - after_s;
+    let oldest_that_stays_s = LIFE_S - after_s;
     let gone = |(step, &count): (usize, &f64)| {
         let (young_s, old_s) = (step as f64 * step_s, (step + 1) as f64 * step_s);
         let share = ((old_s - oldest_that_stays_s.max(young_s)) / step_s).clamp(0.0, 1.0);
-        // The last step has no end: its sockets are due now.
-        if step == AGE_STEPS - 1 { if after_s > 0.0 { count } else { 0.0 } } else { count * share }
+        // The last step has no end: its sockets wait for their timer's slot.
+        if step == AGE_STEPS - 1 { count * (after_s / LATE_S).min(1.0) } else { count * share }
     };
     ages.iter().enumerate().map(gone).sum()
 }
@@ -94,7 +96,7 @@ pub fn expired(ages: &[f64; AGE_STEPS], after_s: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{Trend, expired};
-    use crate::model::sockets::AGE_STEPS;
+    use crate::model::sockets::{AGE_STEPS, LATE_S};
 
     /// Constant churn of so many connects per second since `for_s`, each closed at once by us.
     fn churn(per_s: f64, for_s: f64) -> Trend {
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn a_rate_that_the_range_carries_never_runs_out() {
         for elapsed_s in [1.0, 30.0, 59.0, 61.0, 200.0] {
-            assert_eq!(churn(33.0, elapsed_s).seconds_to(2000.0), None, "{elapsed_s}");
+            assert_eq!(churn(32.0, elapsed_s).seconds_to(2000.0), None, "{elapsed_s}");
         }
         assert!(churn(34.0, 10.0).seconds_to(2000.0).is_some(), "34 × 60 > 2000");
     }
@@ -146,6 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn with_reuse_ports_that_only_wait_are_no_end() {
+        let full = Trend { used: 2000.0, reuse_after_s: Some(1.0), ..churn(40.0, 50.0) };
+        assert_eq!(full.seconds_to(2000.0), None);
+        assert_eq!(Trend { reuse_after_s: None, ..full }.seconds_to(2000.0), Some(0.0));
+    }
+
+    #[test]
+    fn what_is_under_way_at_the_moment_is_no_growth() {
+        let trend = Trend { reuse_after_s: Some(1.0), live_per_s: 0.125, ..churn(40.0, 8.0) };
+        assert_eq!(trend.seconds_to(400.0), None);
+    }
+
+    #[test]
     fn connections_that_are_never_closed_fill_it_too() {
         let leak = Trend { live_per_s: 2.0, waits_per_s: 0.0, opens_per_s: 2.0, ..churn(0.0, 0.0) };
         assert!((leak.seconds_to(1000.0).unwrap() - 500.0).abs() < 1.0);
@@ -159,9 +174,12 @@ mod tests {
         ages[0] = 10.0;
         ages[11] = 100.0;
         assert_eq!(expired(&ages, 0.0), 0.0);
-        assert_eq!(expired(&ages, 2.5), 50.0);
-        assert_eq!(expired(&ages, 5.0), 100.0);
-        assert_eq!(expired(&ages, 55.0), 100.0);
-        assert_eq!(expired(&ages, 60.0), 110.0);
+        assert_eq!(expired(&ages, LATE_S), 0.0);
+        assert_eq!(expired(&ages, LATE_S + 2.5), 50.0);
+        assert_eq!(expired(&ages, LATE_S + 5.0), 100.0);
+        assert_eq!(expired(&ages, LATE_S + 55.0), 100.0);
+        assert_eq!(expired(&ages, LATE_S + 60.0), 110.0);
+        ages[12] = 8.0;
+        assert_eq!(expired(&ages, LATE_S / 2.0), 4.0, "they are due, and wait for the end of their slot");
     }
 }

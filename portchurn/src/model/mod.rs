@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use portchurn_common::loss::Loss;
+use portchurn_common::stack::At;
 
 use crate::model::budget::Exhaustion;
 use crate::model::churn::View;
@@ -14,7 +15,7 @@ use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
 use crate::model::sample::{OwnCost, ProcessId, Sample};
-use crate::model::snapshot::{HookState, Lost, SCHEMA_VERSION, Snapshot};
+use crate::model::snapshot::{CallSite, HookState, Lost, SCHEMA_VERSION, Snapshot};
 
 pub mod budget;
 pub mod churn;
@@ -26,6 +27,7 @@ pub mod forecast;
 pub mod ledger;
 pub mod lists;
 pub mod names;
+pub mod pools;
 pub mod ports;
 pub mod program;
 pub mod rates;
@@ -146,6 +148,16 @@ impl Model {
         self.exhaustions.snapshot(self.context.attached_ns)
     }
 
+    /// Where in the code one event happened. `None`: its stack has no name yet; see [`Model::unread_site`].
+    pub fn passage(&self, at: At, stack: u64, counted: bool) -> Option<CallSite> {
+        site::passage(at, stack, counted, self.ledger.stacks(), &self.context.culprits)
+    }
+
+    /// What is said of an event whose stack does not get a name.
+    pub fn unread_site(&self, at: At) -> CallSite {
+        site::unread(at, &self.context.culprits)
+    }
+
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let view = View {
@@ -176,6 +188,7 @@ impl Model {
                 stacks_named: self.own_cost.stacks_named,
                 naming_p99_us: self.own_cost.naming_p99_us,
                 naming_max_us: self.own_cost.naming_max_us,
+                stack_effort: self.own_cost.stack_effort,
             },
         }
     }

@@ -2,16 +2,16 @@
 //! reading of the socket tables, carried on by what was counted since.
 
 use hashbrown::{HashMap, HashSet};
-use portchurn_common::flow::Address;
 
 use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
-use crate::model::forecast::{Trend, expired};
+use crate::model::forecast::{LIFE_S, Trend, expired};
 use crate::model::names::Names;
+use crate::model::pools::{BindFailures, pool_budget};
 use crate::model::rates::{Flow, Rates, Target};
 use crate::model::reuse::Reuse;
 use crate::model::sample::Sample;
 use crate::model::sockets::{
-    AGE_STEPS, Holder, NamespaceReading, PoolReading, PortCount, SocketReading, Sysctls, TupleReading,
+    AGE_STEP_S, AGE_STEPS, Holder, NamespaceReading, PortCount, SocketReading, Sysctls, TupleReading,
 };
 use crate::model::timewait::middle_ns;
 
@@ -26,8 +26,6 @@ const SHOWN_MAX: usize = 256;
 const SHOWN_RATIO: f64 = 0.01;
 /// Holders that are shown of one destination.
 const HOLDERS_SHOWN: usize = 8;
-/// Failed binds, where the hook that sees them is not attached.
-pub const BINDS_NOT_VISIBLE: &str = "failed binds are not visible on this kernel";
 /// Everything else.
 pub const EXACT: &str = "exact";
 
@@ -98,6 +96,10 @@ impl Ports {
     pub fn holders(&self, target: Target, names: &Names) -> Option<(Vec<PortHolder>, u64)> {
         let last = self.last.as_ref()?;
         let namespace = last.namespaces.iter().find(|namespace| namespace.netns == target.netns)?;
+        if target.is_of_binds() {
+            let pool = namespace.pools.iter().max_by_key(|pool| pool.used)?;
+            return Some((shown_holders(&pool.holders, names), middle_ns(last)));
+        }
         let is_it = |tuple: &&TupleReading| (tuple.remote, tuple.port) == (target.remote, target.port);
         let tuple = namespace.tuples.iter().filter(is_it).max_by_key(|tuple| tuple.used())?;
         Some((shown_holders(&tuple.holders, names), middle_ns(last)))
@@ -121,7 +123,9 @@ impl Ports {
                     rows.push(row);
                 }
             }
-            rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, sees_binds)));
+            let failed = rates.at(Target::of_binds(namespace.netns)).map_or(0, |recent| recent.exhausted);
+            let failures = BindFailures { failed, are_seen: sees_binds };
+            rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, &failures)));
         }
         rows.extend(
             last.namespaces
@@ -148,7 +152,8 @@ fn unlisted(
     names: &Names,
     elapsed_s: f64,
 ) -> Vec<PortBudget> {
-    let missing = rates.iter().filter(|(at, _)| at.netns == namespace.netns && !shown.contains(*at));
+    let is_missing = |at: &Target| at.netns == namespace.netns && !at.is_of_binds() && !shown.contains(at);
+    let missing = rates.iter().filter(|(at, _)| is_missing(at));
     let look = Look { rates, names, elapsed_s, share: 1.0, is_inert: ports.is_inert(namespace.netns) };
     missing
         .map(|(at, _)| {
@@ -179,7 +184,7 @@ fn used_by_target(namespace: &NamespaceReading) -> HashMap<Target, f64> {
 }
 
 /// Ports that `connect()` may choose from at all.
-fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
+pub(super) fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
     let mut count = PortCount::default();
     let is_reserved = |port: u16| sysctls.reserved.iter().any(|&(low, high)| (low..=high).contains(&port));
     for port in (sysctls.port_low..=sysctls.port_high)
@@ -196,8 +201,13 @@ fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
 
 /// Whether so few ports of the half that is tried first are left that a connect meets a waiting one.
 fn is_first_half_full(sysctls: &Sysctls, blocked: PortCount, tuple: &TupleReading) -> bool {
+    free_of_first_half(sysctls, blocked, tuple) <= 0.0
+}
+
+/// Connects that find a free port before one meets a waiting one.
+fn free_of_first_half(sysctls: &Sysctls, blocked: PortCount, tuple: &TupleReading) -> f64 {
     const FULL: f64 = 0.98;
-    f64::from(tuple.first_half) >= FULL * f64::from(available(sysctls, blocked).first_half)
+    (FULL * f64::from(available(sysctls, blocked).first_half) - f64::from(tuple.first_half)).max(0.0)
 }
 
 /// What a row is made with.
@@ -227,7 +237,10 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         f64::from(available.all + tuple.bound).max(0.0)
     });
     let taken_over = match (&namespace.sysctls, reuse.after_s) {
-        (Some(sysctls), Some(_)) if is_first_half_full(sysctls, namespace.blocked, tuple) => since.opened,
+        // First those that are free, then each connect takes one over.
+        (Some(sysctls), Some(_)) => {
+            (since.opened - free_of_first_half(sysctls, namespace.blocked, tuple)).max(0.0)
+        }
         _ => 0.0,
     };
     let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits).max(0.0);
@@ -271,8 +284,9 @@ fn aged(ages: &[f64; AGE_STEPS], elapsed_s: f64, entered: f64) -> [f64; AGE_STEP
     let mut now = [0.0; AGE_STEPS];
     let gone = |until_s: f64| -> f64 { expired(ages, until_s) };
     // What leaves within `left_s` from now leaves within `left_s + elapsed_s` from the reading.
-    for (step, count) in now.iter_mut().enumerate().take(AGE_STEPS - 1) {
-        let (soonest_s, latest_s) = (55.0 - 5.0 * step as f64, 60.0 - 5.0 * step as f64);
+    for (step, count) in now.iter_mut().enumerate() {
+        let latest_s = LIFE_S - (step as u64 * AGE_STEP_S) as f64;
+        let soonest_s = (latest_s - AGE_STEP_S as f64).max(0.0);
         *count = (gone(latest_s + elapsed_s) - gone(soonest_s + elapsed_s)).max(0.0);
     }
     now[0] += entered;
@@ -312,7 +326,7 @@ fn assumption(per_s: &Flow, reuse: &Reuse) -> String {
     )
 }
 
-fn shown_holders(holders: &[Holder], names: &Names) -> Vec<PortHolder> {
+pub(super) fn shown_holders(holders: &[Holder], names: &Names) -> Vec<PortHolder> {
     let shown = holders.iter().take(HOLDERS_SHOWN).map(|holder| PortHolder {
         tgid: holder.process.map(|process| process.tgid),
         program: holder.process.and_then(|process| names.program_of(process)).map(str::to_owned),
@@ -321,44 +335,6 @@ fn shown_holders(holders: &[Holder], names: &Names) -> Vec<PortHolder> {
         live: u64::from(holder.live),
     });
     shown.collect()
-}
-
-fn pool_budget(
-    namespace: &NamespaceReading,
-    pool: &PoolReading,
-    names: &Names,
-    sees_binds: bool,
-) -> PortBudget {
-    let limit = namespace.sysctls.as_ref().map(|sysctls| {
-        let listening = namespace.blocked.all.saturating_sub(pool.bound);
-        available(sysctls, PortCount::default()).all.saturating_sub(listening)
-    });
-    PortBudget {
-        kind: BudgetKind::BindPool,
-        netns: namespace.netns,
-        source_address: Some(address(pool.source)),
-        remote_address: None,
-        remote_port: None,
-        limit: limit.map(u64::from),
-        used: u64::from(pool.used),
-        time_wait: u64::from(pool.time_wait),
-        established: u64::from(pool.established),
-        other: u64::from(pool.used.saturating_sub(pool.time_wait + pool.established)),
-        pressure_ratio: limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit)),
-        opened_per_s: 0.0,
-        reuse: false,
-        reuse_because: "a port that is bound first is never taken over".to_owned(),
-        seconds_to_wall: None,
-        seconds_to_exhaustion: limit.filter(|&limit| pool.used >= limit).map(|_| 0.0),
-        assumption: format!("{} of these ports were bound before their connect", pool.bound),
-        failed: 0,
-        failures_seen: if sees_binds { EXACT } else { BINDS_NOT_VISIBLE },
-        holders: shown_holders(&pool.holders, names),
-    }
-}
-
-fn address(address: Address) -> std::net::IpAddr {
-    address.into()
 }
 
 #[cfg(test)]

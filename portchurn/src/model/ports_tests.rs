@@ -4,9 +4,10 @@
 use portchurn_common::flow::{Address, ChurnKey, Role};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
-use super::{ALARM_RATIO, BINDS_NOT_VISIBLE, Ports};
+use super::{ALARM_RATIO, Ports};
 use crate::model::budget::{BudgetKind, PortBudget};
 use crate::model::names::Names;
+use crate::model::pools::{BINDS_BY_NAMESPACE, BINDS_NOT_VISIBLE};
 use crate::model::rates::Rates;
 use crate::model::sample::{Counts, Sample};
 use crate::model::sockets::{
@@ -205,6 +206,36 @@ fn what_is_reserved_listened_on_and_bound_is_no_part_of_the_limit() {
     let pool = rows.iter().find(|row| row.kind == BudgetKind::BindPool).unwrap();
     assert_eq!((pool.limit, pool.used, pool.remote_address), (Some(100 - 10 - 3), 45, None));
     assert_eq!(pool.failures_seen, BINDS_NOT_VISIBLE);
+}
+
+#[test]
+fn failed_binds_are_the_pool_s_where_there_is_one_and_the_namespace_s_where_there_are_more() {
+    let sysctls = Sysctls { port_low: 40_000, port_high: 40_099, ..Sysctls::default() };
+    let pool = |source| PoolReading { source, used: 45, bound: 45, ..PoolReading::default() };
+    let rows = |pools: Vec<PoolReading>| {
+        let namespace = NamespaceReading {
+            netns: 5,
+            sysctls: Some(sysctls.clone()),
+            pools,
+            ..NamespaceReading::default()
+        };
+        let reading = SocketReading { namespaces: vec![namespace], ..SocketReading::default() };
+        let key = ChurnKey { tgid: 7, netns: 5, role: Role::Connect as u8, ..ChurnKey::default() };
+        let mut counts = Counts { attempts: 4, failed: 4, ..Counts::ZERO };
+        counts.failed_by[FailKind::Eaddrinuse as usize] = 4;
+        let sample =
+            Sample { at_ns: S, churn: vec![(key, counts)], sockets: Some(reading), ..Sample::default() };
+        let (mut ports, mut rates) = (Ports::default(), Rates::default());
+        rates.apply(&sample, S, 0.0);
+        ports.apply(&sample, &rates, S);
+        ports.snapshot(&rates, &Names::default(), true).unwrap()
+    };
+    let one = rows(vec![pool(CLIENT)]);
+    assert_eq!((one.len(), one[0].failed, one[0].failures_seen), (1, 4, "exact"));
+    let two = rows(vec![pool(CLIENT), pool(SERVER)]);
+    assert!(
+        two.len() == 2 && two.iter().all(|row| (row.failed, row.failures_seen) == (0, BINDS_BY_NAMESPACE))
+    );
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use portchurn_common::flow::{Address, Role};
-use portchurn_common::tcp::FailKind;
 
 use crate::model::sample::{Counts, Sample};
 
@@ -36,6 +35,18 @@ pub struct Flow {
     pub closed: f64,
     /// Ends that left a TIME_WAIT.
     pub waits: f64,
+}
+
+impl Target {
+    /// Where a `bind()` that found no port was to lead, nobody knows.
+    pub const fn of_binds(netns: u32) -> Self {
+        Self { netns, remote: Address::UNSPECIFIED, port: 0 }
+    }
+
+    /// Whether it is that of binds.
+    pub fn is_of_binds(&self) -> bool {
+        *self == Self::of_binds(self.netns)
+    }
 }
 
 impl Flow {
@@ -78,7 +89,7 @@ pub struct Recent {
     intervals: VecDeque<(u64, u64, Flow)>,
     /// Since the latest reading of the socket tables.
     pub since_reading: Flow,
-    /// Connects that failed for want of a port, since the attach.
+    /// Connects, or binds, that failed for want of a port, since the attach.
     pub exhausted: u64,
 }
 
@@ -110,7 +121,7 @@ impl Rates {
                 let target = Target { netns: key.netns, remote: key.remote, port: key.port };
                 let (flow, exhausted) = now.entry(target).or_default();
                 flow.add(Flow::of(counts));
-                *exhausted += counts.failed_by[FailKind::Eaddrnotavail as usize];
+                *exhausted += counts.no_port();
             }
         }
         for target in now.keys() {

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 
 use crate::model::program::name_and_script;
+use portchurn_common::tcp::FailKind;
+
 use crate::model::snapshot::{ClosedBy, Destination, ProcessStats, Program, Role, Snapshot, Tally};
 
 /// What a row stands for.
@@ -194,8 +196,14 @@ pub fn destination_text(destination: &Destination) -> String {
             None => "(other ports)".to_owned(),
         },
         (Role::Connect, Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
+        (Role::Connect, ..) if is_of_binds(destination) => "(bind to any port)".to_owned(),
         (Role::Connect, ..) => "(other destinations)".to_owned(),
     }
+}
+
+/// A `bind()` that found no port says nothing of where it was to lead.
+fn is_of_binds(destination: &Destination) -> bool {
+    destination.failed_by.len() == 1 && destination.failed_by.contains_key(FailKind::Eaddrinuse.name())
 }
 
 /// A program as people call it, with its script: `python3 worker.py`.

@@ -158,6 +158,11 @@ impl Counts {
         }
     }
 
+    /// Failures for want of a local port: of connects, or, under a key without a destination, of binds.
+    pub fn no_port(&self) -> u64 {
+        self.failed_by[FailKind::Eaddrnotavail as usize] + self.failed_by[FailKind::Eaddrinuse as usize]
+    }
+
     /// Connections closed, however.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
@@ -203,6 +208,8 @@ pub struct OwnCost {
     pub naming_p99_us: Option<u64>,
     /// The longest. Microseconds.
     pub naming_max_us: Option<u64>,
+    /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`. `None`: none were asked for.
+    pub stack_effort: Option<&'static str>,
 }
 
 /// How often a place in the code was passed.

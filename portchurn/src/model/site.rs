@@ -15,6 +15,8 @@ use crate::model::snapshot::{CallSite, Place};
 const SITES_MAX: usize = 256;
 /// Stacks that are kept. Beyond, new ones stay without a name.
 const STACKS_MAX: usize = 65_536;
+/// Frames of all different stacks that are kept; each is some 200 bytes.
+const STACK_FRAMES_MAX: usize = 262_144;
 /// Different stacks that are kept for one fingerprint.
 const VARIANTS_MAX: usize = 32;
 /// What is folded together for want of room.
@@ -88,6 +90,8 @@ pub struct Stacks {
     by_id: HashMap<u64, Vec<Variant>>,
     /// Each different stack once: processes that run the same code share it.
     distinct: HashSet<Distinct>,
+    /// Of all that are distinct.
+    frames: usize,
 }
 
 /// A stack that is equal to another when their frames are.
@@ -133,6 +137,7 @@ impl Stacks {
             Some(known) => (stack.id, Arc::clone(&known.0)),
             None => {
                 let shared = Arc::clone(&candidate.0);
+                self.frames += shared.frames.len();
                 self.distinct.insert(candidate);
                 (stack.id, shared)
             }
@@ -141,7 +146,7 @@ impl Stacks {
 
     /// Whether there is no room for a new one.
     pub fn is_full(&self) -> bool {
-        self.by_id.len() >= STACKS_MAX
+        self.by_id.len() >= STACKS_MAX || self.frames >= STACK_FRAMES_MAX
     }
 
     /// Forgets every stack under which nothing is counted any more.
@@ -151,6 +156,7 @@ impl Stacks {
         let held: HashSet<*const Stack> =
             by_id.values().flatten().map(|variant| Arc::as_ptr(&variant.stack)).collect();
         self.distinct.retain(|stack| held.contains(&Arc::as_ptr(&stack.0)));
+        self.frames = self.distinct.iter().map(|stack| stack.0.frames.len()).sum();
     }
 
     /// One number for all that are the same stack: the first under which it was read, while that is kept.
@@ -191,6 +197,29 @@ pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, opens: u64, clo
         a.at.cmp(b.at).reverse().then(b.count.cmp(&a.count)).then_with(|| a.culprit.cmp(&b.culprit))
     });
     list
+}
+
+/// One single passage, for `trace`. `None`: its stack has no name (yet).
+pub fn passage(at: At, id: u64, counted: bool, stacks: &Stacks, rules: &Rules) -> Option<CallSite> {
+    let variants = stacks.of(id);
+    let group = match variants.first() {
+        None if id < STACK_FIRST => Group::of_note(note_of(id), SiteStats { count: 1, counted: true }),
+        None => return None,
+        // Of several stacks under one fingerprint it is not known which this was.
+        Some(variant) => Group {
+            frames: Some(Arc::clone(&variant.stack)),
+            count: 1,
+            read: 0,
+            counted,
+            note: variant.stack.note.clone(),
+        },
+    };
+    Some(group.into_site(at, 1, rules))
+}
+
+/// A passage whose stack was not read in time.
+pub fn unread(at: At, rules: &Rules) -> CallSite {
+    Group::of_note(UNREAD, SiteStats { count: 1, counted: true }).into_site(at, 1, rules)
 }
 
 const NOT_TAKEN: &str = "no stack was taken";

@@ -84,10 +84,10 @@ pub struct Place {
 }
 
 impl CallSite {
-    /// Short: the line, the function and the share.
+    /// Short: the share, the line and the function; what matters most stands first, as the end may be cut away.
     pub fn label(&self) -> String {
         let place = self.culprit.as_ref().map(Place::to_string);
-        format!("{} {:.0}%", place.unwrap_or_default(), 100.0 * self.share)
+        format!("{:.0}% {}", 100.0 * self.share, place.unwrap_or_default())
     }
 }
 
@@ -102,7 +102,8 @@ impl fmt::Display for Place {
     }
 }
 
-fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Frames as JSON has them.
+pub(crate) fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Row<'a> {
         function: &'a str,
@@ -344,4 +345,6 @@ pub struct OwnCost {
     pub naming_p99_us: Option<u64>,
     /// Longest time to name a stack since the attach. Microseconds.
     pub naming_max_us: Option<u64>,
+    /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`; `null`: none were asked for.
+    pub stack_effort: Option<&'static str>,
 }

@@ -111,13 +111,17 @@ impl Ledger {
     /// What is known now; `None` before the first reading.
     pub fn snapshot(&self, names: &Names) -> Option<TimeWait> {
         let last = self.last.as_ref()?;
-        let elapsed_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
-        let shares = self.entered_shares(elapsed_s);
+        let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
+        // What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
+        let is_fresh = self.now_ns.saturating_sub(last.at_ns) < FRESH_NS;
+        let elapsed_s = if is_fresh { 0.0 } else { read_ago_s };
+        let shares = if is_fresh { HashMap::new() } else { self.entered_shares(elapsed_s) };
+        let usual_share = if is_fresh { 0.0 } else { 1.0 };
         let mut owners: BTreeMap<(Ownership, ProcessId), Vec<TimeWaitDestination>> = BTreeMap::new();
         let mut by_ownership: BTreeMap<Ownership, u64> = BTreeMap::new();
         let mut ages = [0.0; AGE_STEPS];
         for ((ownership, key), group) in &self.groups {
-            let count = group.count(elapsed_s, shares.get(&key.netns).copied().unwrap_or(1.0));
+            let count = group.count(elapsed_s, shares.get(&key.netns).copied().unwrap_or(usual_share));
             for (sum, one) in ages.iter_mut().zip(&group.ages) {
                 *sum += one;
             }
@@ -132,7 +136,7 @@ impl Ledger {
         let mut owners: Vec<_> =
             owners.into_iter().map(|((ownership, id), list)| owner(ownership, id, list, names)).collect();
         owners.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
-        Some(summed(last, elapsed_s, &by_ownership, &ages, owners))
+        Some(summed(last, read_ago_s, &by_ownership, &ages, owners))
     }
 
     /// Of what ended since the reading, the share for which the kernel still had room: at `tcp_max_tw_buckets` it
@@ -151,6 +155,9 @@ impl Ledger {
         sums.into_iter().map(share).collect()
     }
 }
+
+/// A reading that is no older is shown as it is. Nanoseconds.
+const FRESH_NS: u64 = 50_000_000;
 
 /// From this share of half of the range on the search for a port meets waiting ones.
 const FULL: f64 = 0.98;
@@ -184,7 +191,7 @@ fn add_ages(sum: &mut [f64; AGE_STEPS], ages: &Ages) {
 
 fn summed(
     last: &SocketReading,
-    elapsed_s: f64,
+    read_ago_s: f64,
     by_ownership: &BTreeMap<Ownership, u64>,
     ages: &[f64; AGE_STEPS],
     owners: Vec<TimeWaitOwner>,
@@ -203,7 +210,7 @@ fn summed(
         unowned,
         unowned_by,
         coverage_ratio: (total > 0).then(|| owned as f64 / total as f64),
-        read_ago_s: elapsed_s,
+        read_ago_s,
         read_cpu_ms: last.cpu_ns as f64 / 1e6,
         complete: incomplete_because.is_empty(),
         incomplete_because,

@@ -108,11 +108,14 @@ fn nothing_is_said_before_the_first_reading_and_no_ratio_of_nothing() {
 #[test]
 fn between_readings_it_carries_on_and_the_next_one_corrects_it() {
     let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 100, 11)])), ..sample(1) };
-    let later = Sample { churn: vec![entered(7, 30), entered(8, 20)], ..sample(2) };
+    let later = Sample { churn: vec![entered(7, 30), entered(8, 20)], ..sample(3) };
     let seen = after(vec![first.clone(), later.clone()]);
-    assert_eq!(seen.total, 130, "a fifth of those that end within five seconds is gone after one");
+    assert_eq!(
+        seen.total, 130,
+        "their timers are a second late, and a second later a fifth of five seconds' is gone"
+    );
     assert_eq!(seen.owners[0].count, 110);
-    let last = Sample { sockets: Some(reading(3, vec![group(Ownership::Owned, 8, 17, 0)])), ..sample(3) };
+    let last = Sample { sockets: Some(reading(4, vec![group(Ownership::Owned, 8, 17, 0)])), ..sample(4) };
     let seen = after(vec![first, later, last]);
     assert_eq!((seen.total, seen.owners.len(), seen.owners[0].tgid), (17, 1, Some(8)));
 }

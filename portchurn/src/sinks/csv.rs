@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_name_with_commas_and_quotes_stays_one_field() {
         let view = View {
-            columns: Some(parse_columns("program,unit", Level::Program).unwrap()),
+            columns: Some(parse_columns("program,unit", Level::Program, false).unwrap()),
             page: Page { header: false, ..Page::default() },
             ..View::new(Level::Program)
         };

@@ -31,6 +31,8 @@ pub struct EventSink {
     format: EventFormat,
     page: Page,
     has_heading: bool,
+    /// Whether call sites are taken: then they have a column.
+    with_sites: bool,
 }
 
 /// A JSON line: the event, and when it was by the clock on the wall.
@@ -52,21 +54,26 @@ const COLUMNS: [(&str, usize, bool); 7] = [
     ("DURATION", 9, true),
 ];
 
+/// Width of the detail, where the call site stands behind it.
+const DETAIL_WIDTH: usize = 16;
+
 impl EventSink {
     /// On this writer, on this paper.
-    pub fn new(out: Box<dyn Write>, format: EventFormat, page: Page) -> Self {
+    pub fn new(out: Box<dyn Write>, format: EventFormat, page: Page, with_sites: bool) -> Self {
         let has_heading = format != EventFormat::Table || !page.header;
-        Self { out, format, page, has_heading }
+        Self { out, format, page, has_heading, with_sites }
     }
 
     /// Writes one event; `time` is the clock on the wall, `rfc3339` the same with its date.
     pub fn event(&mut self, event: &TraceEvent, time: &str, rfc3339: &str) -> io::Result<()> {
         if !self.has_heading {
             self.has_heading = true;
-            self.line(COLUMNS.map(|(heading, ..)| heading.to_owned()), "DETAIL")?;
+            self.line(COLUMNS.map(|(heading, ..)| heading.to_owned()), "DETAIL", "CALL SITE")?;
         }
         match self.format {
-            EventFormat::Table => self.line(cells(event, time, &self.page), &detail(event)),
+            EventFormat::Table => {
+                self.line(cells(event, time, &self.page), &detail(event), &site(event, &self.page))
+            }
             EventFormat::Jsonl => {
                 let text = escaped(serde_json::to_string(&Line { time: rfc3339, event })?);
                 self.out.write_all((text + "\n").as_bytes())
@@ -79,14 +86,17 @@ impl EventSink {
         self.out.flush()
     }
 
-    fn line(&mut self, cells: [String; 7], last: &str) -> io::Result<()> {
+    fn line(&mut self, cells: [String; 7], last: &str, site: &str) -> io::Result<()> {
         let glyphs = self.page.glyphs();
         for (cell, (_, width, right)) in cells.iter().zip(COLUMNS) {
             let is_free = self.page.width.is_none() && crate::sinks::text::width(cell) > width;
             let text = if is_free { cell.clone() } else { pad(cell, width, right, Cut::Middle, glyphs) };
             write!(self.out, "{text}  ")?;
         }
-        writeln!(self.out, "{last}")
+        if !self.with_sites {
+            return writeln!(self.out, "{last}");
+        }
+        writeln!(self.out, "{}  {site}", pad(last, DETAIL_WIDTH, false, Cut::End, glyphs))
     }
 }
 
@@ -124,6 +134,17 @@ fn detail(event: &TraceEvent) -> String {
     }
 }
 
+/// The line of code, short: `db.py:31 getSession`.
+fn site(event: &TraceEvent, page: &Page) -> String {
+    let Some(site) = &event.call_site else { return String::new() };
+    let place = site.culprit.as_ref().map(ToString::to_string);
+    let from = site.called_from.as_ref().map(|place| format!("from {place}"));
+    let how = (!site.exact).then(|| "(sampled)".to_owned());
+    let note = site.note.as_ref().map(|note| format!("[{note}]"));
+    let parts: Vec<_> = [place, from, how, note].into_iter().flatten().collect();
+    clean(&parts.join("  "), page.unicode).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -156,12 +177,13 @@ mod tests {
             close: Some(CloseKind::Remote),
             fail: None,
             closer_tgid: Some(78),
+            call_site: None,
         }
     }
 
     fn written(format: EventFormat) -> String {
         let shared = Shared::default();
-        let mut sink = EventSink::new(Box::new(shared.clone()), format, Page::default());
+        let mut sink = EventSink::new(Box::new(shared.clone()), format, Page::default(), false);
         for _ in 0..2 {
             sink.event(&event(), "12:00:00.000001", "2026-11-20T12:00:00.000001Z").unwrap();
         }

@@ -151,6 +151,32 @@ mod tests {
     }
 
     #[test]
+    fn call_sites_have_every_key_and_are_null_only_where_they_are_not_taken() {
+        let view = View::new(Level::Program);
+        let text = super::document(&view, &crate::sinks::sample_with_sites(), false).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let destination = &document["programs"][0]["destinations"][0];
+        for site in destination["call_sites"].as_array().unwrap() {
+            assert_has(
+                site,
+                &["at", "count", "share", "exact", "sampled", "language", "culprit", "called_from"],
+            );
+            assert_has(site, &["note", "frames"]);
+            assert!(site["frames"].is_array(), "empty, never null");
+        }
+        let first = &destination["call_sites"][0];
+        assert_has(&first["culprit"], &["function", "file", "line"]);
+        assert_has(&first["frames"][0], &["function", "file", "line", "module", "language"]);
+        assert_has(
+            &document["own_cost"],
+            &["stacks_named", "naming_p99_us", "naming_max_us", "stack_effort"],
+        );
+        let off: Value =
+            serde_json::from_str(&super::document(&view, &sample_snapshot(), false).unwrap()).unwrap();
+        assert_eq!(off["programs"][0]["destinations"][0].get("call_sites"), Some(&Value::Null));
+    }
+
+    #[test]
     fn numbers_are_as_the_model_has_them() {
         let text = written(OutputFormat::Json, &View::new(Level::Program), 1);
         let document: Value = serde_json::from_str(&text).unwrap();

@@ -133,7 +133,7 @@ mod tests {
         let snapshot = sample_snapshot();
         for level in [Level::Program, Level::Destination, Level::Process] {
             let rows = rows(&snapshot, level);
-            for columns in [defaults(level), COLUMNS.to_vec(), COLUMNS[..1].to_vec()] {
+            for columns in [defaults(level, true), COLUMNS.to_vec(), COLUMNS[..1].to_vec()] {
                 for max_width in 0..200 {
                     for glyphs in [&UNICODE, &ASCII] {
                         let placed = place(&columns, &rows, Some(max_width), glyphs);
@@ -151,7 +151,7 @@ mod tests {
     fn what_must_stay_stays_at_80_and_everything_at_200() {
         let snapshot = sample_snapshot();
         let rows = rows(&snapshot, Level::Program);
-        let columns = defaults(Level::Program);
+        let columns = defaults(Level::Program, false);
         let keys = |max_width| {
             let placed = place(&columns, &rows, Some(max_width), &UNICODE);
             placed.iter().map(|placed| placed.column.key).collect::<Vec<_>>()

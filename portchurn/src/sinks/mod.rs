@@ -16,7 +16,6 @@ pub mod events;
 pub mod human;
 pub mod json;
 pub mod layout;
-pub mod pprof;
 pub mod sheet;
 pub mod sites;
 pub mod summary;
@@ -32,7 +31,7 @@ mod sample;
 
 pub use json::document as json_document;
 #[cfg(test)]
-pub(crate) use sample::{sample_snapshot, sample_with_ports};
+pub(crate) use sample::{sample_snapshot, sample_with_ports, sample_with_sites};
 pub use view::{Filtering, Page, RowFilter, SortKey, View};
 
 /// Something that snapshots are written to.

@@ -10,6 +10,15 @@ use crate::model::snapshot::{
 
 #[path = "sample_budget.rs"]
 mod budget;
+#[path = "sample_sites.rs"]
+mod sites;
+
+/// The common snapshot, with call sites.
+pub(crate) fn sample_with_sites() -> Snapshot {
+    let mut snapshot = sample_snapshot();
+    sites::add(&mut snapshot);
+    snapshot
+}
 
 /// The common snapshot, with TIME_WAIT and ports.
 pub(crate) fn sample_with_ports() -> Snapshot {
@@ -43,6 +52,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
             stacks_named: 0,
             naming_p99_us: None,
             naming_max_us: None,
+            stack_effort: None,
         },
     }
 }

@@ -105,44 +105,13 @@ impl SheetSink {
     }
 
     fn table(&self, sheet: &Sheet) -> String {
-        let page = &self.page;
-        let glyphs = page.glyphs();
         let mut text = if self.begun { "\n".to_owned() } else { String::new() };
-        if page.header {
-            for fact in &sheet.facts {
-                text += &format!("{}\n", clean(fact, page.unicode));
-            }
-        }
-        if sheet.rows.is_empty() {
-            return if page.header { format!("{text}({})\n", sheet.empty) } else { text };
-        }
-        let texts: Vec<Vec<String>> = sheet
-            .rows
-            .iter()
-            .take(self.limit)
-            .map(|row| row.cells.iter().map(|cell| human::cell(cell, usize::MAX, glyphs)).collect())
-            .collect();
-        let places = places(&sheet.heads, &texts, page.width.map(usize::from));
-        let line = |cells: &[String]| {
-            let cells = places.iter().map(|place| {
-                let head = &sheet.heads[place.at];
-                pad(&cells[place.at], place.width, head.align == Align::Right, head.cut, glyphs)
-            });
-            cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
-        };
-        if page.header {
-            let heads: Vec<_> = sheet.heads.iter().map(|head| head.header.to_owned()).collect();
-            text += &self.painted(&line(&heads), BOLD);
-        }
-        for (row, cells) in sheet.rows.iter().zip(&texts) {
-            text += &if row.alarm { self.painted(&line(cells), RED) } else { line(cells) + "\n" };
-            for note in &row.notes {
-                text += &format!("    {}\n", clean(note, page.unicode));
-            }
-        }
-        let left_out = sheet.rows.len() - texts.len();
-        if left_out > 0 && page.header {
-            text += &format!("({left_out} more rows; see --limit)\n");
+        for (kind, line) in lines(sheet, &self.page, self.limit) {
+            text += &match kind {
+                Kind::Alarm => self.painted(&line, RED),
+                Kind::Head => self.painted(&line, BOLD),
+                Kind::Fact | Kind::Row | Kind::Note => line + "\n",
+            };
         }
         text
     }
@@ -150,6 +119,63 @@ impl SheetSink {
     fn painted(&self, text: &str, with: &str) -> String {
         if self.page.colour { format!("{with}{text}{PLAIN}\n") } else { format!("{text}\n") }
     }
+}
+
+/// What a line of a list is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// What the list is about, or why it is empty.
+    Fact,
+    /// The names of the fields.
+    Head,
+    /// A row.
+    Row,
+    /// A row that says that something fails, or is about to.
+    Alarm,
+    /// What follows a row, in words.
+    Note,
+}
+
+/// A list as text, line by line. Rows are no wider than the page; what is said in words is not cut.
+pub fn lines(sheet: &Sheet, page: &Page, limit: usize) -> Vec<(Kind, String)> {
+    let glyphs = page.glyphs();
+    let fact = |text: &str| (Kind::Fact, clean(text, page.unicode).into_owned());
+    let mut text = Vec::new();
+    if page.header {
+        text.extend(sheet.facts.iter().map(|said| fact(said)));
+    }
+    if sheet.rows.is_empty() {
+        text.extend(page.header.then(|| fact(&format!("({})", sheet.empty))));
+        return text;
+    }
+    let texts: Vec<Vec<String>> = sheet
+        .rows
+        .iter()
+        .take(limit)
+        .map(|row| row.cells.iter().map(|cell| human::cell(cell, usize::MAX, glyphs)).collect())
+        .collect();
+    let places = places(&sheet.heads, &texts, page.width.map(usize::from));
+    let line = |cells: &[String]| {
+        let cells = places.iter().map(|place| {
+            let head = &sheet.heads[place.at];
+            pad(&cells[place.at], place.width, head.align == Align::Right, head.cut, glyphs)
+        });
+        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_owned()
+    };
+    if page.header {
+        let heads: Vec<_> = sheet.heads.iter().map(|head| head.header.to_owned()).collect();
+        text.push((Kind::Head, line(&heads)));
+    }
+    for (row, cells) in sheet.rows.iter().zip(&texts) {
+        text.push((if row.alarm { Kind::Alarm } else { Kind::Row }, line(cells)));
+        let notes = row.notes.iter().map(|note| format!("    {}", clean(note, page.unicode)));
+        text.extend(notes.map(|note| (Kind::Note, note)));
+    }
+    let left_out = sheet.rows.len() - texts.len();
+    if left_out > 0 && page.header {
+        text.push(fact(&format!("({left_out} more rows; see --limit)")));
+    }
+    text
 }
 
 struct Place {

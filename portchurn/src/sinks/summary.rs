@@ -125,6 +125,7 @@ fn is_attached(hook: &HookState) -> bool {
 pub fn own_cost(snapshot: &Snapshot) -> Vec<Fact> {
     let cost = &snapshot.own_cost;
     let facts = [
+        stopped(cost.stack_effort).map(str::to_owned),
         cost.cpu_ratio.map(|ratio| format!("agent {} CPU", human::percent(ratio))),
         cost.bpf_ns_per_event.filter(|ns| ns.is_finite()).map(|ns| format!("{ns:.0} ns/event")),
         cost.rss_bytes.map(|bytes| format!("RSS {}", human::bytes(bytes))),
@@ -132,6 +133,15 @@ pub fn own_cost(snapshot: &Snapshot) -> Vec<Fact> {
         cost.map_bytes.map(|bytes| format!("maps {}", human::bytes(bytes))),
     ];
     facts.into_iter().flatten().zip(2..).map(|(text, drop_order)| Fact::new(drop_order, text)).collect()
+}
+
+/// Which stacks are not taken any more, and why.
+fn stopped(effort: Option<&str>) -> Option<&'static str> {
+    match effort? {
+        "none" => Some("call sites stopped: over --max-cpu"),
+        "interpreters" => Some("native call sites stopped: over --max-cpu"),
+        _ => None,
+    }
 }
 
 /// What needs somebody to look: ports that run out. `None`: nothing does.

@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_limit_says_what_it_leaves_out_and_columns_are_as_asked() {
-        let columns = Some(parse_columns("failed,program", Level::Program).unwrap());
+        let columns = Some(parse_columns("failed,program", Level::Program, false).unwrap());
         let view = View { limit: Some(2), columns, ..View::new(Level::Program) };
         let text = written(OutputFormat::Table, &view, 1);
         assert!(text.contains("FAILED  PROGRAM\n"), "{text}");

@@ -79,6 +79,8 @@ pub struct View {
     pub filter: Option<Filtering>,
     /// Whether rows are shown of which every process has ended. They are: a short-lived process may be the culprit.
     pub include_exited: bool,
+    /// Whether call sites are taken: then they have a column.
+    pub call_sites: bool,
     /// On what.
     pub page: Page,
 }
@@ -103,13 +105,14 @@ impl View {
             limit: None,
             filter: None,
             include_exited: true,
+            call_sites: false,
             page: Page::default(),
         }
     }
 
     /// The columns to show of rows of this level.
     pub fn columns_at(&self, level: Level) -> Vec<&'static Column> {
-        self.columns.clone().unwrap_or_else(|| columns::defaults(level))
+        self.columns.clone().unwrap_or_else(|| columns::defaults(level, self.call_sites))
     }
 
     /// The wanted rows of a snapshot, in order.
@@ -190,13 +193,14 @@ pub fn parse_sort(text: &str) -> Result<Vec<SortKey>, String> {
 }
 
 /// Reads `program,failed` (these columns) or `+closed,-closer` (the usual ones at this level, with changes).
-pub fn parse_columns(text: &str, level: Level) -> Result<Vec<&'static Column>, String> {
+/// `with_sites`: call sites are taken.
+pub fn parse_columns(text: &str, level: Level, with_sites: bool) -> Result<Vec<&'static Column>, String> {
     let is_change = |name: &str| name.starts_with(['+', '-']);
     let all_change = names(text).all(is_change);
     if !all_change && names(text).any(is_change) {
         return Err("either names only, or every name with + or -".to_owned());
     }
-    let mut chosen = if all_change { columns::defaults(level) } else { Vec::new() };
+    let mut chosen = if all_change { columns::defaults(level, with_sites) } else { Vec::new() };
     for name in names(text) {
         let column = find(name.trim_start_matches(['+', '-']))?;
         chosen.retain(|other| other.key != column.key);
@@ -236,7 +240,7 @@ mod tests {
     }
 
     fn keys(text: &str) -> Vec<&'static str> {
-        parse_columns(text, Level::Program).unwrap().iter().map(|column| column.key).collect()
+        parse_columns(text, Level::Program, false).unwrap().iter().map(|column| column.key).collect()
     }
 
     #[test]
@@ -281,7 +285,7 @@ mod tests {
         assert_eq!(keys("failed, program"), ["failed", "program"]);
         assert!(keys("+closed").ends_with(&["closed"]) && keys("+closed").contains(&"program"));
         assert!(!keys("-closer").contains(&"closer"));
-        assert!(parse_columns("closed,-closer", Level::Program).is_err());
+        assert!(parse_columns("closed,-closer", Level::Program, false).is_err());
         assert!(parse_sort("colour").err().unwrap().contains("opened_per_s"));
         assert!(COLUMNS.iter().all(|column| columns_help().contains(column.key)));
     }

@@ -125,7 +125,10 @@ pub fn ask_all(query: &Query) -> Vec<Result<Reply>> {
         entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
     {
         match UnixStream::connect(&path) {
-            Ok(stream) => replies.push(ask_one(&stream, query)),
+            Ok(stream) => replies.push(
+                ask_one(&stream, query)
+                    .with_context(|| format!("portchurn {} did not answer", process_of(&path))),
+            ),
             // Left by one that was killed.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 let _ = remove_file(&path);
@@ -134,6 +137,11 @@ pub fn ask_all(query: &Query) -> Vec<Result<Reply>> {
         }
     }
     replies
+}
+
+/// Its number, by which its socket is called.
+fn process_of(socket: &Path) -> std::borrow::Cow<'_, str> {
+    socket.file_stem().unwrap_or_default().to_string_lossy()
 }
 
 fn ask_one(stream: &UnixStream, query: &Query) -> Result<Reply> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _};
 use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
@@ -19,6 +19,11 @@ pub struct FileId {
 }
 
 impl FileId {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Of an open file.
     pub fn of(file: &File) -> Option<Self> {
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
@@ -158,9 +163,13 @@ fn needed<'data>(
         .collect()
 }
 
-/// Facts by file, so that each is read once.
+/// Facts by file, so that each is read once; and the files that are open, so that a thousand processes that run the same
+/// do not need a thousand descriptors for it.
 #[derive(Debug, Default)]
-pub struct ElfCache(HashMap<(FileId, bool), Option<Arc<ElfFacts>>>);
+pub struct ElfCache {
+    facts: HashMap<(FileId, bool), Option<Arc<ElfFacts>>>,
+    files: HashMap<FileId, Weak<File>>,
+}
 
 /// Files that are remembered.
 const FILES_MAX: usize = 4096;
@@ -169,10 +178,23 @@ impl ElfCache {
     /// What a file tells; `None`: nothing.
     pub fn facts(&mut self, file: &File, symbols: bool) -> Option<Arc<ElfFacts>> {
         let id = FileId::of(file)?;
-        if self.0.len() >= FILES_MAX {
-            self.0.clear();
+        if self.facts.len() >= FILES_MAX {
+            self.facts.clear();
         }
-        self.0.entry((id, symbols)).or_insert_with(|| ElfFacts::read(file, symbols).map(Arc::new)).clone()
+        self.facts.entry((id, symbols)).or_insert_with(|| ElfFacts::read(file, symbols).map(Arc::new)).clone()
+    }
+
+    /// The same file, where it is open already.
+    pub fn shared(&mut self, id: FileId, file: File) -> Arc<File> {
+        if let Some(known) = self.files.get(&id).and_then(Weak::upgrade) {
+            return known;
+        }
+        if self.files.len() >= FILES_MAX {
+            self.files.retain(|_, file| file.strong_count() > 0);
+        }
+        let file = Arc::new(file);
+        self.files.insert(id, Arc::downgrade(&file));
+        file
     }
 }
 
@@ -181,7 +203,9 @@ mod tests {
     use std::fs::File;
     use std::io::Write as _;
 
-    use super::{ElfFacts, Segment};
+    use std::sync::Arc;
+
+    use super::{ElfCache, ElfFacts, FileId, Segment};
 
     #[test]
     fn our_own_program_is_read() {
@@ -190,6 +214,18 @@ mod tests {
         assert!(!facts.segments.is_empty());
         assert!(facts.needed.iter().any(|name| name.starts_with("libc")), "{:?}", facts.needed);
         assert_eq!(facts.python_runtime, None);
+    }
+
+    #[test]
+    fn a_file_is_open_once_for_as_long_as_somebody_needs_it() {
+        let mut cache = ElfCache::default();
+        let open = || File::open("/proc/self/exe").unwrap();
+        let id = FileId::of(&open()).unwrap();
+        let (first, second) = (cache.shared(id, open()), cache.shared(id, open()));
+        assert!(Arc::ptr_eq(&first, &second));
+        let weak = Arc::downgrade(&first);
+        drop((first, second));
+        assert!(weak.upgrade().is_none(), "the cache alone does not keep it open");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! still there. Runs on the thread that empties the ring buffer.
 
 use std::collections::HashMap;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::symbolize::elf::ElfCache;
@@ -17,19 +17,19 @@ pub type Refusals = Arc<Mutex<HashMap<u32, String>>>;
 /// Processes whose refusal is remembered.
 const REFUSALS_MAX: usize = 4096;
 /// Processes whose modules are kept.
-const PROCESSES_MAX: usize = 1024;
+const PROCESSES_MAX: usize = 256;
 
 /// The front half.
 pub struct Front {
     cache: ElfCache,
     modules: HashMap<(u32, u64), Arc<Modules>>,
     refusals: Refusals,
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
 }
 
 impl Front {
     /// Sends its work to `jobs`.
-    pub fn new(jobs: Sender<Job>, refusals: Refusals) -> Self {
+    pub fn new(jobs: SyncSender<Job>, refusals: Refusals) -> Self {
         Self { cache: ElfCache::default(), modules: HashMap::new(), refusals, jobs }
     }
 
@@ -79,7 +79,7 @@ impl Front {
                 return;
             }
         };
-        // The other end is gone only when everything ends.
+        // Waits where there is no room. The other end is gone only when everything ends.
         let _ = self.jobs.send(job);
     }
 

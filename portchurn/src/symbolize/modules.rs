@@ -97,41 +97,47 @@ fn tells_of_interpreters(path: &str) -> bool {
 type Inode = ((u32, u32), u64);
 
 fn modules(root: &Path, maps: &[Mapping], program: Option<Inode>, cache: &mut ElfCache) -> Vec<Module> {
-    let mut list: Vec<Module> = Vec::new();
+    let inode = |mapping: &Mapping| (mapping.device, mapping.inode);
+    let mut opened: Vec<(&Mapping, File)> = Vec::new();
     let mut done: Vec<Inode> = Vec::new();
+    // All are opened before the first is read: the process may be gone by then.
     for mapping in maps.iter().filter(|mapping| mapping.executable && mapping.inode != 0) {
-        let key = (mapping.device, mapping.inode);
-        if done.contains(&key) {
-            continue;
+        if !done.contains(&inode(mapping)) {
+            done.push(inode(mapping));
+            opened.extend(open(root, mapping).map(|file| (mapping, file)));
         }
-        done.push(key);
-        let of_file: Vec<_> = maps.iter().filter(|m| (m.device, m.inode) == key).collect();
-        let symbols = Some(key) == program || tells_of_interpreters(&mapping.path);
-        list.extend(module(root, mapping, &of_file, symbols, cache));
     }
-    list
+    let module = |(mapping, file): (&Mapping, File)| {
+        let of_file: Vec<_> = maps.iter().filter(|m| inode(m) == inode(mapping)).collect();
+        let symbols = Some(inode(mapping)) == program || tells_of_interpreters(&mapping.path);
+        module(file, mapping, &of_file, symbols, cache)
+    };
+    opened.into_iter().filter_map(module).collect()
+}
+
+fn open(root: &Path, mapping: &Mapping) -> Option<File> {
+    // The links have no leading zeros. They work for deleted files and in other mount namespaces.
+    let link = format!("map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
+    let by_path = || File::open(root.join("root").join(mapping.path.trim_start_matches('/')));
+    File::open(root.join(link)).or_else(|_| by_path()).ok()
 }
 
 fn module(
-    root: &Path,
+    file: File,
     mapping: &Mapping,
     of_file: &[&Mapping],
     symbols: bool,
     cache: &mut ElfCache,
 ) -> Option<Module> {
-    // The links have no leading zeros. They work for deleted files and in other mount namespaces.
-    let link = format!("map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
-    let file = File::open(root.join(link))
-        .or_else(|_| File::open(root.join("root").join(mapping.path.trim_start_matches('/'))))
-        .ok()?;
     let facts = cache.facts(&file, symbols)?;
     let bias = facts.bias(mapping.addresses.start, mapping.file_offset)?;
     let start = of_file.iter().map(|m| m.addresses.start).min()?;
     let end = of_file.iter().map(|m| m.addresses.end).max()?;
+    let id = FileId::of(&file)?;
     Some(Module {
         path: mapping.path.clone(),
-        id: FileId::of(&file)?,
-        file: Arc::new(file),
+        id,
+        file: cache.shared(id, file),
         facts,
         bias,
         addresses: start..end,

@@ -2,7 +2,7 @@
 //! done.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ enum Done {
 
 /// The handle: what was named, and what it cost.
 pub struct Namer {
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
     done: Receiver<Done>,
     refusals: Refusals,
     named: Vec<Stack>,
@@ -68,9 +68,9 @@ impl Cost {
 }
 
 impl Namer {
-    /// Starts the thread.
-    pub fn start() -> Result<Self> {
-        let (jobs, todo) = channel();
+    /// Starts the thread. `give_back`: called when it has let go of much memory.
+    pub fn start(give_back: fn()) -> Result<Self> {
+        let (jobs, todo) = sync_channel(JOBS_MAX);
         let (results, done) = channel();
         let refusals = Refusals::default();
         let mut worker = Worker { refusals: Arc::clone(&refusals), ..Worker::default() };
@@ -78,9 +78,18 @@ impl Namer {
             .name("names".to_owned())
             .spawn(move || {
                 let mut native = Native::default();
-                while let Ok(job) = todo.recv() {
-                    if worker.run(job, &mut native, &results).is_none() {
-                        break;
+                loop {
+                    match todo.recv_timeout(LOOK_UP) {
+                        Ok(job) => {
+                            if worker.run(job, &mut native, &results).is_none() {
+                                break;
+                            }
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => break,
+                    }
+                    if native.rest() {
+                        give_back();
                     }
                 }
             })
@@ -109,8 +118,16 @@ impl Namer {
     /// Waits until everything that was sent is named.
     pub fn settle(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        if self.jobs.send(Job::Marker).is_err() {
-            return;
+        loop {
+            match self.jobs.try_send(Job::Marker) {
+                Ok(()) => break,
+                Err(TrySendError::Full(_)) if Instant::now() < deadline => {
+                    if let Ok(done) = self.done.recv_timeout(Duration::from_millis(10)) {
+                        self.note(done);
+                    }
+                }
+                Err(_) => return,
+            }
         }
         while let Ok(done) = self.done.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if self.note(done) {
@@ -132,6 +149,11 @@ impl Namer {
     }
 }
 
+/// Stacks that wait for the thread, of up to 36 KiB each. When there are more, the ring buffer fills up, the kernel side
+/// counts what has no room and sends it again at the next connection from the same place.
+const JOBS_MAX: usize = 256;
+/// Without work the thread looks up this often, to let go of what it does not need.
+const LOOK_UP: Duration = Duration::from_secs(2);
 /// Code objects that are kept: more than the kernel side remembers having sent.
 const CODES_MAX: usize = 65_536;
 
@@ -216,6 +238,7 @@ impl Worker {
         }
         match end {
             End::Truncated => Some("cut off: the stack is longer than the copy".to_owned()),
+            End::Unreadable => Some("cut off: the stack could not be read any further".to_owned()),
             End::Lost => Some("cut off: code without information on its frames".to_owned()),
             End::Complete if modules.is_none() => {
                 Some("the process was gone before its files could be opened".to_owned())

@@ -1,10 +1,11 @@
 //! Compiled code: from registers and a copy of the stack to addresses (framehop), from addresses to names (blazesym, on
 //! places in files that are kept open). What has no name gets its module and offset; no frame is dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
@@ -20,8 +21,15 @@ use crate::symbolize::record::RawStack;
 
 /// Frames beyond are cut off.
 const FRAMES_MAX: usize = 256;
-/// Files whose sections are kept.
-const FILES_MAX: usize = 1024;
+/// Sections of files are kept up to this much, then read again where they are needed. Bytes.
+const SECTIONS_MAX: u64 = 16 << 20;
+/// Debug information is read of files up to this size; of larger ones the symbols must do. Bytes.
+const DEBUG_FILE_MAX: u64 = 512 << 20;
+/// Files that are open for names at the same time: mapped, and with what was made of their debug information in memory,
+/// which is about as much again. Bytes of the files.
+const OPEN_MAX: u64 = 64 << 20;
+/// Names are kept, so that what they were made from is seldom needed again: it goes when it was not used for so long.
+const REST: Duration = Duration::from_secs(1);
 /// The longest section that is read. Bytes.
 const SECTION_MAX: u64 = 64 << 20;
 
@@ -49,7 +57,7 @@ const RSP: usize = 19;
 /// Sections of a file that unwinding needs.
 #[derive(Clone, Default)]
 struct Sections {
-    text: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
+    text: Option<std::ops::Range<u64>>,
     got: Option<std::ops::Range<u64>>,
     eh_frame: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
     eh_frame_hdr: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
@@ -69,13 +77,20 @@ impl Sections {
             Some(Arc::from(&*section.uncompressed_data().ok()?))
         };
         let both = |name: &str| Some((range(name)?, data(name)?));
+        let eh_frame = both(".eh_frame");
         Some(Self {
-            text: both(".text"),
+            text: range(".text"),
             got: range(".got"),
-            eh_frame: both(".eh_frame"),
+            debug_frame: if eh_frame.is_none() { data(".debug_frame") } else { None },
+            eh_frame,
             eh_frame_hdr: both(".eh_frame_hdr"),
-            debug_frame: data(".debug_frame"),
         })
+    }
+
+    /// What is held in memory. Bytes.
+    fn bytes(&self) -> u64 {
+        let both = [&self.eh_frame, &self.eh_frame_hdr].into_iter().flatten().map(|(_, data)| data.len());
+        (both.sum::<usize>() + self.debug_frame.as_ref().map_or(0, |data| data.len())) as u64
     }
 
     fn info(&self) -> ExplicitModuleSectionInfo<Arc<[u8]>> {
@@ -85,12 +100,11 @@ impl Sections {
                 section.as_ref().map(|(_, data)| Arc::clone(data)),
             )
         };
-        let (text_svma, text) = split(&self.text);
         let (eh_frame_svma, eh_frame) = split(&self.eh_frame);
         let (eh_frame_hdr_svma, eh_frame_hdr) = split(&self.eh_frame_hdr);
         ExplicitModuleSectionInfo {
-            text_svma,
-            text,
+            // Its bytes are for formats other than ELF.
+            text_svma: self.text.clone(),
             got_svma: self.got.clone(),
             eh_frame_svma,
             eh_frame,
@@ -107,8 +121,10 @@ impl Sections {
 pub enum End {
     /// At the outermost frame.
     Complete,
-    /// Beyond the copy.
+    /// Beyond the copy, which holds as much as is ever copied.
     Truncated,
+    /// Beyond the copy, which ends where memory could not be read.
+    Unreadable,
     /// In code that tells nothing of its frames.
     Lost,
 }
@@ -117,22 +133,18 @@ pub enum End {
 type Process = (Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
 
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
+#[derive(Default)]
 pub struct Native {
     sections: HashMap<FileId, Sections>,
+    sections_bytes: u64,
     process: Option<Process>,
-    symbolizer: Symbolizer,
+    /// `None`: not needed at the moment.
+    symbolizer: Option<Symbolizer>,
+    /// Files that the symbolizer has read.
+    opened: HashSet<FileId>,
+    opened_bytes: u64,
+    used: Option<Instant>,
     names: HashMap<(FileId, u64), Arc<[Frame]>>,
-}
-
-impl Default for Native {
-    fn default() -> Self {
-        Self {
-            sections: HashMap::new(),
-            process: None,
-            symbolizer: Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build(),
-            names: HashMap::new(),
-        }
-    }
 }
 
 impl Native {
@@ -189,7 +201,12 @@ impl Native {
             }
         };
         let was_cut = stack.flags & portchurn_common::stack::stack_flag::STACK_TRUNCATED != 0;
-        if end == End::Lost && beyond && was_cut { (addresses, End::Truncated) } else { (addresses, end) }
+        let end = match end {
+            End::Lost if beyond && was_cut => End::Truncated,
+            End::Lost if beyond => End::Unreadable,
+            end => end,
+        };
+        (addresses, end)
     }
 
     fn unwinder(&mut self, modules: &Arc<Modules>) -> Option<&mut Process> {
@@ -207,10 +224,47 @@ impl Native {
     }
 
     fn sections_of(&mut self, module: &Module) -> &Sections {
-        if self.sections.len() >= FILES_MAX {
+        if self.sections_bytes > SECTIONS_MAX && !self.sections.contains_key(&module.id) {
             self.sections.clear();
+            self.sections_bytes = 0;
         }
-        self.sections.entry(module.id).or_insert_with(|| Sections::read(&module.file).unwrap_or_default())
+        let held = &mut self.sections_bytes;
+        self.sections.entry(module.id).or_insert_with(|| {
+            let sections = Sections::read(&module.file).unwrap_or_default();
+            // A file costs something also when it has nothing.
+            *held += sections.bytes() + 256;
+            sections
+        })
+    }
+
+    /// The symbolizer, with room for one more file.
+    fn symbolizer_for(&mut self, file: FileId) -> &Symbolizer {
+        if !self.opened.contains(&file) {
+            let wanted = file.size().min(DEBUG_FILE_MAX);
+            if self.opened_bytes + wanted > OPEN_MAX {
+                self.close();
+            }
+            self.opened.insert(file);
+            self.opened_bytes += wanted;
+        }
+        self.symbolizer.get_or_insert_with(|| {
+            Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build()
+        })
+    }
+
+    fn close(&mut self) {
+        self.symbolizer = None;
+        self.opened.clear();
+        self.opened_bytes = 0;
+    }
+
+    /// Lets go of what was not used for a while. Whether there was something.
+    pub fn rest(&mut self) -> bool {
+        if self.symbolizer.is_none() || self.used.is_some_and(|used| used.elapsed() < REST) {
+            return false;
+        }
+        self.close();
+        true
     }
 
     /// The function at an address, and those that were inlined there. Innermost first.
@@ -219,13 +273,15 @@ impl Native {
         if let Some(known) = self.names.get(&(module.id, offset)) {
             return Arc::clone(known);
         }
-        let path = format!("/proc/self/fd/{}", module.file.as_raw_fd());
-        let source = Source::Elf(Elf::new(path));
-        let found = self.symbolizer.symbolize_single(&source, Input::FileOffset(offset));
+        let mut elf = Elf::new(format!("/proc/self/fd/{}", module.file.as_raw_fd()));
+        elf.debug_syms = module.id.size() <= DEBUG_FILE_MAX;
+        let source = Source::Elf(elf);
+        let found = self.symbolizer_for(module.id).symbolize_single(&source, Input::FileOffset(offset));
         let frames: Arc<[Frame]> = match found {
             Ok(Symbolized::Sym(symbol)) => Arc::from(frames_of(&symbol, module)),
             _ => Arc::from([nameless(module, offset)]),
         };
+        self.used = Some(Instant::now());
         if self.names.len() > NAMES_MAX {
             self.names.clear();
         }
@@ -235,7 +291,7 @@ impl Native {
 }
 
 /// Places in files whose names are kept.
-const NAMES_MAX: usize = 65_536;
+const NAMES_MAX: usize = 16_384;
 
 fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
     let place = |code: Option<&blazesym::symbolize::CodeInfo<'_>>| match code {

@@ -1,5 +1,7 @@
 //! `portchurn-churn`: plain connects at a given pace, and what each came to, as one line of JSON. For tests that need
 //! ports to run out in a network namespace of their own. Every connect waits for the accept of the one before it.
+//!
+//! `fill` is both ends in one thread: as many TIME_WAIT sockets as are wanted, in seconds.
 #![expect(clippy::print_stdout, reason = "it speaks to a test over stdout")]
 
 use std::io::{Read, Write, stdin, stdout};
@@ -26,7 +28,10 @@ fn main() -> Result<()> {
             };
             connect(address.parse()?, count.parse()?, per_s.parse()?, &how)
         }
-        _ => bail!("serve ADDR:PORT [first] | connect ADDR:PORT COUNT PER_S [abort] [bind] [stay]"),
+        ["fill", address, count, per_s, rest @ ..] => {
+            fill(address.parse()?, count.parse()?, per_s.parse()?, rest.contains(&"stay"))
+        }
+        _ => bail!("serve ADDR:PORT [first] | connect|fill ADDR:PORT COUNT PER_S [abort] [bind] [stay]"),
     }
 }
 
@@ -56,10 +61,15 @@ struct How {
 fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()> {
     let (mut ok, mut errno_99, mut errno_98, mut other) = (0u64, 0u64, 0u64, 0u64);
     let mut first_failure = None;
+    let mut medians = Medians::default();
+    println!("begins");
     let begun = Instant::now();
     for round in 0..count {
         match one(address, how) {
-            Ok(()) => ok += 1,
+            Ok(connect) => {
+                medians.add(connect);
+                ok += 1;
+            }
             Err(error) => {
                 match error.raw_os_error() {
                     Some(libc::EADDRNOTAVAIL) => errno_99 += 1,
@@ -77,7 +87,8 @@ fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()>
     println!(
         "{}",
         json!({ "pid": std::process::id(), "ok": ok, "errno_99": errno_99, "errno_98": errno_98, "other": other,
-            "first_failure": first_failure.map(|(round, _)| round), "first_failure_s": first_failure.map(|(_, s)| s) })
+            "first_failure": first_failure.map(|(round, _)| round), "first_failure_s": first_failure.map(|(_, s)| s),
+            "connect_us_medians": medians.of_each_thousand })
     );
     stdout().flush()?;
     if how.stay {
@@ -86,9 +97,66 @@ fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()>
     Ok(())
 }
 
-/// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close.
-fn one(address: SocketAddr, how: &How) -> std::io::Result<()> {
+/// Connections that `fill` makes to one port of the server: fewer than half of the usual range.
+const PER_PORT: u64 = 12_000;
+
+/// Connections of this process to itself, each closed at once by the connecting end, so that they end as TIME_WAIT.
+fn fill(first: SocketAddr, count: u64, per_s: f64, stay: bool) -> Result<()> {
+    println!("begins");
+    let begun = Instant::now();
+    let mut address = first;
+    let mut listener = TcpListener::bind(address)?;
+    for round in 0..count {
+        if round > 0 && round.is_multiple_of(PER_PORT) {
+            address.set_port(address.port() + 1);
+            listener = TcpListener::bind(address)?;
+        }
+        let near = TcpStream::connect(address)?;
+        let (far, _) = listener.accept()?;
+        drop(near);
+        drop(far);
+        // Sleeping after each one would be slower than what is asked for.
+        if per_s > 0.0 && round.is_multiple_of(16) {
+            let due = Duration::from_secs_f64(round as f64 / per_s);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        }
+    }
+    let took_s = begun.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({ "pid": std::process::id(), "ok": count, "errno_99": 0, "errno_98": 0, "other": 0, "took_s": took_s })
+    );
+    stdout().flush()?;
+    if stay {
+        let _ = stdin().read(&mut [0]);
+    }
+    Ok(())
+}
+
+/// The median duration of `connect()`, thousand by thousand.
+#[derive(Default)]
+struct Medians {
+    present: Vec<u64>,
+    of_each_thousand: Vec<u64>,
+}
+
+impl Medians {
+    fn add(&mut self, duration: Duration) {
+        self.present.push(duration.as_micros() as u64);
+        if self.present.len() == 1000 {
+            self.present.sort_unstable();
+            self.of_each_thousand.push(self.present[500]);
+            self.present.clear();
+        }
+    }
+}
+
+/// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close. How long
+/// the opening took.
+fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
+    let begun = Instant::now();
     let mut stream = if how.bind { bound(address)? } else { TcpStream::connect(address)? };
+    let took = begun.elapsed();
     // A close before the byte was read would be a reset, which leaves no TIME_WAIT.
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut byte = [0];
@@ -108,7 +176,7 @@ fn one(address: SocketAddr, how: &How) -> std::io::Result<()> {
     } else if std::env::var_os("CHURN_SERVER_FIRST").is_some() {
         let _ = stream.read(&mut byte);
     }
-    Ok(())
+    Ok(took)
 }
 
 /// The way that takes a port away from every destination: `bind()` to port 0 before the connect.

@@ -211,6 +211,8 @@ fn compare_end(
 
 fn is_at(destination: &Destination, end: End) -> bool {
     match end {
+        // A failed bind has no destination yet.
+        End::Connect(_, 0) => destination.role == "connect" && destination.remote_port.is_none(),
         End::Connect(address, port) => {
             destination.role == "connect"
                 && destination.remote_address == Some(address)

@@ -7,13 +7,23 @@ use std::io::{Write, stderr};
 
 use anyhow::{Context, Result};
 
+pub mod blind;
 pub mod bpf;
+pub mod broken;
+pub mod budgets;
 pub mod compare;
+pub mod elf;
 pub mod folder;
 pub mod mounts;
+pub mod namespaces;
+pub mod native;
 pub mod programs;
+pub mod python;
 pub mod report;
 pub mod run_counts;
+pub mod seccomp;
+pub mod servers;
+pub mod sites;
 pub mod tracer;
 pub mod veth;
 

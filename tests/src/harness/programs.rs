@@ -46,10 +46,26 @@ const PATIENCE_S: u32 = 60;
 
 /// Ends the child, whatever it becomes, when it takes far too long.
 pub fn bound(command: &mut Command) {
+    bound_to(command, PATIENCE_S);
+}
+
+/// The same, after so many seconds.
+pub fn bound_to(command: &mut Command, patience_s: u32) {
+    // SAFETY: one system call, which has no preconditions and outlives the exec.
+    unsafe {
+        command.pre_exec(move || {
+            libc::alarm(patience_s);
+            Ok(())
+        })
+    };
+}
+
+/// Ends the child when the thread that starts it ends, however that ends.
+pub fn die_with_parent(command: &mut Command) {
     // SAFETY: one system call, which has no preconditions and outlives the exec.
     unsafe {
         command.pre_exec(|| {
-            libc::alarm(PATIENCE_S);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             Ok(())
         })
     };

@@ -26,6 +26,8 @@ pub struct Tracer {
     complaint: Option<JoinHandle<String>>,
     /// What it said last.
     pub latest: Report,
+    /// The same, as it came.
+    pub text: String,
 }
 
 impl Tracer {
@@ -71,7 +73,7 @@ impl Tracer {
             bail!("portchurn printed nothing ({status}): {complaint}");
         };
         let latest = parse(&first)?;
-        Ok(Self { child, lines, complaint, latest })
+        Ok(Self { child, lines, complaint, latest, text: first })
     }
 
     /// Its number.
@@ -82,7 +84,10 @@ impl Tracer {
     /// Reads the next object.
     pub fn advance(&mut self) -> Result<&Report> {
         match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => self.latest = parse(&line)?,
+            Ok(line) => {
+                self.latest = parse(&line)?;
+                self.text = line;
+            }
             Err(RecvTimeoutError::Timeout) => bail!("portchurn fell silent"),
             Err(RecvTimeoutError::Disconnected) => bail!("portchurn ended"),
         }

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use super::programs::{bound, churn};
+use super::programs::{bound_to, churn};
 use super::skip;
+
+/// Seconds after which a program in a namespace is ended, whatever it does.
+const PATIENCE_S: u32 = 180;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -22,7 +25,7 @@ pub struct Cable {
 }
 
 /// What a client says it did.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Outcome {
     /// Its number.
     pub pid: u32,
@@ -34,6 +37,13 @@ pub struct Outcome {
     pub errno_98: u64,
     /// Failed otherwise.
     pub other: u64,
+    /// When the first one failed, since it said that it begins. Seconds.
+    pub first_failure_s: Option<f64>,
+    /// Median duration of connect(), of each thousand. Microseconds.
+    #[serde(default)]
+    pub connect_us_medians: Vec<u64>,
+    /// How long everything took, where that is told. Seconds.
+    pub took_s: Option<f64>,
 }
 
 /// A program in a namespace; ended when this is dropped.
@@ -60,9 +70,19 @@ impl Guest {
         Ok(line)
     }
 
+    /// Waits until a client begins.
+    pub fn begun(&mut self) -> Result<()> {
+        let line = self.line()?;
+        ensure!(line.trim() == "begins", "a client said {line}");
+        Ok(())
+    }
+
     /// What a client says at its end.
     pub fn outcome(&mut self) -> Result<Outcome> {
-        let line = self.line()?;
+        let mut line = self.line()?;
+        if line.trim() == "begins" {
+            line = self.line()?;
+        }
         serde_json::from_str(&line).with_context(|| format!("understand {line}"))
     }
 
@@ -102,7 +122,7 @@ impl Cable {
         let mut command = in_netns(netns, program.to_str().context("a path in UTF-8")?);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.envs(environment.iter().copied());
-        bound(&mut command);
+        bound_to(&mut command, PATIENCE_S);
         let mut child = command.spawn().context("start a program in a namespace")?;
         let output = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
         Ok(Guest { child, output })
@@ -114,6 +134,29 @@ impl Cable {
         let mut guest = self.churn(&self.server, &[&["serve", address], how].concat(), &[])?;
         ensure!(guest.line()?.trim() == "ready");
         Ok(guest)
+    }
+
+    /// Inode number of a namespace, by which portchurn calls it.
+    pub fn inode(&self, netns: &str) -> Result<u64> {
+        let metadata = std::fs::metadata(format!("/run/netns/{netns}")).context("look at a namespace")?;
+        Ok(std::os::unix::fs::MetadataExt::ino(&metadata))
+    }
+
+    /// The same in either namespace, closing second.
+    pub fn server_in(&self, netns: &str, address: &str) -> Result<Guest> {
+        let mut guest = self.churn(netns, &["serve", address], &[])?;
+        ensure!(guest.line()?.trim() == "ready");
+        Ok(guest)
+    }
+
+    /// TIME_WAIT sockets of a namespace, as the kernel adds them up itself (`tw` of `/proc/net/sockstat`): for more than
+    /// one would want to list.
+    pub fn many_time_wait(&self, netns: &str) -> Result<u64> {
+        let output = in_netns(netns, "cat").arg("/proc/net/sockstat").output().context("read sockstat")?;
+        let text = String::from_utf8(output.stdout).context("read sockstat")?;
+        let tcp = text.lines().find(|line| line.starts_with("TCP:")).context("sockstat without TCP")?;
+        let mut words = tcp.split_whitespace().skip_while(|word| *word != "tw").skip(1);
+        words.next().and_then(|count| count.parse().ok()).context("sockstat without tw")
     }
 
     /// TIME_WAIT sockets of a namespace, as the kernel's own table counts them.

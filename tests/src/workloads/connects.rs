@@ -1,6 +1,6 @@
 //! Connects that fail, that are not waited for, and sockets that connect again.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +25,11 @@ pub const WORKLOADS: &[Workload] = &[
         name: "no-port-left",
         about: "as many as there are ports, then 7 more (--netns own)",
         run: no_port_left,
+    },
+    Workload {
+        name: "bind-first",
+        about: "as many binds to any port as there are ports, then 7 more (--netns own)",
+        run: bind_first,
     },
     Workload { name: "port-taken", about: "bound to a port whose four-tuple is taken", run: port_taken },
     Workload { name: "nonblocking", about: "connects that are polled for", run: nonblocking },
@@ -156,6 +161,32 @@ fn no_port_left(plan: &Plan) -> Result<Vec<ProcessTruth>> {
             let socket = stream(plan.family, plan.mptcp)?;
             expect_failure(truth, target, connect_to(&socket, target), Errno::ADDRNOTAVAIL)?;
         }
+        Ok(())
+    })
+}
+
+/// A port that is bound before the connect is gone for every destination at once.
+fn bind_first(plan: &Plan) -> Result<Vec<ProcessTruth>> {
+    ensure!(plan.own_netns, "bind-first needs --netns own");
+    solo(plan, |truth| {
+        netns::set("net/ipv4/ip_local_port_range", &format!("20000 {}", 20000 + plan.count - 1))?;
+        let mut bound = Vec::new();
+        for _ in 0..plan.count {
+            let socket = stream(plan.family, false)?;
+            bind_any(&socket, plan.family)?;
+            bound.push(socket);
+        }
+        for _ in 0..TOO_MANY {
+            let socket = stream(plan.family, false)?;
+            let any_port = bind(&socket, &SocketAddr::new(plan.family.loopback(), 0));
+            ensure!(any_port == Err(Errno::ADDRINUSE), "the bind was to fail, not {any_port:?}");
+            // Where it was to lead it does not say.
+            truth.failed(End::Connect(Ipv4Addr::UNSPECIFIED.into(), 0), "EADDRINUSE");
+        }
+        // A certain port that is taken says nothing about how many are left.
+        let socket = stream(plan.family, false)?;
+        let certain = bind(&socket, &SocketAddr::new(plan.family.loopback(), 20000));
+        ensure!(certain == Err(Errno::ADDRINUSE), "port 20000 was to be taken, not {certain:?}");
         Ok(())
     })
 }

@@ -42,7 +42,7 @@ fn an_event_in_json_has_units_in_its_keys_and_null_for_the_unknown() {
         "unit": "sync.service", "container": null, "owner_certain": true, "role": "connect",
         "local_address": "10.0.0.9", "local_port": 40000, "remote_address": "10.0.0.2",
         "remote_port": 3306, "netns": 4026531840u32, "cookie": 77, "duration_us": 5000,
-        "closed_by": "local", "failed_by": null, "closer_tgid": 42,
+        "closed_by": "local", "failed_by": null, "closer_tgid": 42, "call_site": null,
     });
     assert_eq!(serde_json::to_value(close).unwrap(), expected);
 

@@ -6,11 +6,11 @@ use crate::model::columns::{Align, Cell, Column, Cut};
 pub(super) const COLUMN: Column = Column {
     key: "call_site",
     header: "CALL SITE",
-    help: "Line of code behind most connections of the busiest destination, and its share.",
+    help: "Line of code behind most connections of the busiest destination, and its share; by default with --stack.",
     align: Align::Left,
-    cut: Cut::Start,
+    cut: Cut::End,
     width: 32,
-    drop_order: 5,
+    drop_order: 0,
     default: false,
     cell: |row| {
         let sites = row.destination.and_then(|destination| destination.call_sites.as_deref());

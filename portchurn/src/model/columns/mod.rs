@@ -107,9 +107,10 @@ pub const COLUMNS: &[&Column] = &[
     &unit::COLUMN,
 ];
 
-/// What is shown of rows of this level unless the user says otherwise.
-pub fn defaults(level: Level) -> Vec<&'static Column> {
+/// What is shown of rows of this level unless the user says otherwise. `with_sites`: call sites are taken.
+pub fn defaults(level: Level, with_sites: bool) -> Vec<&'static Column> {
     let shown = |column: &&'static Column| match (level, column.key) {
+        (_, "call_site") => with_sites,
         // How many processes one process is says nothing; which one it is does.
         (Level::Process, "pid") => true,
         (Level::Process, "processes") => false,

@@ -10,7 +10,7 @@ pub(super) const COLUMN: Column = Column {
     align: Align::Right,
     cut: Cut::End,
     width: 8,
-    drop_order: 1,
+    drop_order: 0,
     default: false,
     cell: |row| row.tgid.filter(|&tgid| tgid != 0).map_or(Cell::Empty, |tgid| Cell::Id(u64::from(tgid))),
 };

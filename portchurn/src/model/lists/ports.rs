@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::model::budget::{BudgetKind, Exhaustion, PortBudget, PortHolder};
 use crate::model::columns::Cell;
 use crate::model::lists::{Field, Sheet, SheetRow, cells, heads, number, text};
+use crate::model::pools::BINDS_NOT_VISIBLE;
 use crate::model::ports::ALARM_RATIO;
 use crate::model::snapshot::Snapshot;
 
@@ -46,7 +47,7 @@ pub fn sheet(snapshot: &Snapshot) -> Sheet {
     });
     let mut facts: Vec<_> = snapshot.exhaustion.iter().take(SHOWN_EVENTS).map(event_text).collect();
     if let Some(pool) =
-        ports.iter().find(|row| row.kind == BudgetKind::BindPool && row.failures_seen != "exact")
+        ports.iter().find(|row| row.kind == BudgetKind::BindPool && row.failures_seen == BINDS_NOT_VISIBLE)
     {
         facts.push(pool.failures_seen.to_owned());
     }
@@ -86,11 +87,11 @@ pub fn alarm_text(snapshot: &Snapshot) -> Option<String> {
         return Some(event_text(event));
     }
     let row = snapshot.ports.iter().flatten().find(|row| is_alarming(row))?;
-    let from = row.source_address.map_or("?".to_owned(), |address| address.to_string());
+    let from = row.source_address.map_or(String::new(), |address| format!(" {address}"));
     let percent = row.pressure_ratio.unwrap_or(0.0) * 100.0;
     let wall = match row.seconds_to_wall {
-        Some(0.0) => ", past the half-range wall: connect() is slow now".to_owned(),
-        Some(left_s) => format!(", half-range wall in {left_s:.0} s"),
+        Some(0.0) => "; past the half-range wall, connect() is slow".to_owned(),
+        Some(left_s) => format!("; half-range wall in {left_s:.0} s"),
         None => String::new(),
     };
     let end = match row.seconds_to_exhaustion {
@@ -98,7 +99,8 @@ pub fn alarm_text(snapshot: &Snapshot) -> Option<String> {
         Some(left_s) => format!(", empty in {left_s:.0} s"),
         None => ", not running out at this rate".to_owned(),
     };
-    Some(format!("ports {from} to {}: {percent:.0} % used{wall}{end}", destination(row)))
+    // What is cut off on a narrow screen is the wall.
+    Some(format!("ports{from} to {}: {percent:.0} % used{end}{wall}", destination(row)))
 }
 
 /// What happened, who failed, and who held the ports.
@@ -121,7 +123,8 @@ pub fn event_text(event: &Exhaustion) -> String {
         format!("ports held by {}", holders_text(&event.holders))
     };
     let now = if event.ongoing { "NO LOCAL PORT LEFT" } else { "no local port was left" };
-    format!("{now} {to}: {} connects{who} failed with {}; {held}", event.count, event.errno)
+    let what = if event.remote_address.is_some() { "connects" } else { "binds" };
+    format!("{now} {to}: {} {what}{who} failed with {}; {held}", event.count, event.errno)
 }
 
 fn holders_text(holders: &[PortHolder]) -> String {

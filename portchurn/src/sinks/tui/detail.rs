@@ -16,7 +16,7 @@ use crate::sinks::tui::draw::{Ink, lines};
 pub(super) const HEIGHT: u16 = 7;
 
 /// Cells of the words at the left.
-const LABEL: usize = 11;
+pub(super) const LABEL: usize = 11;
 
 const FREE: usize = usize::MAX;
 
@@ -40,7 +40,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
         buffer,
         area,
         [
-            rule(row, usize::from(area.width), ink),
+            rule(&row.program, usize::from(area.width), ink),
             labelled("who", text(identity(row, ink)), ink),
             labelled("command", text(argv), ink),
             labelled("closed by", text(closers(row, ink)), ink),
@@ -55,9 +55,10 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
     );
 }
 
-fn rule(row: &Row<'_>, max_width: usize, ink: Ink) -> Line<'static> {
+/// The line above, with a name in it.
+pub(super) fn rule(name: &str, max_width: usize, ink: Ink) -> Line<'static> {
     let rule = if ink.glyphs.unicode { "─" } else { "-" };
-    let name = clean(&row.program, ink.glyphs.unicode);
+    let name = clean(name, ink.glyphs.unicode);
     let name = fit(&name, max_width.saturating_sub(8), Cut::End, ink.glyphs).into_owned();
     let fill = max_width.saturating_sub(width(&name) + 4);
     Line::from(vec![
@@ -67,7 +68,8 @@ fn rule(row: &Row<'_>, max_width: usize, ink: Ink) -> Line<'static> {
     ])
 }
 
-fn labelled(label: &str, value: Span<'static>, ink: Ink) -> Line<'static> {
+/// A line with its word at the left.
+pub(super) fn labelled(label: &str, value: Span<'static>, ink: Ink) -> Line<'static> {
     Line::from(vec![Span::styled(format!(" {label:LABEL$}"), ink.theme.quiet()), value])
 }
 

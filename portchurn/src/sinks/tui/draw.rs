@@ -15,7 +15,7 @@ use crate::sinks::summary::{self, Fact};
 use crate::sinks::text::{Glyphs, clean, fit, width};
 use crate::sinks::tui::state::{Mode, State};
 use crate::sinks::tui::theme::Theme;
-use crate::sinks::tui::{detail, footer, list, popup};
+use crate::sinks::tui::{detail, footer, list, mouse, pane, popup, sites_draw};
 use crate::sinks::view::Selection;
 
 /// What drawing needs to know besides what is drawn.
@@ -65,7 +65,24 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     );
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
-    if let Some((snapshot, selection)) = state.snapshot().zip(state.selection()) {
+    if let Some(snapshot) = state.snapshot().filter(|_| matches!(state.mode, Mode::List(_))).cloned() {
+        facts(buffer, facts_area, &snapshot, state, ink);
+        let below = Rect { height: rest.height + detail_area.height, ..rest };
+        pane::draw(buffer, title_area, below, state, &snapshot, ink);
+    } else if let Some((mut pane, snapshot)) = state.sites.take().zip(state.snapshot().cloned()) {
+        facts(buffer, facts_area, &snapshot, state, ink);
+        let outside =
+            format!("{} {} {}", path(state, ink), ink.glyphs.arrow, clean(&pane.title, ink.glyphs.unicode));
+        sites_draw::draw(
+            buffer,
+            (title_area, rest, detail_area),
+            &mut pane,
+            (&outside, &snapshot, state.frozen),
+            ink,
+        );
+        state.sites = Some(pane);
+        state.row_places = mouse::RowPlaces::default();
+    } else if let Some((snapshot, selection)) = state.snapshot().zip(state.selection()) {
         facts(buffer, facts_area, snapshot, state, ink);
         lines(buffer, title_area, [title(state, &selection, title_area.width, ink)]);
         let row_places = list::draw(buffer, rest, state, snapshot, &selection, ink);
@@ -123,7 +140,7 @@ pub(super) fn lines<'a>(buffer: &mut Buffer, area: Rect, lines: impl IntoIterato
 }
 
 /// The first row to show, so that the cursor stays on the screen.
-fn scrolled(scroll: usize, cursor: usize, page_rows: usize) -> usize {
+pub(super) fn scrolled(scroll: usize, cursor: usize, page_rows: usize) -> usize {
     if cursor < scroll { cursor } else { scroll.max((cursor + 1).saturating_sub(page_rows)) }
 }
 
@@ -196,23 +213,33 @@ fn sparkline(state: &State, room: usize, ink: Ink) -> Span<'static> {
 
 /// `── programs → python3 worker.py ──── 2 of 5 rows · busiest first · filter: x · FROZEN ──`.
 fn title(state: &State, selection: &Selection<'_>, max_width: u16, ink: Ink) -> Line<'static> {
+    let left = path(state, ink);
+    title_line(&left, &title_facts(state, selection, ink), state.frozen, max_width, ink)
+}
+
+/// The line above the rows: where one is, and what there is to know.
+pub(super) fn title_line(left: &str, right: &str, noted: bool, max_width: u16, ink: Ink) -> Line<'static> {
     let rule = if ink.glyphs.unicode { "─" } else { "-" };
-    let mut left = plural(state.view.level).to_owned();
-    for title in state.titles() {
-        left.push_str(&format!(" {} {}", ink.glyphs.arrow, clean(title, ink.glyphs.unicode)));
-    }
     // Of a long way in, the end says where one is.
-    let left = fit(&left, usize::from(max_width) / 2, Cut::Start, ink.glyphs);
-    let right = title_facts(state, selection, ink);
-    let used = width(&left) + width(&right) + 8;
+    let left = fit(left, usize::from(max_width) / 2, Cut::Start, ink.glyphs);
+    let used = width(&left) + width(right) + 8;
     let fill = usize::from(max_width).saturating_sub(used).max(1);
     Line::from(vec![
         Span::styled(rule.repeat(2), ink.theme.quiet()),
         Span::styled(format!(" {left} "), ink.theme.accent().patch(ink.theme.strong())),
         Span::styled(rule.repeat(fill), ink.theme.quiet()),
-        Span::styled(format!(" {right} "), if state.frozen { ink.theme.notice() } else { Style::new() }),
+        Span::styled(format!(" {right} "), if noted { ink.theme.notice() } else { Style::new() }),
         Span::styled(rule.repeat(2), ink.theme.quiet()),
     ])
+}
+
+/// `programs → python3 worker.py`: from the outermost to the present place.
+fn path(state: &State, ink: Ink) -> String {
+    let mut path = plural(state.view.level).to_owned();
+    for title in state.titles() {
+        path.push_str(&format!(" {} {}", ink.glyphs.arrow, clean(title, ink.glyphs.unicode)));
+    }
+    path
 }
 
 fn title_facts(state: &State, selection: &Selection<'_>, ink: Ink) -> String {

@@ -6,10 +6,11 @@ use crate::model::columns::Cut;
 use crate::sinks::text::{clean, fit, width};
 use crate::sinks::tui::draw::Ink;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU};
+use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU, SITES};
 use crate::sinks::tui::state::{Mode, State};
 
 const FILTER_PROMPT: &str = "filter: ";
+const WHO_PROMPT: &str = "who opened ADDR:PORT: ";
 const WRITE_PROMPT: &str = "write JSON to: ";
 
 /// The lines; two while a filter is not understood, else one.
@@ -30,13 +31,23 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
         (Mode::Write(edit), _) => {
             vec![with_hints(prompt(WRITE_PROMPT, edit, max_width, ink), EDIT, max_width, ink)]
         }
+        (Mode::Who(edit), _) => {
+            vec![with_hints(prompt(WHO_PROMPT, edit, max_width, ink), EDIT, max_width, ink)]
+        }
         (_, Some(notice)) => {
             let style = if notice.alarm { ink.theme.alarm() } else { ink.theme.notice() };
             vec![Line::styled(format!(" {}", clean(&notice.text, ink.glyphs.unicode)), style)]
         }
+        (Mode::Browse, None) if state.sites.is_some() => {
+            vec![with_hints(Line::raw(" "), SITES, max_width, ink)]
+        }
         (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
-        (Mode::Help { .. } | Mode::Reproduce, None) => {
+        (Mode::Help { .. } | Mode::Reproduce | Mode::Text(_), None) => {
             vec![with_hints(Line::raw(" "), close, max_width, ink)]
+        }
+        (Mode::List(_), None) => {
+            let line = Line::styled(" T TIME_WAIT  P ports  Esc back  up down scroll", ink.theme.quiet());
+            vec![line]
         }
         (_, None) => vec![with_hints(Line::raw(" "), MENU, max_width, ink)],
     }

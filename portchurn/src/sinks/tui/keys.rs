@@ -33,6 +33,8 @@ pub(super) enum Command {
     Out,
     PageDown,
     PageUp,
+    Ports,
+    Processes,
     Quit,
     Reproduce,
     Reset,
@@ -41,8 +43,10 @@ pub(super) enum Command {
     SortLeft,
     SortMenu,
     SortRight,
+    TimeWait,
     Toggle,
     Up,
+    Who,
     Write,
 }
 
@@ -86,6 +90,7 @@ pub(super) const BROWSE: &[Binding] = &[
     bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
     bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "go into the row", "open"),
     bind(&[key(KeyCode::Left), key(KeyCode::Backspace)], Command::Out, "go back out", ""),
+    bind(&[char('p')], Command::Processes, "the processes behind the destination", ""),
     bind(&[key(KeyCode::Esc)], Command::Back, "go back out, then clear the filter; never quits", ""),
     bind(&[char('/')], Command::Filter, "filter while typing; Up and Down: earlier ones", "filter"),
     bind(&[char('s')], Command::SortMenu, "choose the order", "sort"),
@@ -94,6 +99,9 @@ pub(super) const BROWSE: &[Binding] = &[
     bind(&[char('>')], Command::SortRight, "sort by the column to the right", ""),
     bind(&[key(KeyCode::Tab)], Command::Grouping, "programs, destinations or processes", "group"),
     bind(&[char(' '), char('f')], Command::Freeze, "freeze the screen; counting goes on", "freeze"),
+    bind(&[char('T')], Command::TimeWait, "whose every TIME_WAIT is", "TIME_WAIT"),
+    bind(&[char('P')], Command::Ports, "how many local ports are left", "ports"),
+    bind(&[char('W')], Command::Who, "who opened a connection: type ADDR:PORT", "who"),
     bind(&[char('c')], Command::Columns, "choose columns", "columns"),
     bind(&[char('t')], Command::Exited, "show or hide what has ended", ""),
     bind(&[char('y')], Command::Reproduce, "the command line that shows this view", ""),
@@ -111,6 +119,31 @@ pub(super) const BROWSE: &[Binding] = &[
     bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last row", ""),
 ];
 
+/// While call sites are looked at.
+pub(super) const SITES: &[Binding] = &[
+    bind(&[char('q'), ctrl('c')], Command::Quit, "quit", "quit"),
+    bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
+    bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "the whole stack", "whole stack"),
+    bind(
+        &[key(KeyCode::Esc), key(KeyCode::Left), key(KeyCode::Backspace)],
+        Command::Back,
+        "go back out",
+        "back",
+    ),
+    bind(&[char(' '), char('f')], Command::Freeze, "freeze the screen; counting goes on", "freeze"),
+    bind(&[char('w')], Command::Write, "write a snapshot as JSON to a file", "write"),
+    bind(&[char('y')], Command::Reproduce, "the command line that shows the view outside", ""),
+    bind(&[char('+'), char('=')], Command::Slower, "refresh less often", ""),
+    bind(&[char('-')], Command::Faster, "refresh more often", ""),
+    bind(&[char('r')], Command::Reset, "count from now on", ""),
+    bind(&[char('j'), key(KeyCode::Down)], Command::Down, "down", ""),
+    bind(&[char('k'), key(KeyCode::Up)], Command::Up, "up", ""),
+    bind(&[key(KeyCode::PageDown), ctrl('d')], Command::PageDown, "a page down", ""),
+    bind(&[key(KeyCode::PageUp), ctrl('u')], Command::PageUp, "a page up", ""),
+    bind(&[char('g'), key(KeyCode::Home)], Command::First, "to the first line", ""),
+    bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last line", ""),
+];
+
 /// While a menu, the help or another text is open.
 pub(super) const MENU: &[Binding] = &[
     bind(&[ctrl('c')], Command::Quit, "quit", ""),
@@ -118,6 +151,8 @@ pub(super) const MENU: &[Binding] = &[
     bind(&[key(KeyCode::Enter)], Command::Accept, "choose", "choose"),
     bind(&[char(' ')], Command::Toggle, "on or off; in the order menu: choose", "on/off"),
     bind(&[char('S')], Command::Reverse, "reverse the order", ""),
+    bind(&[char('T')], Command::TimeWait, "from a list: whose every TIME_WAIT is", ""),
+    bind(&[char('P')], Command::Ports, "from a list: how many local ports are left", ""),
     bind(&[char('j'), key(KeyCode::Down)], Command::Down, "down", ""),
     bind(&[char('k'), key(KeyCode::Up)], Command::Up, "up", ""),
     bind(&[key(KeyCode::PageDown), ctrl('d')], Command::PageDown, "a page down", ""),
@@ -145,7 +180,7 @@ pub(super) const EDIT: &[Binding] = &[
 
 /// The tables with their headings, as the help screen shows them.
 pub(super) const TABLES: &[(&str, &[Binding])] =
-    &[("Rows", BROWSE), ("Menus and texts", MENU), ("While typing", EDIT)];
+    &[("Rows", BROWSE), ("Call sites", SITES), ("Menus and texts", MENU), ("While typing", EDIT)];
 
 /// What this key asks for, according to this table.
 pub(super) fn find(table: &[Binding], event: &KeyEvent) -> Option<Command> {

@@ -93,7 +93,8 @@ fn row_line(row: &Row<'_>, placed: &[Placed], bar: String, ink: Ink) -> Line<'st
     ])
 }
 
-fn highlighted(mut line: Line<'static>, width: usize, ink: Ink) -> Line<'static> {
+/// The line under the cursor.
+pub(super) fn highlighted(mut line: Line<'static>, width: usize, ink: Ink) -> Line<'static> {
     if let Some(first) = line.spans.first_mut() {
         *first = Span::styled(ink.glyphs.pointer, ink.theme.accent());
     }

@@ -2,6 +2,7 @@
 
 use crate::model::columns::{COLUMNS, Column};
 use crate::sinks::tui::keys::Command;
+use crate::sinks::tui::pane::{Pane, Text};
 use crate::sinks::tui::state::{Action, Mode, State, moved};
 use crate::sinks::view::SortKey;
 
@@ -13,7 +14,19 @@ impl State {
             return Action::None;
         }
         let page_rows = self.page_rows;
+        if matches!(command, Command::TimeWait | Command::Ports) {
+            if matches!(self.mode, Mode::List(_)) {
+                self.open_list(command);
+            }
+            return Action::None;
+        }
         match &mut self.mode {
+            Mode::List(Pane { scroll, .. }) | Mode::Text(Text { scroll, .. }) => {
+                match moved(command, *scroll, usize::MAX, page_rows) {
+                    Some(to) => *scroll = to,
+                    None => self.mode = Mode::Browse,
+                }
+            }
             // `draw` knows how long the text is and stops there.
             Mode::Help { scroll } => {
                 *scroll = moved(command, *scroll, usize::MAX, page_rows).unwrap_or(*scroll);

@@ -13,15 +13,20 @@ mod keys;
 mod list;
 mod menu;
 mod mouse;
+mod pane;
 mod picture;
 mod place;
 mod popup;
 mod prompt;
 mod reproduce;
+mod sites;
+mod sites_draw;
 mod state;
 mod terminal;
 mod theme;
 
+#[cfg(test)]
+mod sites_tests;
 #[cfg(test)]
 mod tests;
 

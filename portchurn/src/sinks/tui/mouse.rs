@@ -28,6 +28,8 @@ impl State {
         let at = Position::new(event.column, event.row);
         let places = &self.row_places;
         match event.kind {
+            MouseEventKind::ScrollDown if self.sites.is_some() => drop(self.in_sites(Command::Down)),
+            MouseEventKind::ScrollUp if self.sites.is_some() => drop(self.in_sites(Command::Up)),
             MouseEventKind::ScrollDown => drop(self.move_cursor(Command::Down)),
             MouseEventKind::ScrollUp => drop(self.move_cursor(Command::Up)),
             MouseEventKind::Down(MouseButton::Left) if places.rows.contains(at) => {

@@ -54,7 +54,7 @@ pub(super) struct PlaceWords {
 }
 
 impl DestinationId {
-    fn of(destination: &Destination) -> Self {
+    pub(super) fn of(destination: &Destination) -> Self {
         Self {
             role: destination.role,
             netns: destination.netns,
@@ -66,7 +66,7 @@ impl DestinationId {
 }
 
 impl OwnerId {
-    fn of(owner: Owner<'_>) -> Self {
+    pub(super) fn of(owner: Owner<'_>) -> Self {
         match owner {
             Owner::Program(program) => Self::Program(key_of_program(program)),
             Owner::Process(process) => Self::Process(process_id(process)),
@@ -145,6 +145,23 @@ impl PlaceWords {
             local_port: destination.and_then(|destination| destination.local_port),
         }
     }
+}
+
+/// An owner's destination, as it is now.
+pub(super) fn destination_of<'a>(
+    snapshot: &'a Snapshot,
+    owner: &OwnerId,
+    wanted: DestinationId,
+) -> Option<&'a Destination> {
+    let destinations = match owner {
+        OwnerId::Program(key) => {
+            &snapshot.programs.iter().find(|program| is_program(program, key))?.destinations
+        }
+        OwnerId::Process(id) => {
+            &snapshot.processes.iter().find(|process| process_id(process) == *id)?.destinations
+        }
+    };
+    destinations.iter().find(|one| DestinationId::of(one) == wanted)
 }
 
 fn destinations_of<'a>(row: &Row<'a>) -> Vec<Row<'a>> {

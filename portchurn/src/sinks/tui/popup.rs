@@ -29,7 +29,14 @@ const ASCII_BORDER: border::Set<'_> = border::Set {
 /// Draws what is open, if anything is.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, state: &mut State, ink: Ink) {
     match state.mode {
-        Mode::Browse | Mode::Filter(_) | Mode::Write(_) => {}
+        Mode::Browse | Mode::Filter(_) | Mode::Write(_) | Mode::Who(_) | Mode::List(_) => {}
+        Mode::Text(ref text) => {
+            let width = usize::from(area.width).saturating_sub(6).max(1);
+            let said = text.lines.iter().flat_map(|line| indented(line, width)).map(Line::raw).collect();
+            let title = clean(&text.title, ink.glyphs.unicode).into_owned();
+            let scroll = boxed(buffer, area, &title, said, text.scroll, None, ink);
+            state.scroll_text(scroll);
+        }
         Mode::Help { scroll } => {
             // Only here it is known how far the text can go.
             let scroll = boxed(buffer, area, "help", help(ink), scroll, None, ink);
@@ -83,6 +90,13 @@ fn boxed(
     };
     lines(buffer, inner, text.into_iter().enumerate().skip(first).map(marked));
     first
+}
+
+/// Wrapped, and further lines as far in as the first one.
+fn indented(line: &str, width: usize) -> Vec<String> {
+    let inset = line.len() - line.trim_start().len();
+    let wrapped = wrapped(line.trim_start(), width.saturating_sub(inset).max(1));
+    wrapped.into_iter().map(|part| format!("{}{part}", " ".repeat(inset))).collect()
 }
 
 /// Every key of every table, and what the marks before rows mean.

@@ -35,7 +35,7 @@ impl State {
     pub(super) fn type_char(&mut self, c: char) -> Action {
         match &mut self.mode {
             Mode::Filter(prompt) => prompt.edit.insert(c),
-            Mode::Write(edit) => edit.insert(c),
+            Mode::Write(edit) | Mode::Who(edit) => edit.insert(c),
             _ => {}
         }
         self.try_filter();
@@ -48,6 +48,11 @@ impl State {
                 let name = edit.text().trim().to_owned();
                 self.mode = Mode::Browse;
                 return if name.is_empty() { Action::None } else { Action::WriteSnapshot(name.into()) };
+            }
+            (Command::Accept, Mode::Who(edit)) => {
+                let query = edit.text().trim().to_owned();
+                self.mode = Mode::Browse;
+                return if query.is_empty() { Action::None } else { Action::Who(query) };
             }
             (Command::Accept, _) => self.accept_filter(),
             (Command::Close, Mode::Filter(prompt)) => {
@@ -66,7 +71,7 @@ impl State {
                 prompt.edit.apply(command);
                 self.try_filter();
             }
-            (_, Mode::Write(edit)) => drop(edit.apply(command)),
+            (_, Mode::Write(edit) | Mode::Who(edit)) => drop(edit.apply(command)),
             _ => {}
         }
         Action::None

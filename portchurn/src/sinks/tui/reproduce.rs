@@ -115,7 +115,7 @@ mod tests {
     fn everything_unusual_is_said_and_quoted() {
         let view = View {
             sort: parse_sort("-failed,program").unwrap(),
-            columns: Some(parse_columns("program,failed", Level::Process).unwrap()),
+            columns: Some(parse_columns("program,failed", Level::Process, false).unwrap()),
             limit: Some(5),
             filter: Some(Filtering { text: "comm='x'".to_owned(), matches: Box::new(|_| true) }),
             ..View::new(Level::Process)

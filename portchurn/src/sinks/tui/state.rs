@@ -12,10 +12,12 @@ use crate::model::columns::Column;
 use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU};
+use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU, SITES};
 use crate::sinks::tui::mouse::RowPlaces;
+use crate::sinks::tui::pane::{Pane, Text};
 use crate::sinks::tui::place::{Place, RowId};
 use crate::sinks::tui::prompt::FilterPrompt;
+use crate::sinks::tui::sites::SitesPane;
 use crate::sinks::tui::{menu, reproduce};
 use crate::sinks::view::{RowFilter, Selection, View};
 
@@ -32,6 +34,8 @@ pub enum Action {
     Reset,
     /// Write [`State::snapshot`] as JSON to this file, then say with [`State::notify`] how it went.
     WriteSnapshot(PathBuf),
+    /// Find out who opened this connection, an address and port as it was typed, then say it with [`State::show_text`].
+    Who(String),
 }
 
 /// Why a filter was not understood.
@@ -56,6 +60,9 @@ pub(super) enum Mode {
     ColumnMenu { cursor: usize },
     Filter(FilterPrompt),
     Write(Edit),
+    List(Pane),
+    Who(Edit),
+    Text(Text),
 }
 
 /// A message in the last line, until the next key.
@@ -88,7 +95,9 @@ pub struct State {
     /// Connects per second of past intervals, oldest first.
     pub(super) rates: VecDeque<f64>,
     pub(super) parse: FilterParser,
-    snapshot: Option<Arc<Snapshot>>,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// Set: call sites are looked at, inside of a destination.
+    pub(super) sites: Option<SitesPane>,
     /// The command line, without what the view knows.
     base: String,
     /// Where the rows stand on the screen. Kept by `draw`.
@@ -125,6 +134,7 @@ impl State {
             rates: VecDeque::new(),
             parse,
             snapshot: None,
+            sites: None,
             base: "portchurn top".to_owned(),
             row_places: RowPlaces::default(),
             held: None,
@@ -176,14 +186,15 @@ impl State {
         self.notice = None;
         let browsing = matches!(self.mode, Mode::Browse);
         let (table, typing) = match self.mode {
-            Mode::Browse => (BROWSE, false),
-            Mode::Filter(_) | Mode::Write(_) => (EDIT, true),
+            Mode::Browse => (if self.sites.is_some() { SITES } else { BROWSE }, false),
+            Mode::Filter(_) | Mode::Write(_) | Mode::Who(_) => (EDIT, true),
             _ => (MENU, false),
         };
         let action = match (keys::find(table, &event), keys::typed(&event)) {
             (Some(Command::Quit), _) => Action::Quit,
             (Some(command), _) if typing => self.edit(command),
             (None, Some(c)) if typing => self.type_char(c),
+            (Some(command), _) if browsing && self.sites.is_some() => self.in_sites(command),
             // The order stays as it is: no need to look for the selected row.
             (Some(command), _) if browsing && self.move_cursor(command) => return Action::None,
             (Some(command), _) if browsing => self.browse(command),
@@ -228,6 +239,7 @@ impl State {
 
     /// Puts the cursor on the selected row, wherever it has gone; on its neighbour if it is no more.
     pub(super) fn find_selected(&mut self) {
+        self.find_selected_site();
         let Some(wanted) = &self.selected else {
             self.cursor = 0;
             return;
@@ -243,10 +255,11 @@ impl State {
         }
     }
 
-    fn browse(&mut self, command: Command) -> Action {
+    pub(super) fn browse(&mut self, command: Command) -> Action {
         match command {
             Command::Help => self.mode = Mode::Help { scroll: 0 },
-            Command::Open => self.go_in(),
+            Command::Open if self.go_to_sites() => {}
+            Command::Open | Command::Processes => self.go_in(),
             Command::Out => drop(self.go_out()),
             Command::Back => self.go_back(),
             Command::Filter => self.start_filter(),
@@ -264,6 +277,8 @@ impl State {
             Command::Exited => self.view.include_exited = !self.view.include_exited,
             Command::Reproduce => self.mode = Mode::Reproduce,
             Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
+            Command::TimeWait | Command::Ports => self.open_list(command),
+            Command::Who => self.mode = Mode::Who(Edit::new("")),
             Command::Slower | Command::Faster => return self.change_interval(command == Command::Slower),
             Command::Reset => return Action::Reset,
             _ => {}
@@ -292,8 +307,9 @@ impl State {
                 self.places.push(outside);
                 (self.cursor, self.scroll) = (0, 0);
             }
-            Some(None) => self.notify("this is the innermost level", false),
-            None => {}
+            // What was said already says more.
+            Some(None) if self.notice.is_none() => self.notify("this is the innermost level", false),
+            _ => {}
         }
     }
 

@@ -32,7 +32,7 @@ fn parse(text: &str) -> Result<RowFilter, FilterError> {
     }
 }
 
-fn state_with(page: Page, snapshot: Snapshot) -> State {
+pub(super) fn state_with(page: Page, snapshot: Snapshot) -> State {
     let view = View { page, ..View::new(Level::Program) };
     let mut state = State::new(view, Duration::from_secs(1), Box::new(parse));
     state.set_snapshot(Arc::new(snapshot));
@@ -44,14 +44,14 @@ fn state() -> State {
     state_with(Page { host, colour: true, ..Page::default() }, sample_snapshot())
 }
 
-fn drawn(state: &mut State, width: u16, height: u16) -> Buffer {
+pub(super) fn drawn(state: &mut State, width: u16, height: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, state, &["counted since 12:00:03".to_owned()])).unwrap();
     terminal.backend().buffer().clone()
 }
 
 /// The lines of a screen. The blank that a wide character covers is left out.
-fn text(buffer: &Buffer) -> String {
+pub(super) fn text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width);
     let mut text = String::new();
     for line in buffer.content().chunks(width) {
@@ -65,15 +65,15 @@ fn text(buffer: &Buffer) -> String {
     text
 }
 
-fn screen(state: &mut State, width: u16, height: u16) -> String {
+pub(super) fn screen(state: &mut State, width: u16, height: u16) -> String {
     text(&drawn(state, width, height))
 }
 
-fn press(state: &mut State, code: KeyCode) -> Action {
+pub(super) fn press(state: &mut State, code: KeyCode) -> Action {
     state.on_key(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
-fn type_text(state: &mut State, text: &str) {
+pub(super) fn type_text(state: &mut State, text: &str) {
     for c in text.chars() {
         press(state, KeyCode::Char(c));
     }
@@ -85,7 +85,7 @@ fn selected_line(state: &mut State) -> String {
 }
 
 #[track_caller]
-fn assert_shows(screen: &str, wanted: &[&str]) {
+pub(super) fn assert_shows(screen: &str, wanted: &[&str]) {
     for text in wanted {
         assert!(screen.contains(text), "`{text}` is missing:\n{screen}");
     }
@@ -256,7 +256,7 @@ fn a_filter_that_matches_nothing_says_so() {
 fn the_help_lists_every_key_of_every_table() {
     let mut state = state();
     press(&mut state, KeyCode::Char('?'));
-    let all = screen(&mut state, 100, 80);
+    let all = screen(&mut state, 100, 100);
     for (heading, table) in TABLES {
         assert_shows(&all, &[heading]);
         for binding in *table {

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use crate::model::sample::Frame;
+use crate::sinks::text::clean;
 
 /// A profile that is being put together.
-pub struct Profile {
+pub(super) struct Profile {
     body: Vec<u8>,
     strings: HashMap<String, u64>,
     table: Vec<String>,
@@ -26,7 +27,7 @@ mod field {
 
 impl Profile {
     /// An empty one, whose samples have one value.
-    pub fn new(name: &str, unit: &str) -> Self {
+    pub(super) fn new(name: &str, unit: &str) -> Self {
         let mut this = Self {
             body: Vec::new(),
             strings: HashMap::new(),
@@ -45,7 +46,7 @@ impl Profile {
     }
 
     /// Adds a stack, innermost frame first.
-    pub fn add(&mut self, frames: &[Frame], labels: &[(&str, &str)], value: u64) {
+    pub(super) fn add(&mut self, frames: &[Frame], labels: &[(&str, &str)], value: u64) {
         let locations: Vec<_> = frames.iter().map(|frame| self.location(frame)).collect();
         let mut sample = Vec::new();
         packed(&mut sample, 1, &locations);
@@ -61,7 +62,7 @@ impl Profile {
     }
 
     /// The whole file.
-    pub fn finish(mut self, duration_ns: u64) -> Vec<u8> {
+    pub(super) fn finish(mut self, duration_ns: u64) -> Vec<u8> {
         for text in &self.table {
             bytes(&mut self.body, field::STRING_TABLE, text.as_bytes());
         }
@@ -69,7 +70,9 @@ impl Profile {
         self.body
     }
 
+    /// Cleaned: readers print names as they are.
     fn string(&mut self, text: &str) -> u64 {
+        let text = &*clean(text, true);
         if let Some(&known) = self.strings.get(text) {
             return known;
         }

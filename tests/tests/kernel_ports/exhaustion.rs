@@ -1,54 +1,16 @@
 //! TIME_WAIT and local ports against the kernel's own tables and the programs' own counts, in network namespaces with a
 //! cable between them. Needs the privileges of a tracer.
 
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::programs::run_portchurn;
-use portchurn_tests::harness::report::Report;
-use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::budgets::{Trace, budget, equal, exhausted, owned, start};
+use portchurn_tests::harness::programs::{complaint, run_portchurn};
 use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, skip};
 use serde_json::Value;
 
 const ADDRESS: &str = "10.77.0.2:7000";
-const REMOTE: &str = "10.77.0.2";
-
-/// TIME_WAIT sockets that portchurn gives to a process, for this destination or local port.
-fn owned(report: &Report, pid: u32) -> u64 {
-    let owners = report.time_wait["owners"].as_array().into_iter().flatten();
-    let of_process = owners.filter(|owner| owner["ownership"] == "owned" && owner["tgid"] == pid);
-    of_process.filter_map(|owner| owner["count"].as_u64()).sum()
-}
-
-/// The budget of connects to the test's server.
-fn budget(report: &Report, pid: u32) -> Option<&Value> {
-    let rows = report.ports.as_array()?.iter();
-    rows.filter(|row| {
-        row["kind"] == "connect" && row["remote_address"] == REMOTE && row["remote_port"] == 7000
-    })
-    .find(|row| {
-        row["holders"].as_array().is_some_and(|holders| holders.iter().any(|holder| holder["tgid"] == pid))
-    })
-}
-
-fn exhausted(report: &Report, pid: u32) -> u64 {
-    let events = report.exhaustion.as_array().into_iter().flatten();
-    let failed = events.flat_map(|event| event["failed"].as_array().into_iter().flatten());
-    failed.filter(|by| by["tgid"] == pid).filter_map(|by| by["count"].as_u64()).sum()
-}
-
-/// A tracer that knows whose a TIME_WAIT is.
-fn start() -> Result<Tracer> {
-    let tracer = Tracer::start(&[])?;
-    match tracer.latest.attached("inet_sock_set_state") {
-        "tp_btf" => Ok(tracer),
-        other => Err(skip(format!("attached as {other}, which gives no cookie"))),
-    }
-}
-
-fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
-    ensure!(found == expected, "{what}: {found}, should be {expected}");
-    Ok(())
-}
 
 /// Two programs to one destination, one of which ends: both keep their exact shares, which add up to what the kernel
 /// holds, whatever the settings are.
@@ -203,15 +165,75 @@ fn ports_bound_before_the_connect_are_a_pool_of_their_own() {
             let pool = rows.iter().find(is_ours).context("no pool")?;
             equal("ports of the pool", pool["used"].as_u64().unwrap_or(0), 30)?;
             equal("ports there are", pool["limit"].as_u64().unwrap_or(0), 30)?;
-            if report.attached("inet_csk_get_port") == "none" {
+            if report.attached("inet_csk_get_port") != "none" {
+                equal("failures of the pool", pool["failed"].as_u64().unwrap_or(0), 7)?;
+                equal("failures of the process", exhausted(report, outcome.pid), 7)?;
+                let events = report.exhaustion.as_array().context("no event")?;
+                let event = events.iter().find(|event| event["failed"][0]["tgid"] == outcome.pid);
+                let event = event.context("no event")?;
+                ensure!(event["errno"] == "EADDRINUSE" && event["remote_port"].is_null(), "{event}");
+                ensure!(event["holders"][0]["tgid"] == outcome.pid, "{event}");
+            } else {
+                equal("exhaustion by connect", exhausted(report, outcome.pid), 0)?;
                 ensure!(
                     pool["failures_seen"] != "exact",
                     "failed binds cannot be seen here, and that must be said"
                 );
             }
-            equal("exhaustion by connect", exhausted(report, outcome.pid), 0)
+            Ok(())
         })?;
         tracer.stop()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn trace_says_once_that_no_port_is_left_and_who_holds_them() {
+    check("trace_says_once_that_no_port_is_left_and_who_holds_them", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut trace = Trace::start(&cable.client)?;
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "33", "0", "stay"], &[])?;
+        let outcome = client.outcome()?;
+        equal("failures", outcome.errno_99, 13)?;
+        trace.wait_for(13, "EADDRNOTAVAIL")?;
+        let said = trace.alert()?;
+        for part in
+            ["NO LOCAL PORT LEFT", "10.77.0.2:7000", "EADDRNOTAVAIL", &outcome.pid.to_string(), ": 20"]
+        {
+            ensure!(said.contains(part), "`{part}` is missing: {said}");
+        }
+        let rest = trace.stop()?;
+        ensure!(!rest.contains("NO LOCAL PORT LEFT"), "it is said again: {rest}");
+        Ok(())
+    });
+}
+
+#[test]
+fn when_nobody_runs_and_the_connection_is_gone_who_says_so() {
+    check("when_nobody_runs_and_the_connection_is_gone_who_says_so", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
+        client.outcome()?;
+        client.wait()?;
+        let ask = |port: &str| -> Result<(Option<i32>, String)> {
+            let query = format!("10.77.0.1:{port}");
+            let seen = run_portchurn(["who", &query, "--netns", &cable.client])?;
+            let said = complaint(&seen)?;
+            Ok((seen.status.code(), String::from_utf8(seen.stdout).context("read the answer")? + &said))
+        };
+        let running = std::fs::read_dir("/run/portchurn").into_iter().flatten().flatten();
+        if running.map(|entry| UnixStream::connect(entry.path())).any(|line| line.is_ok()) {
+            return Err(skip("somebody else's portchurn runs here"));
+        }
+        let (code, said) = ask("40000")?;
+        ensure!(code == Some(1) && said.contains("the kernel has forgotten whose it was"), "{code:?} {said}");
+        let (code, said) = ask("39999")?;
+        ensure!(code == Some(1) && said.contains("no such connection at this moment"), "{code:?} {said}");
+        ensure!(said.contains("no portchurn runs that could remember it"), "{said}");
         Ok(())
     });
 }

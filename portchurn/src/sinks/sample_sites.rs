@@ -1,0 +1,98 @@
+//! The call sites of the common snapshot: one that was counted, one of an event loop that was sampled, one with hostile
+//! names, one without a stack, and one of closes. Their sum is what was begun.
+
+use std::sync::Arc;
+
+use crate::model::sample::{Frame, Language, Stack};
+use crate::model::snapshot::{CallSite, Place, Snapshot};
+
+/// Gives them to the first destination of the first program and of the first process; all others have none.
+pub(super) fn add(snapshot: &mut Snapshot) {
+    for program in &mut snapshot.programs {
+        for destination in &mut program.destinations {
+            destination.call_sites = Some(Vec::new());
+        }
+    }
+    for process in &mut snapshot.processes {
+        for destination in &mut process.destinations {
+            destination.call_sites = Some(Vec::new());
+        }
+    }
+    snapshot.programs[0].destinations[0].call_sites = Some(call_sites());
+    snapshot.processes[0].destinations[0].call_sites = Some(call_sites());
+}
+
+fn call_sites() -> Vec<CallSite> {
+    let lazy = vec![
+        native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
+        python("create_connection", "/usr/lib/python3.11/socket.py", 851),
+        python("Connection.connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
+        python("getSession", "/srv/app/db.py", 31),
+        python("main", "/srv/app/worker.py", 87),
+    ];
+    let scheduled = vec![
+        python("fetch", "/srv/app/fetch.py", 3),
+        python("Handle._run", "/usr/lib/python3.11/asyncio/events.py", 80),
+    ];
+    let hostile = vec![python("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7)];
+    vec![
+        CallSite {
+            called_from: Some(place("main", "/srv/app/worker.py", 87)),
+            ..site("open", 14_002, Some(place("getSession", "/srv/app/db.py", 31)), lazy.clone())
+        },
+        CallSite {
+            exact: false,
+            sampled: Some(6),
+            note: Some("event loop: whoever scheduled this is not on the stack".to_owned()),
+            ..site("open", 390, Some(place("fetch", "/srv/app/fetch.py", 3)), scheduled)
+        },
+        site("open", 7, Some(place("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7)), hostile),
+        CallSite {
+            language: None,
+            note: Some("no stack was taken".to_owned()),
+            frames: None,
+            ..site("open", 3, None, Vec::new())
+        },
+        site("close", 14_392, Some(place("getSession", "/srv/app/db.py", 34)), lazy),
+    ]
+}
+
+fn site(at: &'static str, count: u64, culprit: Option<Place>, frames: Vec<Frame>) -> CallSite {
+    let whole = if at == "open" { 14_402.0 } else { 14_392.0 };
+    CallSite {
+        at,
+        count,
+        share: count as f64 / whole,
+        exact: true,
+        sampled: None,
+        language: Some("python"),
+        culprit,
+        called_from: None,
+        note: None,
+        frames: Some(Arc::new(Stack { id: count, frames, note: None })),
+    }
+}
+
+fn place(function: &str, file: &str, line: u32) -> Place {
+    Place { function: function.to_owned(), file: Some(file.to_owned()), line: Some(line) }
+}
+
+fn python(function: &str, file: &str, line: u32) -> Frame {
+    Frame {
+        function: function.to_owned(),
+        file: Some(file.to_owned()),
+        line: Some(line),
+        module: None,
+        language: Language::Python,
+    }
+}
+
+fn native(function: &str, module: &str) -> Frame {
+    Frame {
+        function: function.to_owned(),
+        file: None,
+        line: None,
+        module: Some(module.to_owned()),
+        language: Language::Native,
+    }
+}

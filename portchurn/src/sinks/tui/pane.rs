@@ -1,0 +1,200 @@
+//! The lists beside the rows, whose TIME_WAIT there are and how many ports are left, on the whole screen below the head;
+//! and texts that the command was asked for. Lists come as they are in `model::lists`; nothing is computed here.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use crate::model::lists::{List, ports, time_wait};
+use crate::model::snapshot::Snapshot;
+use crate::sinks::sheet::{Kind, lines as sheet_lines};
+use crate::sinks::tui::draw::{Ink, lines};
+use crate::sinks::tui::keys::Command;
+use crate::sinks::tui::list::wrapped;
+use crate::sinks::tui::state::{Mode, State};
+use crate::sinks::view::Page;
+
+/// Every list, with the key that opens it.
+const PANES: &[(Command, &str, List)] = &[
+    (Command::TimeWait, "whose every TIME_WAIT is", time_wait::sheet),
+    (Command::Ports, "how many local ports are left", ports::sheet),
+];
+
+/// An open list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pane {
+    command: Command,
+    /// First line on the screen. `draw` sees to it that it is not beyond the end.
+    pub(super) scroll: usize,
+}
+
+/// A text in a box.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) title: String,
+    pub(super) lines: Vec<String>,
+    pub(super) scroll: usize,
+}
+
+impl State {
+    pub(super) fn open_list(&mut self, command: Command) {
+        self.mode = Mode::List(Pane { command, scroll: 0 });
+    }
+
+    /// Shows a text until it is closed.
+    pub fn show_text(&mut self, title: impl Into<String>, lines: Vec<String>) {
+        self.mode = Mode::Text(Text { title: title.into(), lines, scroll: 0 });
+    }
+
+    /// Only drawing tells how far a text goes.
+    pub(super) fn scroll_text(&mut self, to: usize) {
+        if let Mode::Text(text) = &mut self.mode {
+            text.scroll = to;
+        }
+    }
+}
+
+/// Draws the open list, if one is open.
+pub(super) fn draw(
+    buffer: &mut Buffer,
+    title: Rect,
+    area: Rect,
+    state: &mut State,
+    snapshot: &Snapshot,
+    ink: Ink,
+) {
+    let Mode::List(pane) = state.mode else { return };
+    let Some((_, name, list)) = PANES.iter().find(|(command, ..)| *command == pane.command) else { return };
+    let page = Page { width: Some(area.width.saturating_sub(2)), ..state.view.page.clone() };
+    let sheet = list(snapshot);
+    let mut text: Vec<Line<'static>> = Vec::new();
+    for (kind, said) in sheet_lines(&sheet, &Page { header: true, ..page }, usize::MAX) {
+        text.extend(styled(kind, &said, usize::from(area.width), ink));
+    }
+    let rows = sheet.rows.len();
+    lines(buffer, title, [heading(name, rows, title.width, ink)]);
+    let last = text.len().saturating_sub(usize::from(area.height));
+    let scroll = pane.scroll.min(last);
+    state.mode = Mode::List(Pane { scroll, ..pane });
+    lines(buffer, area, text.into_iter().skip(scroll));
+}
+
+fn styled(kind: Kind, said: &str, width: usize, ink: Ink) -> Vec<Line<'static>> {
+    let style = match kind {
+        Kind::Fact | Kind::Row => Style::new(),
+        Kind::Head => ink.theme.strong(),
+        Kind::Alarm => ink.theme.alarm(),
+        Kind::Note => ink.theme.quiet(),
+    };
+    if matches!(kind, Kind::Row | Kind::Alarm | Kind::Head) {
+        return vec![Line::styled(format!(" {said}"), style)];
+    }
+    // Words are never cut.
+    let inset = 1 + said.len() - said.trim_start().len();
+    let parts = wrapped(said.trim_start(), width.saturating_sub(inset + 1).max(1));
+    parts.into_iter().map(|part| Line::styled(format!("{}{part}", " ".repeat(inset)), style)).collect()
+}
+
+fn heading(name: &str, rows: usize, width: u16, ink: Ink) -> Line<'static> {
+    let rule = if ink.glyphs.unicode { "─" } else { "-" };
+    let right = format!(" {rows} {} ", if rows == 1 { "row" } else { "rows" });
+    let fill = usize::from(width).saturating_sub(name.len() + right.len() + 6).max(1);
+    Line::from(vec![
+        Span::styled(rule.repeat(2), ink.theme.quiet()),
+        Span::styled(format!(" {name} "), ink.theme.accent().patch(ink.theme.strong())),
+        Span::styled(rule.repeat(fill), ink.theme.quiet()),
+        Span::raw(right),
+        Span::styled(rule.repeat(2), ink.theme.quiet()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+    use crate::model::row::Level;
+    use crate::sinks::sample_with_ports;
+    use crate::sinks::text::is_hostile;
+    use crate::sinks::tui::{Action, State, draw};
+    use crate::sinks::view::View;
+
+    fn state() -> State {
+        let parse = Box::new(|_: &str| unreachable!("nothing is filtered here"));
+        let mut state = State::new(View::new(Level::Program), Duration::from_secs(1), parse);
+        state.set_snapshot(Arc::new(sample_with_ports()));
+        state
+    }
+
+    fn press(state: &mut State, keys: &str) -> Action {
+        let press = |c| state.on_key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE));
+        keys.chars().map(press).last().unwrap()
+    }
+
+    fn screen(state: &mut State, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, state, &[])).unwrap();
+        let cells = terminal.backend().buffer().content().chunks(usize::from(width));
+        cells.map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+    }
+
+    #[track_caller]
+    fn assert_shows(state: &mut State, wanted: &[&str]) {
+        let screen = screen(state, 80, 24);
+        for text in wanted {
+            assert!(screen.contains(text), "`{text}` is missing:\n{screen}");
+        }
+    }
+
+    #[test]
+    fn both_lists_open_at_80_by_24_and_lead_to_each_other_and_back() {
+        let mut state = state();
+        press(&mut state, "T");
+        assert_shows(
+            &mut state,
+            &["whose every TIME_WAIT is", "14400 owned", "CLOSED FIRST BY", "worker.py"],
+        );
+        press(&mut state, "P");
+        assert_shows(&mut state, &["how many local ports are left", "EMPTY IN", "10.0.0.2:3306", "held by"]);
+        state.on_key(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+        assert_shows(&mut state, &["busiest first"]);
+    }
+
+    #[test]
+    fn the_alarm_stands_above_everything_and_says_the_end_first() {
+        let mut state = state();
+        assert_shows(&mut state, &["% used, empty in 6 s"]);
+        press(&mut state, "P");
+        assert_shows(&mut state, &["% used, empty in 6 s"]);
+    }
+
+    #[test]
+    fn who_is_asked_with_what_was_typed_and_its_answer_is_shown_until_closed() {
+        let mut state = state();
+        press(&mut state, "W:43211");
+        assert_shows(&mut state, &["who opened ADDR:PORT: :43211"]);
+        let action = state.on_key(KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE));
+        assert_eq!(action, Action::Who(":43211".to_owned()));
+        state.show_text("who opened :43211", vec!["10.0.0.7:43211".into(), "  opened by worker".into()]);
+        assert_shows(&mut state, &["who opened :43211", "10.0.0.7:43211", "  opened by worker"]);
+        press(&mut state, "q");
+        assert_shows(&mut state, &["busiest first"]);
+    }
+
+    #[test]
+    fn no_size_panics_and_no_name_breaks_out() {
+        for (width, height) in [(1, 1), (7, 3), (20, 5), (40, 10), (80, 24), (200, 60)] {
+            for keys in ["T", "P", "TjjjG"] {
+                let mut state = state();
+                press(&mut state, keys);
+                let screen = screen(&mut state, width, height);
+                assert!(!screen.chars().any(|c| c != '\n' && is_hostile(c)), "{screen}");
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Pythons and scripts: which interpreters are here, and what a script says of itself.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::programs::{bound, die_with_parent};
+use super::skip;
+
+/// Debian's own.
+const SYSTEM: &str = "/usr/bin/python3";
+
+/// Every Python from 3.7 on that can be found: those of pyenv and the system's.
+pub fn all() -> Vec<PathBuf> {
+    let mut found: Vec<_> = [SYSTEM].map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    for entry in std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten() {
+        let python = entry.path().join("bin/python3");
+        let minor = entry.file_name().to_string_lossy().split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
+        if entry.file_name().to_string_lossy().starts_with("3.") && minor >= Some(7) && python.exists() {
+            found.push(python);
+        }
+    }
+    found
+}
+
+/// The system's Python, whose drivers come from its packages.
+pub fn system() -> Result<PathBuf> {
+    let path = PathBuf::from(SYSTEM);
+    if path.exists() { Ok(path) } else { Err(skip("there is no Python of the system's here")) }
+}
+
+/// The Python with today's drivers, which `cargo xtask test` sets up: `PORTCHURN_PYTHON`, or in the target folder.
+pub fn with_drivers() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PORTCHURN_PYTHON") {
+        return Ok(path.into());
+    }
+    // target/PROFILE/deps/this-test
+    let own = std::env::current_exe().context("find this program")?;
+    let target = own.ancestors().nth(3).context("find the target folder")?;
+    let path = target.join("test-python/bin/python3");
+    if path.exists() { Ok(path) } else { Err(skip("no Python with drivers: `cargo xtask test` sets it up")) }
+}
+
+/// One of our scripts.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/python").join(name)
+}
+
+/// A command that runs one of our scripts, and ends with the test.
+pub fn command(python: &Path, name: &str) -> Command {
+    let mut command = Command::new(python);
+    command.arg(script(name)).env("PYTHONDONTWRITEBYTECODE", "1").env("NO_PROXY", "*");
+    bound(&mut command);
+    die_with_parent(&mut command);
+    command
+}
+
+/// Runs a script to its end, which must be a good one. What it printed.
+pub fn run<A: AsRef<OsStr>>(
+    python: &Path,
+    name: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<String> {
+    let output = command(python, name).args(arguments).output().context("run a script")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name} failed ({}): {complaint}", output.status);
+    String::from_utf8(output.stdout).context("read what a script printed")
+}

@@ -1,0 +1,185 @@
+//! Call sites as portchurn prints them, and how a test waits for them. What they should be is the test's to know.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::report::Report;
+use super::skip;
+use super::tracer::Tracer;
+
+/// How long names may take. Only ends a test that has failed.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// One line of code, and how often it was passed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Site {
+    /// `open` or `close`.
+    pub at: String,
+    /// How often.
+    pub count: u64,
+    /// Whether every passage was read or counted by its whole stack.
+    pub exact: bool,
+    /// How many were read, where not all were.
+    pub sampled: Option<u64>,
+    /// The language of the culprit.
+    pub language: Option<String>,
+    /// The line to blame.
+    pub culprit: Option<Place>,
+    /// The application's line above it.
+    pub called_from: Option<Place>,
+    /// What to know about it.
+    pub note: Option<String>,
+    /// The stack, innermost first.
+    #[serde(default)]
+    pub frames: Option<Vec<Frame>>,
+}
+
+impl Site {
+    /// The stack; nothing where none was taken.
+    pub fn frames(&self) -> &[Frame] {
+        self.frames.as_deref().unwrap_or_default()
+    }
+
+    /// Names of the functions, innermost first.
+    pub fn functions(&self) -> Vec<&str> {
+        self.frames().iter().map(|frame| frame.function.as_str()).collect()
+    }
+}
+
+/// A place in a program.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// Name.
+    pub function: String,
+    /// Path.
+    pub file: Option<String>,
+    /// Line.
+    pub line: Option<u64>,
+}
+
+/// One frame of a stack.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Frame {
+    /// Name.
+    pub function: String,
+    /// Path.
+    pub file: Option<String>,
+    /// Line.
+    pub line: Option<u64>,
+    /// File with the code.
+    pub module: Option<String>,
+    /// `python` or `native`.
+    pub language: String,
+}
+
+/// Where a program connects to, and from which lines.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Destination {
+    /// `connect` or `accept`.
+    pub role: String,
+    /// Port of the other side.
+    pub remote_port: Option<u16>,
+    /// Connects that succeeded.
+    pub opened: u64,
+    /// Connects that failed.
+    pub failed: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// From which lines.
+    pub call_sites: Vec<Site>,
+}
+
+impl Destination {
+    /// The sites of one moment.
+    pub fn sites<'a>(&'a self, at: &'a str) -> impl Iterator<Item = &'a Site> + 'a {
+        self.call_sites.iter().filter(move |site| site.at == at)
+    }
+
+    /// The sum of the sites of one moment.
+    pub fn sum(&self, at: &str) -> u64 {
+        self.sites(at).map(|site| site.count).sum()
+    }
+}
+
+#[derive(Deserialize)]
+struct Program {
+    argv: Vec<String>,
+    destinations: Vec<Destination>,
+}
+
+#[derive(Deserialize)]
+struct Snapshot {
+    programs: Vec<Program>,
+    hooks: Vec<Hook>,
+}
+
+#[derive(Deserialize)]
+struct Hook {
+    name: String,
+    attached: String,
+    reason: Option<String>,
+}
+
+fn snapshot(tracer: &Tracer) -> Result<Snapshot> {
+    serde_json::from_str(&tracer.text).context("understand the call sites")
+}
+
+/// Starts a tracer that takes stacks of connections to this port.
+pub fn start(port: u16, arguments: &[&str]) -> Result<Tracer> {
+    let port = port.to_string();
+    let tracer = Tracer::start(&[&["--stack", "auto", "-D", &port], arguments].concat())?;
+    let hooks = snapshot(&tracer)?.hooks;
+    let hook = hooks.iter().find(|hook| hook.name == "call_sites").context("no hook for call sites")?;
+    if hook.attached == "none" {
+        return Err(skip(hook.reason.as_deref().unwrap_or_default()));
+    }
+    Ok(tracer)
+}
+
+/// Everything that programs with this word among their arguments connected to; all programs when it is empty.
+pub fn destinations(tracer: &Tracer, word: &str) -> Result<Vec<Destination>> {
+    let programs = snapshot(tracer)?.programs.into_iter();
+    let wanted = programs.filter(|program| word.is_empty() || program.argv.iter().any(|arg| arg == word));
+    Ok(wanted.flat_map(|program| program.destinations).filter(|to| to.role == "connect").collect())
+}
+
+/// Waits until the condition holds for what these programs connected to, one snapshot after the other: names may come
+/// later than counts. It must hold once more after that.
+pub fn wait_for(
+    tracer: &mut Tracer,
+    word: &str,
+    condition: impl Fn(&[Destination]) -> Result<()>,
+) -> Result<Vec<Destination>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        tracer.advance()?;
+        match condition(&destinations(tracer, word)?) {
+            Ok(()) => break,
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => {}
+        }
+    }
+    tracer.advance()?;
+    let found = destinations(tracer, word)?;
+    condition(&found).context("it was right, but then")?;
+    Ok(found)
+}
+
+/// That each destination's opens are accounted for by its sites, exactly, and are so many in total.
+pub fn opens_are(destinations: &[Destination], expected: u64) -> Result<()> {
+    for to in destinations {
+        let attempts = to.opened + to.failed;
+        ensure!(to.sum("open") == attempts, "sites add up to {}, opened {attempts}: {to:?}", to.sum("open"));
+    }
+    let total: u64 = destinations.iter().map(|to| to.opened + to.failed).sum();
+    ensure!(total == expected, "{total} opened, the program says {expected}");
+    Ok(())
+}
+
+/// That nothing of call sites was lost.
+pub fn nothing_lost(report: &Report) -> Result<()> {
+    ensure!(report.lost.total == 0, "lost: {:?}", report.lost);
+    Ok(())
+}

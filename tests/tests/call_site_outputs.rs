@@ -1,0 +1,167 @@
+//! What is made of call sites: a profile that another program reads, and a budget past which stacks stop and counts do
+//! not. Truth comes from the test's own connections. Needs the privileges of a tracer.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::programs::portchurn;
+use portchurn_tests::harness::{check, check_where_possible, skip};
+use serde_json::Value;
+
+/// No test is about time: this only ends one that has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One connection, in lock-step: connect, accept, close, close.
+#[inline(never)]
+fn line_to_blame(listener: &TcpListener) -> Result<()> {
+    let near = TcpStream::connect(listener.local_addr()?).context("connect")?;
+    let (far, _) = listener.accept().context("accept")?;
+    drop(near);
+    drop(far);
+    Ok(())
+}
+
+/// portchurn, writing to a file.
+struct Traced {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Traced {
+    fn start(port: u16, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        let output = folder.join("snapshots.jsonl");
+        let port = port.to_string();
+        let mut command = Command::new(portchurn()?);
+        command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms", "-D", &port]).args(arguments);
+        command.stdin(Stdio::null()).stdout(File::create(&output)?).stderr(Stdio::null());
+        let mut this = Self { child: command.spawn().context("start portchurn")?, output };
+        let first = this.wait_for(|snapshot| !snapshot.is_null())?;
+        let hooks = first["hooks"].as_array().context("hooks")?;
+        let hook = hooks.iter().find(|hook| hook["name"] == "call_sites").context("no such hook")?;
+        if hook["attached"] == "none" {
+            return Err(skip(&hook["reason"]));
+        }
+        Ok(this)
+    }
+
+    /// The first whole snapshot that is as wanted.
+    fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(&self.output)?;
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let last = whole.lines().last().map_or(Ok(Value::Null), serde_json::from_str)?;
+            if wanted(&last) {
+                return Ok(last);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(matches!(status.code(), Some(4 | 5)), "portchurn ended with {status}");
+                return Err(skip("not permitted, or the kernel cannot"));
+            }
+            ensure!(Instant::now() < deadline, "waited in vain; last: {last}");
+            thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes so many connections and returns the one destination when they have all ended.
+fn counted(tracer: &mut Traced, listener: &TcpListener, connections: u64) -> Result<Value> {
+    for _ in 0..connections {
+        line_to_blame(listener)?;
+    }
+    let snapshot = tracer.wait_for(|snapshot| snapshot["totals"]["closed"].as_u64() >= Some(connections))?;
+    // Names may come one snapshot after the counts.
+    let seen = snapshot["cumulative_s"].as_f64();
+    let snapshot = tracer.wait_for(|snapshot| snapshot["cumulative_s"].as_f64() > seen)?;
+    Ok(snapshot["programs"][0]["destinations"][0].clone())
+}
+
+/// Of all opens: how many, and how many of them with a stack.
+fn opens(destination: &Value) -> Result<(u64, u64)> {
+    let sites = destination["call_sites"].as_array().context("call_sites")?;
+    let opens = sites.iter().filter(|site| site["at"] == "open");
+    Ok(opens.fold((0, 0), |(all, known), site| {
+        let count = site["count"].as_u64().unwrap_or(0);
+        let has_frames = site["frames"].as_array().is_some_and(|frames| !frames.is_empty());
+        (all + count, known + if has_frames { count } else { 0 })
+    }))
+}
+
+#[test]
+fn past_the_budget_stacks_stop_and_counts_are_exact() {
+    const CONNECTIONS: u64 = 1009;
+    check("past_the_budget_stacks_stop_and_counts_are_exact", || {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        // The control: with a budget that is never reached there are stacks.
+        let folder = Folder::new()?;
+        let mut generous = Traced::start(port, folder.path(), &["--stack", "auto", "--max-cpu", "10000"])?;
+        let destination = counted(&mut generous, &listener, CONNECTIONS)?;
+        let (all, known) = opens(&destination)?;
+        ensure!(all == CONNECTIONS && known > 0, "{known} of {all} with a stack: {destination}");
+        drop(generous);
+
+        let folder = Folder::new()?;
+        let mut tight = Traced::start(port, folder.path(), &["--stack", "auto", "--max-cpu", "0.0001"])?;
+        tight.wait_for(|snapshot| snapshot["own_cost"]["stack_effort"] == "none")?;
+        let destination = counted(&mut tight, &listener, CONNECTIONS)?;
+        for key in ["opened", "closed"] {
+            ensure!(destination[key] == CONNECTIONS, "{key}: {destination}");
+        }
+        ensure!(opens(&destination)? == (CONNECTIONS, 0), "{destination}");
+        let site = &destination["call_sites"][0];
+        ensure!(site["note"] == "no stack was taken" && site["count"] == CONNECTIONS, "{site}");
+        Ok(())
+    });
+}
+
+#[test]
+fn go_reads_the_profile() {
+    check_where_possible("go_reads_the_profile", || {
+        if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+            return Err(skip("Go is not installed"));
+        }
+        let folder = Folder::new()?;
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0")?);
+        let port = listener.local_addr()?.port().to_string();
+        let file = folder.path().join("sites.pb");
+        let mut command = Command::new(portchurn()?);
+        command.args(["-q", "sites", "--duration", "2s", "-o", "pprof", "-D", &port, "-w"]).arg(&file);
+        let mut child = command.stdin(Stdio::null()).spawn().context("start portchurn")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = {
+            let (listener, stop) = (Arc::clone(&listener), Arc::clone(&stop));
+            thread::spawn(move || while !stop.load(Ordering::Relaxed) && line_to_blame(&listener).is_ok() {})
+        };
+        let status = child.wait().context("wait for portchurn");
+        stop.store(true, Ordering::Relaxed);
+        let _ = load.join();
+        match status?.code() {
+            Some(0) => {}
+            Some(4 | 5) => return Err(skip("not permitted, or the kernel cannot")),
+            code => bail!("portchurn ended with {code:?}"),
+        }
+        for (how, wanted) in [("-top", "line_to_blame"), ("-traces", &*format!("127.0.0.1:{port}"))] {
+            let output = Command::new("go").args(["tool", "pprof", how]).arg(&file).output()?;
+            let text = String::from_utf8(output.stdout)?;
+            ensure!(output.status.success() && text.contains("Type: connections"), "{how}: {text}");
+            ensure!(text.contains(wanted), "{how} has no {wanted}: {text}");
+        }
+        Ok(())
+    });
+}

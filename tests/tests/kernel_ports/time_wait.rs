@@ -1,0 +1,165 @@
+//! Whose every TIME_WAIT is, over time and in numbers: a minute of steady churn, more sockets than a table has places,
+//! namespaces that go away or may not be entered. The truth is the kernel's own count.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use portchurn_tests::harness::budgets::{Lister, equal, in_namespace, owned, owned_in, start};
+use portchurn_tests::harness::mounts::Tracefs;
+use portchurn_tests::harness::programs::portchurn;
+use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::veth::Cable;
+use portchurn_tests::harness::{Alone, check, skip};
+use serde_json::Value;
+
+const ADDRESS: &str = "10.77.0.2:7000";
+
+/// 65 s after the attach every socket from before it has ended. Two programs churn on, one of them since before the
+/// attach; a third has ended. `ss` says the same, and when the churn stops, to the last one.
+#[test]
+fn a_minute_after_the_attach_every_time_wait_has_an_owner() {
+    check("a_minute_after_the_attach_every_time_wait_has_an_owner", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["tcp_tw_reuse=0"])?;
+        let netns = cable.inode(&cable.client)?;
+        let server = cable.server(ADDRESS, false)?;
+        let churn = |count: &str, per_s: &str| {
+            let mut client = cable.churn(&cable.client, &["connect", ADDRESS, count, per_s], &[])?;
+            client.begun().map(|()| client)
+        };
+        let early = churn("1000000", "120")?;
+        // Some that nobody can own.
+        std::thread::sleep(Duration::from_secs(1));
+        // One for while it goes on, one for afterwards.
+        let (running, stopped) = (Lister::start()?, Lister::start()?);
+        let attached = Instant::now();
+        let late = churn("1000000", "80")?;
+        let mut ended = churn("2000", "50")?;
+        let gone = ended.outcome()?;
+        ended.wait()?;
+        equal("connects of the one that ended", gone.ok, 2000)?;
+        std::thread::sleep(Duration::from_secs(65).saturating_sub(attached.elapsed()));
+        let earlier = cable.many_time_wait(&cable.client)?;
+        let time_wait = running.stop()?;
+        let later = cable.many_time_wait(&cable.client)?;
+        let (with_owner, all) = in_namespace(&time_wait, netns);
+        let coverage = with_owner as f64 / all as f64;
+        ensure!(coverage >= 0.995, "coverage {coverage}: {}", without_owners(time_wait));
+        let (low, high) = (earlier.min(later) as f64 * 0.995, earlier.max(later) as f64 * 1.005);
+        ensure!((low..=high).contains(&(all as f64)), "{all} here, there {earlier} before and {later} after");
+        ensure!(owned_in(&time_wait, gone.pid) > 0, "the one that ended is forgotten");
+        drop(early);
+        drop(late);
+        // What the servers still had to close is closed with them.
+        drop(server);
+        let earlier = cable.many_time_wait(&cable.client)?;
+        let time_wait = stopped.stop()?;
+        let later = cable.many_time_wait(&cable.client)?;
+        let (with_owner, all) = in_namespace(&time_wait, netns);
+        ensure!((later..=earlier).contains(&all), "all: {all}, the kernel went from {earlier} to {later}");
+        equal("with an owner", with_owner, all)
+    });
+}
+
+fn without_owners(mut time_wait: Value) -> String {
+    time_wait["owners"] = Value::Null;
+    time_wait.to_string()
+}
+
+/// More than a host makes by itself (`tcp_max_tw_buckets` is 131,072 or 262,144 by default), and more than the table of
+/// connections has places.
+const MANY: u64 = 200_000;
+
+#[test]
+fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
+    check("of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["tcp_tw_reuse=0", "tcp_max_tw_buckets=262144"])?;
+        let lister = Lister::start()?;
+        let count = MANY.to_string();
+        let mut fill = cable.churn(&cable.client, &["fill", "127.0.0.1:7000", &count, "0", "stay"], &[])?;
+        let other = cable.churn(&cable.client, &["fill", "127.0.0.1:9000", "997", "0"], &[])?.outcome()?;
+        let outcome = fill.outcome()?;
+        if outcome.took_s.is_some_and(|took_s| took_s > 40.0) {
+            return Err(skip("this machine is too slow to make them before the first ones end"));
+        }
+        let time_wait = lister.stop()?;
+        equal("the kernel's own count, afterwards", cable.many_time_wait(&cable.client)?, MANY + 997)?;
+        let (with_owner, all) = in_namespace(&time_wait, cable.inode(&cable.client)?);
+        equal("all", all, MANY + 997)?;
+        equal("of the one", owned_in(&time_wait, outcome.pid), MANY)?;
+        equal("of the other", owned_in(&time_wait, other.pid), 997)?;
+        equal("with an owner", with_owner, all)
+    });
+}
+
+#[test]
+fn a_namespace_that_goes_away_takes_its_sockets_with_it() {
+    check("a_namespace_that_goes_away_takes_its_sockets_with_it", || {
+        let _alone = Alone::wait()?;
+        let mut tracer = start()?;
+        let stays = Cable::new(&["tcp_tw_reuse=0"])?;
+        let goes = Cable::new(&["tcp_tw_reuse=0"])?;
+        let netns = goes.inode(&goes.client)?;
+        let mut pids = Vec::new();
+        for (cable, count) in [(&stays, "31"), (&goes, "43")] {
+            let mut fill = cable.churn(&cable.client, &["fill", "127.0.0.1:7000", count, "0"], &[])?;
+            pids.push(fill.outcome()?.pid);
+            fill.wait()?;
+        }
+        tracer.wait_until(|report| {
+            equal("of the one that stays", owned(report, pids[0]), 31)?;
+            equal("of the one that goes", owned(report, pids[1]), 43)
+        })?;
+        drop(goes);
+        tracer.wait_until(|report| {
+            equal("of the one that is gone", owned(report, pids[1]), 0)?;
+            equal("in its namespace", in_namespace(&report.time_wait, netns).1, 0)
+        })?;
+        // Its number may be another's now; the one that stays is counted as before.
+        let mut fill = stays.churn(&stays.client, &["fill", "127.0.0.1:8000", "47", "0"], &[])?;
+        let later = fill.outcome()?;
+        tracer.wait_until(|report| equal("of a later one", owned(report, later.pid), 47))?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+/// Without CAP_SYS_ADMIN no other namespace can be entered: what is in it is not counted, and that is said.
+#[test]
+fn a_namespace_that_may_not_be_entered_is_said() {
+    check("a_namespace_that_may_not_be_entered_is_said", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["tcp_tw_reuse=0"])?;
+        let netns = cable.inode(&cable.client)?;
+        let mut fill = cable.churn(&cable.client, &["fill", "127.0.0.1:7000", "37", "0"], &[])?;
+        let early = fill.outcome()?;
+        fill.wait()?;
+        let mut command = Command::new(portchurn()?);
+        // SAFETY: system calls only.
+        unsafe { command.pre_exec(drop_sys_admin) };
+        let mut tracer = Tracer::start_by(command, &[], Tracefs::AsItIs)?;
+        let mut fill = cable.churn(&cable.client, &["fill", "127.0.0.1:8000", "41", "0", "stay"], &[])?;
+        let late = fill.outcome()?;
+        tracer.wait_until(|report| {
+            let because = report.time_wait["incomplete_because"].to_string();
+            ensure!(report.time_wait["complete"] == false, "it is said to be complete");
+            ensure!(because.contains(&netns.to_string()) && because.contains("CAP_SYS_ADMIN"), "{because}");
+            equal("counts do not suffer", report.processes_of(late.pid).map(|p| p.tally.opened).sum(), 41)?;
+            equal("nobody is guessed for the early ones", owned(report, early.pid), 0)
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+fn drop_sys_admin() -> std::io::Result<()> {
+    const CAP_SYS_ADMIN: libc::c_ulong = 21;
+    // SAFETY: a plain system call. Out of the bounding set it is gone with the next exec of root.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}

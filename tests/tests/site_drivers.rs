@@ -1,0 +1,168 @@
+//! The line of the application behind each connection of real drivers to real servers: SQLAlchemy, PyMySQL, mysqlclient,
+//! requests, redis-py, asyncio, pools of processes, a preforking server. Which line it was, each script says itself.
+//! Twice: with the system's packages, and with those of today.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::servers::{self, Server};
+use portchurn_tests::harness::sites::{self, Destination, Place};
+use portchurn_tests::harness::{check, python};
+
+/// How often each script connects. Divides by the number of workers.
+const TIMES: u64 = 21;
+
+/// The line that called the driver and the line above it, and how often.
+type Lines = BTreeMap<(Place, Option<Place>), u64>;
+
+/// What a script says of itself.
+fn truth(account: &str) -> Result<Lines> {
+    let mut lines = Lines::new();
+    for line in account.lines() {
+        let stack: Vec<(String, String, u64)> = serde_json::from_str(line).context("read an account")?;
+        let mut places = stack.into_iter().map(|(function, file, line)| Place {
+            function,
+            file: Some(file),
+            line: Some(line),
+        });
+        let culprit = places.next().context("an account without a line")?;
+        *lines.entry((culprit, places.next())).or_default() += 1;
+    }
+    Ok(lines)
+}
+
+/// What portchurn says. All of it must be exact.
+fn found(destinations: &[Destination]) -> Result<Lines> {
+    let mut lines = Lines::new();
+    for site in destinations.iter().flat_map(|to| to.sites("open")) {
+        ensure!(site.exact && site.sampled.is_none(), "not exact: {site:?}");
+        ensure!(site.language.as_deref() == Some("python"), "no Python: {site:?}");
+        let culprit = site.culprit.clone().with_context(|| format!("nobody is to blame: {site:?}"))?;
+        *lines.entry((culprit, site.called_from.clone())).or_default() += site.count;
+    }
+    Ok(lines)
+}
+
+/// Runs one kind of script against a port, with each Python.
+fn named(kind: &str, port: u16) -> Result<()> {
+    for python in [python::system()?, python::with_drivers()?] {
+        let mut tracer = sites::start(port, &[])?;
+        let arguments = [kind, &port.to_string(), &TIMES.to_string()].map(str::to_owned);
+        let account = truth(&python::run(&python, "drivers.py", &arguments)?)?;
+        ensure!(account.values().sum::<u64>() == TIMES, "the script did something else: {account:?}");
+        sites::wait_for(&mut tracer, kind, |destinations| {
+            sites::opens_are(destinations, TIMES)?;
+            let found = found(destinations)?;
+            ensure!(found == account, "{python:?}: found {found:#?}, it was {account:#?}");
+            Ok(())
+        })?;
+        tracer.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sqlalchemy_with_an_engine_per_call() {
+    check("sqlalchemy_with_an_engine_per_call", || {
+        let server = Server::mariadb()?;
+        named("sqlalchemy_engine_per_call", server.port)
+    });
+}
+
+#[test]
+fn sqlalchemy_without_a_pool() {
+    check("sqlalchemy_without_a_pool", || {
+        let server = Server::mariadb()?;
+        named("sqlalchemy_null_pool", server.port)
+    });
+}
+
+#[test]
+fn pymysql() {
+    check("pymysql", || {
+        let server = Server::mariadb()?;
+        named("pymysql", server.port)
+    });
+}
+
+#[test]
+fn mysqlclient() {
+    check("mysqlclient", || {
+        let server = Server::mariadb()?;
+        named("mysqlclient", server.port)
+    });
+}
+
+#[test]
+fn redis_per_call() {
+    check("redis_per_call", || {
+        let server = Server::redis()?;
+        named("redis", server.port)
+    });
+}
+
+#[test]
+fn requests_without_a_session() {
+    check("requests_without_a_session", || named("requests", servers::http()?));
+}
+
+#[test]
+fn asyncio_streams() {
+    check("asyncio_streams", || named("asyncio_streams", servers::accepting()?));
+}
+
+#[test]
+fn a_pool_of_processes() {
+    check("a_pool_of_processes", || named("multiprocessing_pool", servers::accepting()?));
+}
+
+#[test]
+fn forked_workers() {
+    check("forked_workers", || named("prefork", servers::accepting()?));
+}
+
+/// One request to a web server that closes after it.
+fn get(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connect to a web server")?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_preforking_web_server() {
+    check("a_preforking_web_server", || {
+        let python = python::with_drivers()?;
+        let backend = servers::http()?;
+        let folder = Folder::new()?;
+        let account = folder.path().join("account");
+        let mut tracer = sites::start(backend, &[])?;
+        let mut command = Command::new(python);
+        command.args(["-m", "gunicorn", "--workers=3", "--no-control-socket", "wsgi:application"]);
+        command.arg("--chdir").arg(python::script("wsgi.py").parent().context("a folder")?);
+        command.env("BACKEND", backend.to_string()).env("ACCOUNT", &account).env("NO_PROXY", "*");
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        let server = Server::start(command, |command, _, port| {
+            command.arg(format!("--bind=127.0.0.1:{port}"));
+        })?;
+        for _ in 0..TIMES {
+            let answer = get(server.port)?;
+            ensure!(answer.ends_with("ok"), "{answer}: {}", server.log());
+        }
+        let account = truth(&std::fs::read_to_string(&account)?)?;
+        ensure!(account.values().sum::<u64>() == TIMES, "the server did something else: {account:?}");
+        sites::wait_for(&mut tracer, "wsgi:application", |destinations| {
+            sites::opens_are(destinations, TIMES)?;
+            let found = found(destinations)?;
+            ensure!(found == account, "found {found:#?}, it was {account:#?}");
+            Ok(())
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
