@@ -32,7 +32,10 @@ pub fn is_taken(sock: *const u8, old: u8, new: u8) -> bool {
     let Some(look) = last() else { return false };
     // SAFETY: points into the map.
     let (seen, seen_change) = unsafe {
-        (core::ptr::read_volatile(&raw const (*look).sock), core::ptr::read_volatile(&raw const (*look).change))
+        (
+            core::ptr::read_volatile(&raw const (*look).sock),
+            core::ptr::read_volatile(&raw const (*look).change),
+        )
     };
     seen_change == change(old, new) && seen == sock as u64
 }

@@ -27,15 +27,21 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repo::root()?;
     if let Some(arch) = &args.arch {
-        return build(&root, &Toolchain::find(&root, arch)?);
+        return build(&root, &Toolchain::find(&root, arch)?).map(drop);
     }
     for arch in ARCHITECTURES {
         match Toolchain::find(&root, arch) {
-            Ok(toolchain) => build(&root, &toolchain)?,
+            Ok(toolchain) => build(&root, &toolchain).map(drop)?,
             Err(missing) => println!("SKIP {arch}: {missing:#}"),
         }
     }
     Ok(())
+}
+
+/// Builds for one architecture; the file.
+pub(crate) fn file(arch: &str) -> Result<PathBuf> {
+    let root = repo::root()?;
+    build(&root, &Toolchain::find(&root, arch)?)
 }
 
 /// What builds for one architecture.
@@ -99,7 +105,7 @@ fn has_std(libraries: &Path) -> bool {
     files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
 }
 
-fn build(root: &Path, toolchain: &Toolchain) -> Result<()> {
+fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let target = target(&toolchain.arch);
     println!("release: build for {target}");
     let folder = root.join("target/release-static");
@@ -113,28 +119,44 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<()> {
         .with_context(|| format!("write {}", file.display()))?;
     let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     ensure!(is_static(&bytes), "{} needs a dynamic loader: +crt-static had no effect", file.display());
-    println!("{}: {} bytes, static", file.strip_prefix(root).unwrap_or(&file).display(), bytes.len());
-    Ok(())
+    ensure!(is_stripped(&bytes), "{} has a table of symbols: strip had no effect", file.display());
+    println!(
+        "{}: {} bytes, static, stripped",
+        file.strip_prefix(root).unwrap_or(&file).display(),
+        bytes.len()
+    );
+    Ok(file)
 }
 
 /// Whether a 64-bit little-endian ELF file asks for no interpreter.
 fn is_static(elf: &[u8]) -> bool {
     const INTERPRETER: u64 = 3;
+    let mut headers = headers(elf, [32, 54, 56], 0);
+    headers.all(|kind| kind.is_some_and(|kind| kind != INTERPRETER))
+}
+
+/// Whether such a file has no table of symbols but the one for the dynamic loader.
+fn is_stripped(elf: &[u8]) -> bool {
+    const SYMBOLS: u64 = 2;
+    headers(elf, [40, 58, 60], 4).all(|kind| kind.is_some_and(|kind| kind != SYMBOLS))
+}
+
+/// The word at `kind` of each header in a table, which the file header describes at these places: where it begins, how
+/// long a header is, how many there are. `None` where the file is cut off, or no such file.
+fn headers(elf: &[u8], table: [usize; 3], kind: usize) -> impl Iterator<Item = Option<u64>> {
     let number = |at: usize, size: usize| -> Option<u64> {
         let bytes = elf.get(at..at.checked_add(size)?)?;
         Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     };
     let is_elf = elf.starts_with(b"\x7fELF\x02\x01");
-    let (Some(first), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
-        return false;
-    };
-    let mut headers = (0..count).map(|index| number((first + index * size) as usize, 4));
-    is_elf && headers.all(|kind| kind.is_some_and(|kind| kind != INTERPRETER))
+    let description = number(table[0], 8).zip(number(table[1], 2)).zip(number(table[2], 2));
+    let ((first, size), count) = description.filter(|_| is_elf).unwrap_or(((u64::MAX >> 1, 0), 1));
+    (0..count).map(move |index| number((first + index * size) as usize + kind, 4))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_static;
+    use super::{is_static, is_stripped};
 
     /// A file header and one program header of this kind.
     fn elf(kind: u8) -> Vec<u8> {
@@ -142,6 +164,15 @@ mod tests {
         bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
         (bytes[32], bytes[54], bytes[56], bytes[64]) = (64, 56, 1, kind);
         bytes
+    }
+
+    #[test]
+    fn a_table_of_symbols_is_noticed() {
+        let mut bytes = elf(1);
+        (bytes[40], bytes[58], bytes[60], bytes[68]) = (64, 56, 1, 3);
+        assert!(is_stripped(&bytes));
+        bytes[68] = 2;
+        assert!(!is_stripped(&bytes));
     }
 
     #[test]

@@ -29,9 +29,10 @@ use crate::who::{self, TaskState};
 use crate::{conns, emit, setting};
 
 /// One state change. `PYTHON`: whether this kernel can walk interpreter frames.
+///
+/// One way leads to `capture`: what is inlined twice, the verifier goes through twice, and 6.1 has no time for that.
 #[inline(always)]
 pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
-    // All ways meet in one capture: the verifier looks at each copy of it anew, and has an end to its patience.
     let (at, is_abort) = match step(old, new) {
         Step::ConnectBegin => (At::Open, false),
         Step::CloseFirst | Step::CloseSecond => (At::Close, false),
@@ -45,8 +46,14 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
         return;
     }
     let id = conns::id_of(sock);
-    // The counting program has released a connection that was aborted; what it knew can still be read.
-    let Some(found) = conns::find_any(if is_abort { id | CLOSED } else { id }) else { return };
+    let found = if setting!(cookies) == 0 {
+        // An address: 6.1 lets nobody calculate with it.
+        conns::find_any(id)
+    } else {
+        // The counting program has released a connection that was aborted; what it knew can still be read.
+        conns::find_any(if is_abort { id | CLOSED } else { id })
+    };
+    let Some(found) = found else { return };
     // SAFETY: points into the map.
     let key_ref = unsafe { (*found.conn).key_ref };
     let mut key = SiteKey { key_ref, stack: 0, at: at as u32, counted: 1 };

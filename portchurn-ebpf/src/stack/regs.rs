@@ -121,22 +121,33 @@ pub unsafe fn copy(record: *mut StackRecord, stack_pointer: u64, have: u32) {
 pub unsafe fn fingerprint(record: *mut StackRecord, at: Position, have: u32, tgid: u32) -> u64 {
     let (start, size) = program_code();
     let mut hash = mix(mix(u64::from(tgid), at.instruction_pointer), u64::from(have == 0));
+    // Not `have` itself: the verifier would learn a bound of it in each turn, and as it is needed later, look at all that
+    // follows once more for each.
+    let whole_words = (have >> 3) as usize;
     // SAFETY: the caller's promise; the index is bounded.
     unsafe {
+        const { assert!(core::mem::offset_of!(StackRecord, stack) % 8 == 0) };
         let words = (&raw const (*record).stack).cast::<u64>();
         let mut index = 0;
         while index < WORDS {
-            if index as u32 * 8 + 8 > have {
+            if index >= whole_words {
                 break;
             }
-            let word = core::ptr::read_unaligned(words.add(index));
-            if word.wrapping_sub(start) < size {
-                hash = mix(hash, word ^ (index as u64) << 48);
-            }
+            let word = *words.add(index);
+            // Without a branch, which the verifier would follow both ways in each turn.
+            let is_code = is_less(word.wrapping_sub(start), size).wrapping_neg();
+            hash ^= (hash ^ mix(hash, word ^ (index as u64) << 48)) & is_code;
             index += 1;
         }
     }
     hash
+}
+
+/// 1 if `left < right`, else 0: the borrow of the subtraction.
+#[inline(always)]
+fn is_less(left: u64, right: u64) -> u64 {
+    let difference = left.wrapping_sub(right);
+    ((!left & right) | ((!left | right) & difference)) >> 63
 }
 
 /// Start and size of the code of the program itself, without its libraries.

@@ -88,6 +88,8 @@ impl Session {
             .inspect_err(|err| log::debug!("`portchurn who` cannot ask this one: {err:#}"))
             .ok();
         let attached_ns = now_ns();
+        let counts_skips =
+            collector.hooks().iter().all(|hook| !hook.hook.required || hook.skips_counted() == Some(true));
         let model = Model::new(context(&collector, options, attached_ns));
         Ok(Self {
             collector,
@@ -96,7 +98,7 @@ impl Session {
             namer,
             effort: Effort::Full,
             max_cpu_ratio: options.max_cpu_ratio,
-            summary: Summary::new(attached_ns),
+            summary: Summary::new(attached_ns, counts_skips),
             questions,
             _counter: counter,
             ticks: every(interval),
@@ -250,6 +252,7 @@ fn context(collector: &Collector, options: &Options, attached_ns: u64) -> Contex
             attached: attached.tier().map_or("none", |tier| tier.name()),
             required: attached.hook.required,
             reason: attached.reason.clone(),
+            skips_counted: attached.skips_counted(),
         })
         .collect();
     Context {

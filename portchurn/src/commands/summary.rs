@@ -12,13 +12,15 @@ pub struct Summary {
     counts: Counts,
     unattributed: i64,
     lost: u64,
+    /// Whether the kernel counts the state changes that it skips.
+    counts_skips: bool,
     cpu_s: f64,
 }
 
 impl Summary {
-    /// Starts at the attach.
-    pub fn new(attached_ns: u64) -> Self {
-        Self { started_ns: Some(attached_ns), ended_ns: attached_ns, ..Self::default() }
+    /// Starts at the attach. `counts_skips`: whether the kernel counts the state changes that it skips.
+    pub fn new(attached_ns: u64, counts_skips: bool) -> Self {
+        Self { started_ns: Some(attached_ns), ended_ns: attached_ns, counts_skips, ..Self::default() }
     }
 
     /// Takes one interval in.
@@ -50,11 +52,13 @@ fn unattributed(key: &ChurnKey, counts: &Counts) -> i64 {
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let elapsed_s = self.ended_ns.saturating_sub(self.started_ns.unwrap_or(self.ended_ns)) as f64 / 1e9;
+        let uncounted =
+            if self.counts_skips { "" } else { " (runs that the kernel skips are not counted here)" };
         let cpu_percent = if elapsed_s > 0.0 { 100.0 * self.cpu_s / elapsed_s } else { 0.0 };
         write!(
             f,
             "portchurn: {elapsed_s:.1} s, {} opened, {} accepted, {} closed, {} failed, {} still open\n           {} \
-             lost, {} not attributed, own CPU {cpu_percent:.1} %",
+             lost{uncounted}, {} not attributed, own CPU {cpu_percent:.1} %",
             self.counts.opened,
             self.counts.accepted,
             self.counts.closed_total(),
@@ -75,7 +79,7 @@ mod tests {
 
     #[test]
     fn it_adds_up_and_says_what_is_missing() {
-        let mut summary = Summary::new(1_000_000_000);
+        let mut summary = Summary::new(1_000_000_000, true);
         let mut closed = Counts { opened: 3, attempts: 5, failed: 2, ..Counts::ZERO };
         closed.closed[1] = 2;
         let accepted = Counts { accepted: 4, ..Counts::ZERO };
@@ -90,5 +94,7 @@ mod tests {
         let text = summary.to_string();
         assert!(text.contains("2.0 s, 3 opened, 4 accepted, 2 closed, 2 failed, 5 still open"), "{text}");
         assert!(text.contains("3 lost, 4 not attributed"), "{text}");
+        let text = Summary::new(0, false).to_string();
+        assert!(text.contains("0 lost (runs that the kernel skips are not counted here), "), "{text}");
     }
 }

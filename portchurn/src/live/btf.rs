@@ -151,6 +151,12 @@ impl KernelTypes {
         read_u32(&self.bytes, start.checked_add(at)?)
     }
 
+    /// Whether the kernel counts what it skips at the guard that classic tracepoints and kprobes share. The count itself
+    /// leaves no trace in the types, but the field that came with it in 6.7, in the same series, does.
+    pub fn counts_skips_at_shared_guard(&self) -> bool {
+        self.offset("bpf_link_info", "kprobe_multi.missed").is_some()
+    }
+
     /// Every offset the kernel side wants. What this kernel lacks stays unknown.
     pub fn offsets(&self) -> Offsets {
         let at = |name: &str, path: &str| self.offset(name, path).unwrap_or(UNKNOWN);

@@ -12,12 +12,12 @@ use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
 
 use crate::live::closed::Closed;
-use crate::live::hooks::CALL_SITES;
+use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Attached, Loaded, Options, load};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
-use crate::live::records::{CgroupId, Record, decode};
+use crate::live::records::{ArgvBytes, CgroupId, Record, decode};
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
@@ -192,7 +192,7 @@ impl Collector {
         self.usage.stop_statistics();
         while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
             match record {
-                Some(Record::Process(process, cgroup)) => self.introduce(*process, cgroup),
+                Some(Record::Process(process, cgroup, argv)) => self.introduce(*process, cgroup, argv),
                 Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
                 Some(Record::Flow(flow)) => {
                     self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
@@ -203,13 +203,14 @@ impl Collector {
         }
     }
 
-    fn introduce(&mut self, mut process: Process, cgroup: CgroupId) {
+    fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {
         let exact_start_ns = process.id.start_ns;
         process.id = cut(process.id);
         self.procfs.enrich(&mut process);
         if process.cgroup.is_none() {
             self.procfs.locate(&mut process, cgroup.0);
         }
+        self.procfs.inherit_argv(&mut process, argv.0);
         self.note_process(process, exact_start_ns);
     }
 
@@ -287,11 +288,10 @@ impl Collector {
         }
     }
 
-    /// Without the exit hook, or when its record was lost, `/proc` tells.
+    /// Without the exit hook, or when its record was lost or the kernel skipped it, `/proc` tells.
     fn find_unnoticed_exits(&mut self, now_ns: u64) {
-        let is_told =
-            self.hooks.iter().any(|hook| hook.hook.name == "sched_process_exit" && hook.attachment.is_some());
-        if is_told && self.lost[Loss::ExitRecord as usize] == 0 {
+        let is_told = self.hooks.iter().any(|hook| hook.hook.name == EXIT && hook.attachment.is_some());
+        if is_told && self.lost[Loss::ExitRecord as usize] == 0 && self.usage.missed_exits() == 0 {
             return;
         }
         let ended: Vec<_> = self

@@ -45,6 +45,13 @@ impl Tier {
         matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit)
     }
 
+    /// Whether one guard stands before all programs of this kind on a processor (`bpf_prog_active` in
+    /// kernel/trace/bpf_trace.c): while one of them runs, every other is skipped. The other kinds have a guard for each
+    /// program, and count at it for as long as they have had it.
+    pub const fn shares_guard(self) -> bool {
+        matches!(self, Self::Tracepoint | Self::Kprobe | Self::Kretprobe)
+    }
+
     const ALL: [Self; 7] = [
         Self::TpBtf,
         Self::RawTp,
@@ -112,6 +119,8 @@ pub const CALL_SITES: &str = "call_sites";
 /// Children inherit what is known of their parent's interpreter.
 pub const FORK: &str = "sched_process_fork";
 
+/// The end of a process.
+pub const EXIT: &str = "sched_process_exit";
 /// The spine: every count comes from here.
 pub const STATE_CHANGE: &str = "inet_sock_set_state";
 
@@ -191,7 +200,7 @@ pub const HOOKS: &[Hook] = &[
         ],
     },
     Hook {
-        name: "sched_process_exit",
+        name: EXIT,
         target: None,
         category: Some("sched"),
         required: false,

@@ -4,13 +4,14 @@
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap};
 use aya::programs::{Program, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use portchurn_common::glob::Glob;
 use portchurn_common::settings::{Filters, Offsets, Registers, Settings, TracepointLayout};
 
 use crate::live::btf::KernelTypes;
 use crate::live::error::LoadError;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
+use crate::live::preflight::counts_skips_at_shared_guard;
 use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Sizes, Wanted};
 use crate::live::tracefs;
@@ -71,12 +72,20 @@ pub struct Attached {
     pub attachment: Option<&'static Attachment>,
     /// Why a better tier, or any, was not to be had.
     pub reason: Option<String>,
+    /// Whether the kernel counts what it skips at the guard that some tiers share.
+    counts_shared_guard: bool,
 }
 
 impl Attached {
     /// How; `None`: not at all.
     pub fn tier(&self) -> Option<Tier> {
         self.attachment.map(|attachment| attachment.tier)
+    }
+
+    /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: there are
+    /// no runs.
+    pub fn skips_counted(&self) -> Option<bool> {
+        self.tier().map(|tier| !tier.shares_guard() || self.counts_shared_guard)
     }
 }
 
@@ -96,19 +105,35 @@ pub struct Loaded {
 struct Kernel {
     btf: Result<Btf, String>,
     offsets: Offsets,
+    /// Unknown counts as no: what may be wrong must not be called exact.
+    counts_shared_guard: bool,
 }
 
 impl Kernel {
     fn read(no_btf: bool) -> Self {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let by_version = counts_skips_at_shared_guard(&release);
         if no_btf {
-            return Self { btf: Err("left out on request".to_owned()), offsets: Offsets::UNKNOWN };
+            let btf = Err("left out on request".to_owned());
+            return Self { btf, offsets: Offsets::UNKNOWN, counts_shared_guard: by_version };
         }
         let types = KernelTypes::of_running_kernel().map_err(|err| format!("{err:#}"));
         let btf = types
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
-        Self { btf, offsets: types.map_or(Offsets::UNKNOWN, |types| types.offsets()) }
+        let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
+        let offsets = types.map_or(Offsets::UNKNOWN, |types| types.offsets());
+        Self { btf, offsets, counts_shared_guard: by_version || by_types }
+    }
+
+    fn attached(
+        &self,
+        hook: &'static Hook,
+        attachment: Option<&'static Attachment>,
+        reason: Option<String>,
+    ) -> Attached {
+        Attached { hook, attachment, reason, counts_shared_guard: self.counts_shared_guard }
     }
 }
 
@@ -123,7 +148,7 @@ pub fn load(options: &Options) -> Result<Loaded> {
     for attachment in candidates(spine, &options.forced) {
         match load_spine(options, &kernel, spine, attachment) {
             Ok((ebpf, sizes, settings)) => {
-                let first = Attached { hook: spine, attachment: Some(attachment), reason: joined(&refused) };
+                let first = kernel.attached(spine, Some(attachment), joined(&refused));
                 return attach_rest(ebpf, first, &kernel, options, sizes, settings);
             }
             Err(err) => refused.push((attachment.tier, err)),
@@ -176,8 +201,16 @@ fn load_spine(
 }
 
 fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Ebpf> {
+    // With more than its verdict the verifier writes down each of a million steps, and is asked again and again with more
+    // room for them: minutes, where a program is refused for its size.
+    let steps = if log::log_enabled!(log::Level::Trace) {
+        VerifierLogLevel::DEBUG
+    } else {
+        VerifierLogLevel::DISABLE
+    };
     let mut loader = EbpfLoader::new();
     loader
+        .verifier_log_level(VerifierLogLevel::STATS | steps)
         .btf(kernel.btf.as_ref().ok())
         .override_global("SETTINGS", settings, true)
         .map_max_entries("KEYS", sizes.keys)
@@ -242,13 +275,13 @@ fn attach_optional(ebpf: &mut Ebpf, kernel: &Kernel, hook: &'static Hook, forced
     for attachment in candidates(hook, forced) {
         match attach(ebpf, kernel, hook, attachment) {
             Ok(()) => {
-                return Attached { hook, attachment: Some(attachment), reason: joined(&refused) };
+                return kernel.attached(hook, Some(attachment), joined(&refused));
             }
             Err(err) => refused.push((attachment.tier, err)),
         }
     }
     let reason = joined(&refused).or_else(|| Some("left out on request".to_owned()));
-    Attached { hook, attachment: None, reason }
+    kernel.attached(hook, None, reason)
 }
 
 /// Loads one program and attaches it.
@@ -264,7 +297,10 @@ fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment
     for name in std::iter::once(attachment.program).chain(attachment.again.iter().copied()) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        let started = std::time::Instant::now();
         load_program(program, hook, btf).map_err(explain)?;
+        let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+        log::debug!("{name}: the verifier went through {verified:?} instructions in {:?}", started.elapsed());
         attach_program(program, hook).map_err(explain)?;
     }
     Ok(())

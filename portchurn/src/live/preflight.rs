@@ -189,16 +189,26 @@ fn memlock() -> Check {
     )
 }
 
-/// The one place where a version is compared: the change left no trace to ask for.
+/// The change left no trace to ask for.
 fn is_before_5_11(release: &str) -> bool {
+    version(release) < (5, 11)
+}
+
+/// Whether a kernel of this release counts what it skips at the guard that classic tracepoints and kprobes share, for all
+/// that its version says: older ones that took the change over have it in their types.
+pub fn counts_skips_at_shared_guard(release: &str) -> bool {
+    version(release) >= (6, 7)
+}
+
+/// The one place where versions are read: everything that can be asked for is asked for.
+fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    version < (5, 11)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Status, checks, is_before_5_11};
+    use super::{Status, checks, counts_skips_at_shared_guard, is_before_5_11};
 
     #[test]
     fn whatever_is_not_met_says_what_is_lost_and_how_to_get_it() {
@@ -215,5 +225,7 @@ mod tests {
         assert!(is_before_5_11("4.19.1"));
         assert!(!is_before_5_11("5.11.0"));
         assert!(!is_before_5_11("6.1.0-56"));
+        assert!(!counts_skips_at_shared_guard("6.1.0-56-cloud-amd64"));
+        assert!(counts_skips_at_shared_guard("6.12.117+deb12-cloud-amd64"));
     }
 }

@@ -7,7 +7,7 @@ use crate::model::sample::{Process, ProcessId};
 /// One record.
 pub enum Record {
     /// A process was seen for the first time, or replaced its image.
-    Process(Box<Process>, CgroupId),
+    Process(Box<Process>, CgroupId, ArgvBytes),
     /// A process ended.
     Exit(ProcessId),
     /// Something happened to a flow.
@@ -20,13 +20,17 @@ pub enum Record {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CgroupId(pub u64);
 
+/// Length of the command line in the process, however much of it could be read. Bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ArgvBytes(pub u32);
+
 /// Reads a record; `None` when it is none of ours.
 pub fn decode(bytes: &[u8]) -> Option<Record> {
     let kind = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
     if kind == RecordKind::Process as u32 {
         let record: ProcessRecord = read(bytes)?;
         let cgroup = CgroupId(record.cgroup_id);
-        return Some(Record::Process(Box::new(process(&record)), cgroup));
+        return Some(Record::Process(Box::new(process(&record)), cgroup, ArgvBytes(record.argv_total)));
     }
     if kind == RecordKind::Exit as u32 {
         let record: ExitRecord = read(bytes)?;
@@ -118,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_process_keeps_its_name_and_arguments() {
-        let Some(Record::Process(process, cgroup)) = decode(bytes_of(&record())) else {
+        let Some(Record::Process(process, cgroup, argv)) = decode(bytes_of(&record())) else {
             panic!("no process")
         };
-        assert_eq!((process.id.tgid, process.id.start_ns, cgroup.0), (7, 9, 11));
+        assert_eq!((process.id.tgid, process.id.start_ns, cgroup.0, argv.0), (7, 9, 11, 4000));
         assert_eq!(process.argv, ["python3", "sync.py"]);
         assert!(process.argv_truncated);
         assert_eq!((process.exe, process.parent_comm), (None, None), "empty is not known");

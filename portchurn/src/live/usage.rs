@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::sys::{Stats, enable_stats};
 
-use crate::live::hooks::CALL_SITES;
+use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::loader::Attached;
 use crate::model::sample::OwnCost;
 use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
@@ -36,8 +36,17 @@ pub struct Usage {
 
 /// A program, and those that make good what it misses.
 struct Program {
+    hook: &'static str,
     fd: RawFd,
     again: Vec<RawFd>,
+}
+
+impl Program {
+    /// What it missed, and those that follow it too.
+    fn missed(&self) -> u64 {
+        let each = std::iter::once(&self.fd).chain(&self.again).map(|&fd| program_stats(fd).nested);
+        each.min().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,8 +62,9 @@ impl Usage {
         let mut programs = Vec::new();
         // What the program for call sites skips shows as a difference between counts, where it matters.
         let counting = hooks.iter().filter(|hook| hook.hook.name != CALL_SITES);
-        for attachment in counting.filter_map(|hook| hook.attachment) {
+        for (hook, attachment) in counting.filter_map(|hook| Some((hook.hook.name, hook.attachment?))) {
             programs.push(Program {
+                hook,
                 fd: program_fd(ebpf, attachment.program)?,
                 again: attachment.again.iter().map(|name| program_fd(ebpf, name)).collect::<Result<_>>()?,
             });
@@ -120,14 +130,17 @@ impl Usage {
     }
 
     /// Runs that the kernel skipped because the same processor was in one already, and that nobody made good, since
-    /// the attach. Where further programs look, only what all missed is lost: at most as much as any of them missed.
+    /// the attach. Where further programs look, only what all missed is lost: at most as much as any of them missed. Ends
+    /// of processes are not among them: see [`Usage::missed_exits`].
     pub fn nested(&self) -> u64 {
-        let missed = |program: &Program| {
-            let each = std::iter::once(&program.fd).chain(&program.again).map(|&fd| program_stats(fd).nested);
-            each.min().unwrap_or_default()
-        };
-        let now: u64 = self.programs.iter().map(missed).sum();
+        let now: u64 = self.programs.iter().filter(|program| program.hook != EXIT).map(Program::missed).sum();
         now.saturating_sub(self.nested_at_start)
+    }
+
+    /// Ends of processes that were skipped in this way: where there is one, `/proc` must be asked. Kernels that preempt
+    /// tracing programs skip the end of a process that comes while another's is being told.
+    pub fn missed_exits(&self) -> u64 {
+        self.programs.iter().filter(|program| program.hook == EXIT).map(Program::missed).sum()
     }
 }
 

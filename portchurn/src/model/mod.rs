@@ -58,6 +58,20 @@ pub struct Context {
 }
 
 impl Context {
+    /// What was lost, as far as it can be known.
+    fn lost(&self, by_reason: &[u64; Loss::COUNT]) -> Lost {
+        let is_counted = |loss| loss != Loss::Nested || self.counts_skips();
+        let known = |loss: Loss| is_counted(loss).then_some(by_reason[loss as usize]);
+        let by_reason: BTreeMap<_, _> =
+            Loss::ALL.into_iter().map(|loss| (loss.name(), known(loss))).collect();
+        Lost { total: by_reason.values().flatten().sum(), by_reason }
+    }
+
+    /// Whether the kernel counts the state changes that it skips.
+    fn counts_skips(&self) -> bool {
+        self.hooks.iter().filter(|hook| hook.required).all(|hook| hook.skips_counted != Some(false))
+    }
+
     /// Whether a `bind()` that finds no port is seen.
     fn sees_binds(&self) -> bool {
         self.hooks.iter().any(|hook| hook.name == "inet_csk_get_port" && hook.attached != "none")
@@ -164,7 +178,7 @@ impl Model {
             time_wait: self.time_wait.snapshot(&self.names),
             ports: self.ports.snapshot(&self.rates, &self.names, self.context.sees_binds()),
             exhaustion: self.exhaustion(),
-            lost: lost(&self.lost),
+            lost: self.context.lost(&self.lost),
             own_cost: snapshot::OwnCost {
                 cpu_ratio: self.own_cost.cpu_ratio,
                 rss_bytes: self.own_cost.rss_bytes,
@@ -193,10 +207,4 @@ fn share_after_reading(sample: &Sample, interval_ns: u64) -> f64 {
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
-}
-
-fn lost(by_reason: &[u64; Loss::COUNT]) -> Lost {
-    let by_reason: BTreeMap<_, _> =
-        Loss::ALL.into_iter().map(|loss| (loss.name(), by_reason[loss as usize])).collect();
-    Lost { total: by_reason.values().sum(), by_reason }
 }

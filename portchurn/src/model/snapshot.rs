@@ -133,6 +133,9 @@ pub struct HookState {
     pub required: bool,
     /// Why it is not attached better, or not at all.
     pub reason: Option<String>,
+    /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: it is
+    /// not attached.
+    pub skips_counted: Option<bool>,
 }
 
 /// How many connections. Counters run since the attach; conservation holds:
@@ -317,10 +320,10 @@ pub struct Quantiles {
 /// What was not recorded, since the attach.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Lost {
-    /// All reasons.
+    /// All reasons that can be counted.
     pub total: u64,
-    /// Each reason, zero included.
-    pub by_reason: BTreeMap<&'static str, u64>,
+    /// Each reason, zero included. `None`: this kernel does not count it, as the state change is attached.
+    pub by_reason: BTreeMap<&'static str, Option<u64>>,
 }
 
 /// What portchurn itself costs.

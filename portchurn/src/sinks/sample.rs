@@ -42,7 +42,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
         time_wait: None,
         ports: None,
         exhaustion: Vec::new(),
-        lost: Lost { total: 0, by_reason: [("keys_full", 0), ("connections_full", 0)].into() },
+        lost: Lost { total: 0, by_reason: [("keys_full", Some(0)), ("connections_full", Some(0))].into() },
         own_cost: OwnCost {
             cpu_ratio: Some(0.004),
             rss_bytes: Some(12_900_000),
@@ -58,12 +58,19 @@ pub(crate) fn sample_snapshot() -> Snapshot {
 }
 
 fn hooks() -> Vec<HookState> {
-    let attached = |name, required| HookState { name, attached: "tp_btf", required, reason: None };
+    let attached = |name, required| HookState {
+        name,
+        attached: "tp_btf",
+        required,
+        reason: None,
+        skips_counted: Some(true),
+    };
     let accept = HookState {
         name: "inet_csk_accept",
         attached: "none",
         required: false,
         reason: Some("fexit: EPERM; no kprobes".to_owned()),
+        skips_counted: None,
     };
     vec![
         attached("inet_sock_set_state", true),

@@ -90,14 +90,12 @@ pub fn totals(snapshot: &Snapshot, glyphs: &Glyphs) -> Vec<Fact> {
 /// Always said, also when it is 0; with its reasons when it is not.
 fn lost(snapshot: &Snapshot, glyphs: &Glyphs) -> Fact {
     let total = snapshot.lost.total;
-
-    let reasons: Vec<_> = snapshot
-        .lost
-        .by_reason
-        .iter()
-        .filter(|&(_, &count)| count > 0)
-        .map(|(reason, &count)| format!("{reason} {}", human::count(count, FREE, glyphs)))
-        .collect();
+    let said = |(reason, count): (&&str, &Option<u64>)| match count {
+        Some(0) => None,
+        Some(count) => Some(format!("{reason} {}", human::count(*count, FREE, glyphs))),
+        None => Some(format!("{reason} not counted by this kernel")),
+    };
+    let reasons: Vec<_> = snapshot.lost.by_reason.iter().filter_map(said).collect();
     let text = format!("{} lost", human::count(total, FREE, glyphs));
     Fact::new(0, text).with_detail(reasons.join(", ")).alarm_if(total > 0)
 }
@@ -193,7 +191,7 @@ mod tests {
     fn loss_is_said_when_it_is_zero_and_alarms_when_it_is_not() {
         let mut snapshot = sample_snapshot();
         assert_eq!(lost(&snapshot, &UNICODE), Fact::new(0, "0 lost".to_owned()));
-        snapshot.lost = Lost { total: 7, by_reason: [("keys_full", 7), ("nested", 0)].into() };
+        snapshot.lost = Lost { total: 7, by_reason: [("keys_full", Some(7)), ("nested", Some(0))].into() };
         let fact = lost(&snapshot, &UNICODE);
         assert_eq!((fact.said().as_str(), fact.alarm), ("7 lost (keys_full 7)", true));
     }

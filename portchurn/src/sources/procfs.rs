@@ -80,6 +80,28 @@ impl Procfs {
         }
     }
 
+    /// Takes the arguments of the parent where those of a process that has ended could not be read.
+    ///
+    /// The kernel side reads memory without faulting. A page that a process inherits by fork() and has not touched faults
+    /// once on an arm64 processor that does not set the access flag by itself (`pte_mkold` in `copy_present_pte`), so a
+    /// short-lived worker has no arguments there. Whoever went through exec() has touched that page; what runs the same
+    /// file with arguments of the same length without that is the parent's copy.
+    pub fn inherit_argv(&self, process: &mut Process, argv_bytes: u32) {
+        let (Some(parent), Some(exe)) = (process.parent_tgid, process.exe.as_deref()) else { return };
+        if !process.argv.is_empty() || argv_bytes == 0 {
+            return;
+        }
+        let Some((entry, _)) = self.open(parent) else { return };
+        let path = read_exe(&entry).map(|(path, _)| path);
+        let Some(bytes) = read_cmdline(&entry).filter(|bytes| bytes.len() == argv_bytes as usize) else {
+            return;
+        };
+        if is_path_of(path.as_deref(), exe) {
+            process.argv = arguments(&bytes);
+            process.argv_truncated = false;
+        }
+    }
+
     /// Path of a v2 cgroup, also when it is gone by now but was seen before.
     pub fn cgroup_path_of(&mut self, cgroup_id: u64) -> Option<&str> {
         self.cgroups.path_of(cgroup_id)
@@ -179,16 +201,19 @@ fn fill_argv(process: &mut Process, entry: &ProcProcess) {
     if !process.argv.is_empty() && !process.argv_truncated {
         return;
     }
-    // Not `entry.cmdline()`: it fails on arguments that are not UTF-8 and forgets empty ones.
-    let mut bytes = Vec::new();
-    let read =
-        entry.open_relative("cmdline").map(|file| file.take(ARGV_MAX_BYTES + 1).read_to_end(&mut bytes));
-    if !matches!(read, Ok(Ok(length)) if length > 0) {
-        return;
-    }
+    let Some(mut bytes) = read_cmdline(entry) else { return };
     process.argv_truncated = bytes.len() as u64 > ARGV_MAX_BYTES;
     bytes.truncate(ARGV_MAX_BYTES as usize);
     process.argv = arguments(&bytes);
+}
+
+/// The command line, or the beginning of it; `None` where there is none.
+fn read_cmdline(entry: &ProcProcess) -> Option<Vec<u8>> {
+    // Not `entry.cmdline()`: it fails on arguments that are not UTF-8 and forgets empty ones.
+    let mut bytes = Vec::new();
+    let file = entry.open_relative("cmdline").ok()?;
+    let length = file.take(ARGV_MAX_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    (length > 0).then_some(bytes)
 }
 
 /// Each argument ends in a zero byte; a process that wrote itself a title may have left more of them.

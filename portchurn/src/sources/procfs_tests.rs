@@ -97,6 +97,25 @@ fn a_truncated_command_line_is_completed() {
 }
 
 #[test]
+fn a_copy_of_the_parent_that_has_ended_has_its_arguments() {
+    let child = |exe: &str| Process {
+        parent_tgid: Some(40),
+        exe: Some(exe.to_owned()),
+        argv_truncated: true,
+        ..recorded(41, 0)
+    };
+    let length = b"nginx\0-c\0/etc/\xff.conf\0\0x\0".len() as u32;
+    let inherited = |exe: &str, argv_bytes: u32| {
+        let mut process = child(exe);
+        nginx().procfs().inherit_argv(&mut process, argv_bytes);
+        (process.argv.len(), process.argv_truncated)
+    };
+    assert_eq!(inherited("nginx", length), (5, false));
+    assert_eq!(inherited("nginx", length + 1), (0, true), "other arguments");
+    assert_eq!(inherited("sh", length), (0, true), "another program");
+}
+
+#[test]
 fn after_an_exec_the_old_program_keeps_its_own_words() {
     let recorded = Process { exe: Some("sh".to_owned()), argv: vec!["sh".to_owned()], ..recorded(40, 0) };
     let mut process = recorded.clone();

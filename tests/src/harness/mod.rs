@@ -44,6 +44,11 @@ pub fn skip(why: impl fmt::Display) -> anyhow::Error {
     Skip(why.to_string()).into()
 }
 
+/// Whether this is a guest of `cargo xtask vm`, where the only host is ours, and slow.
+pub fn is_guest() -> bool {
+    std::env::var_os("PORTCHURN_VM").is_some()
+}
+
 /// Runs a test. One that cannot run prints `SKIP name: why` past libtest's capture and passes, unless
 /// `PORTCHURN_REQUIRE=1` says that it must run here.
 ///

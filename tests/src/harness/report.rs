@@ -207,6 +207,19 @@ pub struct Quantiles {
 pub struct Lost {
     /// All reasons.
     pub total: u64,
-    /// Each reason.
-    pub by_reason: BTreeMap<String, u64>,
+    /// Each reason. `None`: this kernel does not count it.
+    pub by_reason: BTreeMap<String, Option<u64>>,
+}
+
+impl Report {
+    /// How many events the kernel left out; unknown where it does not count that.
+    pub fn nested(&self) -> Option<u64> {
+        self.lost.by_reason.get("nested").copied().flatten()
+    }
+
+    /// Whether the kernel has left out events that no program could mend, or may have without counting it: with the
+    /// classic tracepoint, whose programs all stand behind one guard.
+    pub fn may_miss_events(&self) -> bool {
+        self.attached("inet_sock_set_state") == "tracepoint" && self.nested() != Some(0)
+    }
 }

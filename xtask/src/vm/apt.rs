@@ -112,6 +112,7 @@ impl Apt {
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
             "APT::Update::Error-Mode=any".to_owned(),
+            "Acquire::Retries=3".to_owned(),
         ];
         let mut command = Command::new(program);
         command.current_dir(directory).env("LC_ALL", "C");

@@ -62,10 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
     /// Longest time for one guest, in seconds
-    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 1800)]
     timeout_s: u64,
     /// Longest time for one test, in seconds
-    #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 300)]
     test_timeout_s: u64,
     /// Start a shell on this terminal instead of the tests
     #[arg(long)]
@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// Install the programs that the guests need
     #[arg(long)]
     setup: bool,
+    /// Run the file that is released, as `cargo xtask release` builds it, instead of a build for tests
+    #[arg(long)]
+    release: bool,
     /// Show that failing tests, panics and hangs are reported as such
     #[arg(long)]
     selftest: bool,

@@ -12,6 +12,7 @@ use super::initramfs::Program;
 use super::kernel::Arch;
 use super::layout::Layout;
 use super::say;
+use crate::release;
 
 /// Static, so that a guest's root needs nothing else.
 const STATIC: &str = "-C target-feature=+crt-static";
@@ -39,11 +40,12 @@ impl Payload {
     }
 
     /// The product and its kernel tests.
-    pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String]) -> Result<Self> {
+    pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String], is_release: bool) -> Result<Self> {
         // The same packages both times: with others cargo would choose other features and build everything again.
-        let packages = ["--package", "vm-init", "--package", PRODUCT, "--package", TESTS];
-        let tools = cargo(layout, arch, &[&["build", "--bins"], &packages[..]].concat())?;
-        let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], &packages[..]].concat())?;
+        let all = ["--package", "vm-init", "--package", TESTS, "--package", PRODUCT];
+        let packages = if is_release { &all[..4] } else { &all };
+        let tools = cargo(layout, arch, &[&["build", "--bins"], packages].concat())?;
+        let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], packages].concat())?;
         let is_wanted = |artifact: &Artifact| {
             let is_named = only.is_empty() || only.contains(&artifact.target.name);
             artifact.is_kind("test") && artifact.package_id.contains(TESTS) && is_named
@@ -55,7 +57,13 @@ impl Payload {
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };
-        let used = vec![tool("PORTCHURN_BIN", PRODUCT)?, tool("PORTCHURN_WORKLOAD", WORKLOAD)?];
+        let product = if is_release {
+            let path = release::file(arch.name())?;
+            ("PORTCHURN_BIN", Program { name: PRODUCT.to_owned(), path })
+        } else {
+            tool("PORTCHURN_BIN", PRODUCT)?
+        };
+        let used = vec![product, tool("PORTCHURN_WORKLOAD", WORKLOAD)?];
         Ok(Self { init: executable(&tools, "vm-init")?, tests, tools: used })
     }
 

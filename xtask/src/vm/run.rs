@@ -21,7 +21,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     let payload = if args.selftest {
         Payload::selftest(layout, args.arch)?
     } else {
-        Payload::product(layout, args.arch, &args.test)?
+        Payload::product(layout, args.arch, &args.test, args.release)?
     };
     let guests =
         images.into_iter().map(|image| Guests { layout, args, image, payload: &payload, accelerator });
@@ -35,6 +35,12 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     }
     entries.extend(all(&guests, args));
     entries.sort_by_key(|entry| position(args, &entry.label));
+    let has_shown =
+        |entry: &&Entry| matches!(&entry.guest, Guest::Ran { verdict, .. } if support::has_matrix(verdict));
+    let labels: Vec<_> = entries.iter().filter(has_shown).map(|entry| entry.label.as_str()).collect();
+    if let Some(table) = support::summary(layout, &labels) {
+        say::result(&table);
+    }
     end(&entries)
 }
 

@@ -60,7 +60,8 @@ pub(crate) fn install(arch: Arch) -> Result<()> {
     let install = ["install", "--yes", "--no-install-recommends"];
     for arguments in [vec!["-qq", "update"], [&install[..], &packages].concat()] {
         let mut command = Command::new("apt-get");
-        command.args(&arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        // A mirror that stutters must not fail a run.
+        command.args(["-o", "Acquire::Retries=3"]).args(&arguments).env("DEBIAN_FRONTEND", "noninteractive");
         let status = command.status().context("run apt-get: is this Debian?")?;
         ensure!(status.success(), "apt-get {} failed (are you root?): {status}", arguments.join(" "));
     }

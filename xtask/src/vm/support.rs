@@ -1,8 +1,9 @@
-//! The table of support: which hook works in which way on which kernel, as the attach matrix showed it. Must not hold
+//! What the attach matrix showed on each kernel: kept by each run, read by whoever makes a table of it. Must not hold
 //! anything that no guest has shown.
 
+mod page;
+
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,11 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use super::kernel::version_numbers;
 use super::layout::Layout;
 use super::say;
+use super::table::columns;
 use super::verdict::Verdict;
 
 /// How a line for machines starts: `MATRIX hook way outcome…`, as `tests/tests/attach_matrix.rs` writes it.
 const MARK: &str = "MATRIX ";
-const TARGET: &str = "docs/support.md";
+/// The way that portchurn takes by itself; its outcome names it.
+const AUTOMATIC: &str = "automatic";
 
 /// What one kernel showed.
 #[derive(Debug, Eq, PartialEq)]
@@ -25,34 +28,87 @@ struct Kernel {
     cells: Vec<((String, String), String)>,
 }
 
+impl Kernel {
+    /// `6.1.0-56-cloud-amd64` is 6.1.
+    fn name(&self) -> String {
+        let version = self.release.split('.').take(2).collect::<Vec<_>>().join(".");
+        if self.arch == "x86_64" { version } else { format!("{version} {}", self.arch) }
+    }
+
+    fn outcome(&self, hook: &str, way: &str) -> Option<&str> {
+        let found = self.cells.iter().find(|((own_hook, own_way), _)| own_hook == hook && own_way == way);
+        found.map(|(_, outcome)| outcome.as_str())
+    }
+}
+
 /// Keeps what a guest showed, if the matrix was complete there.
 pub(crate) fn keep(layout: &Layout, label: &str, release: &str, verdict: &Verdict) -> Result<()> {
-    let lines = verdict.tests.iter().flat_map(|test| &test.lines);
-    let matrix: Vec<_> = lines.filter_map(|line| line.strip_prefix(MARK)).collect();
-    if matrix.is_empty() || verdict.broken.is_some() {
+    if !has_matrix(verdict) {
         return Ok(());
     }
+    let matrix: Vec<_> = matrix(verdict).collect();
     let arch = if label.ends_with("-aarch64") { "aarch64" } else { "x86_64" };
     let path = layout.matrix.join(label);
     let text = format!("{release} {arch}\n{}\n", matrix.join("\n"));
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// Writes the page.
+/// Whether a guest has gone through the matrix to its end.
+pub(crate) fn has_matrix(verdict: &Verdict) -> bool {
+    verdict.broken.is_none() && matrix(verdict).next().is_some()
+}
+
+fn matrix(verdict: &Verdict) -> impl Iterator<Item = &str> {
+    let lines = verdict.tests.iter().flat_map(|test| &test.lines);
+    lines.filter_map(|line| line.strip_prefix(MARK))
+}
+
+/// Writes every page that has the table.
 pub(crate) fn write(layout: &Layout) -> Result<()> {
-    let entries =
-        fs::read_dir(&layout.matrix).with_context(|| format!("read {}", layout.matrix.display()))?;
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    let mut kernels: Vec<_> = texts.filter_map(|text| parse(&text)).collect();
+    let kernels = shown(layout)?;
     ensure!(
         !kernels.is_empty(),
         "no guest has shown anything yet: cargo xtask vm --all --test attach_matrix"
     );
-    kernels.sort_by_key(|kernel| (kernel.arch != "x86_64", version_numbers(&kernel.release)));
-    let path = layout.workspace.join(TARGET);
-    fs::write(&path, page(&kernels)).with_context(|| format!("write {}", path.display()))?;
-    say::result(&format!("{TARGET}: {} kernels", kernels.len()));
+    for path in page::write(&layout.workspace, &kernels)? {
+        say::result(&format!("{path}: {} kernels", kernels.len()));
+    }
     Ok(())
+}
+
+/// What guests with these labels have shown, for the end of a run: one line for each hook and way.
+pub(crate) fn summary(layout: &Layout, labels: &[&str]) -> Option<String> {
+    let texts = labels.iter().filter_map(|label| fs::read_to_string(layout.matrix.join(label)).ok());
+    let kernels: Vec<_> = texts.filter_map(|text| parse(&text)).collect();
+    if kernels.is_empty() {
+        return None;
+    }
+    let names = kernels.iter().map(Kernel::name);
+    let mut rows = vec![["hook", "way"].map(str::to_owned).into_iter().chain(names).collect::<Vec<_>>()];
+    for (hook, way) in ways(&kernels) {
+        let word = |kernel: &Kernel| {
+            let outcome = kernel.outcome(&hook, &way).unwrap_or("-");
+            let mut words = outcome.split([' ', ';']);
+            match (words.next(), words.next()) {
+                (Some("works"), Some(tier)) if way == AUTOMATIC => tier.to_owned(),
+                (Some("unavailable"), _) => "no".to_owned(),
+                (Some("failed"), _) => "FAILED".to_owned(),
+                (first, _) => first.unwrap_or_default().to_owned(),
+            }
+        };
+        let cells: Vec<_> = kernels.iter().map(word).collect();
+        rows.push([hook, way].into_iter().chain(cells).collect());
+    }
+    Some(columns(&rows))
+}
+
+fn shown(layout: &Layout) -> Result<Vec<Kernel>> {
+    let entries =
+        fs::read_dir(&layout.matrix).with_context(|| format!("read {}", layout.matrix.display()))?;
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let mut kernels: Vec<_> = texts.filter_map(|text| parse(&text)).collect();
+    kernels.sort_by_key(|kernel| (kernel.arch != "x86_64", version_numbers(&kernel.release)));
+    Ok(kernels)
 }
 
 fn parse(text: &str) -> Option<Kernel> {
@@ -65,77 +121,15 @@ fn parse(text: &str) -> Option<Kernel> {
     Some(Kernel { release: release.to_owned(), arch: arch.to_owned(), cells: cells.collect() })
 }
 
-fn page(kernels: &[Kernel]) -> String {
-    let mut text = "# Kernels and ways to attach\n\n\
-        Written by `cargo xtask vm --table` from what `cargo xtask vm --all --test attach_matrix` showed. In each cell the \
-        hook was attached in this way, and in this way only, to a kernel of Debian in a virtual machine, and portchurn \
-        counted known connections to the exact numbers. Without a choice of yours portchurn takes the first way that \
-        works. `no-btf` is the whole of portchurn without the kernel's types.\n\n| hook | way |"
-        .to_owned();
-    for kernel in kernels {
-        let _ = write!(text, " {} {} |", short(&kernel.release), kernel.arch);
-    }
-    let _ = write!(text, "\n|---|---|{}\n", "---|".repeat(kernels.len()));
-    let mut notes = Vec::new();
-    for (hook, way) in rows(kernels) {
-        let _ = write!(text, "| `{hook}` | {way} |");
-        for kernel in kernels {
-            let found = kernel.cells.iter().find(|(key, _)| key.0 == hook && key.1 == way);
-            let _ = write!(text, " {} |", cell(found.map(|(_, outcome)| outcome.as_str()), &mut notes));
-        }
-        text.push('\n');
-    }
-    if !notes.is_empty() {
-        text.push('\n');
-    }
-    for (index, note) in notes.iter().enumerate() {
-        let _ = writeln!(text, "{}. {note}", index + 1);
-    }
-    text
-}
-
 /// All hooks and ways, by name.
-fn rows(kernels: &[Kernel]) -> Vec<(String, String)> {
+fn ways(kernels: &[Kernel]) -> Vec<(String, String)> {
     let all = kernels.iter().flat_map(|kernel| &kernel.cells).map(|(key, _)| key.clone());
     all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn cell(outcome: Option<&str>, notes: &mut Vec<String>) -> String {
-    let Some(outcome) = outcome else { return "not tried".to_owned() };
-    match outcome.split_once(' ') {
-        Some(("works", _)) => "works".to_owned(),
-        Some((word @ ("unavailable" | "failed"), reason)) => {
-            let index = notes.iter().position(|note| note == reason).unwrap_or_else(|| {
-                notes.push(reason.to_owned());
-                notes.len() - 1
-            });
-            format!("{} ({})", if word == "failed" { "**fails**" } else { "no" }, index + 1)
-        }
-        _ => outcome.to_owned(),
-    }
-}
-
-/// `6.1.0-56-cloud-amd64` is 6.1.
-fn short(release: &str) -> String {
-    release.split('.').take(2).collect::<Vec<_>>().join(".")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{page, parse};
-
-    #[test]
-    fn a_page_has_a_column_for_each_kernel_and_a_note_for_each_reason() {
-        let old =
-            parse("6.1.0-56-cloud-arm64 aarch64\ntcp_connect fentry unavailable no direct calls\n").unwrap();
-        let new =
-            parse("6.12.9-cloud x86_64\ntcp_connect fentry works runs=7\ntcp_connect kprobe works runs=7\n");
-        let text = page(&[new.unwrap(), old]);
-        assert!(text.contains("| hook | way | 6.12 x86_64 | 6.1 aarch64 |"), "{text}");
-        assert!(text.contains("| `tcp_connect` | fentry | works | no (1) |"), "{text}");
-        assert!(text.contains("| `tcp_connect` | kprobe | works | not tried |"), "{text}");
-        assert!(text.contains("\n1. no direct calls\n"), "{text}");
-    }
+    use super::parse;
 
     #[test]
     fn what_is_no_line_of_a_matrix_is_left_out() {

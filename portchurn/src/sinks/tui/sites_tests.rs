@@ -134,6 +134,7 @@ fn without_call_sites_the_screen_says_how_to_have_them() {
         attached: "none",
         required: false,
         reason: Some("tp_btf: no type information".to_owned()),
+        skips_counted: None,
     });
     let mut state = state_of(off);
     press(&mut state, KeyCode::Enter);
