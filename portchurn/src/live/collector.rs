@@ -11,10 +11,11 @@ use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
 
+use crate::live::attach::Attached;
 use crate::live::closed::Closed;
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
-use crate::live::loader::{Attached, Loaded, Options, load};
+use crate::live::loader::{Loaded, Options, load};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
 use crate::live::records::{ArgvBytes, CgroupId, Record, decode};

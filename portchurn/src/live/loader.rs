@@ -1,17 +1,15 @@
-//! Loads the BPF object and attaches the hooks, each in the best way that this kernel grants. It tries and keeps the
-//! kernel's answer; it never guesses from a version. Nothing is pinned: when the process ends, all is gone.
+//! Loads the BPF object, its maps sized and filled, and has the hooks attached, each in the best way that this kernel
+//! grants. Nothing is pinned: when the process ends, all is gone.
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap};
-use aya::programs::{Program, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use portchurn_common::glob::Glob;
-use portchurn_common::settings::{Filters, Offsets, Registers, Settings, TracepointLayout};
+use portchurn_common::settings::{Filters, Registers, Settings, TracepointLayout};
 
-use crate::live::btf::KernelTypes;
+use crate::live::attach::{Attached, Kernel, attach_all, candidates, joined, load_programs};
 use crate::live::error::LoadError;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
-use crate::live::preflight::counts_skips_at_shared_guard;
 use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Sizes, Wanted};
 use crate::live::tracefs;
@@ -63,32 +61,6 @@ pub enum StackMode {
     Auto,
 }
 
-/// A hook as it is.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    /// Which.
-    pub hook: &'static Hook,
-    /// How; `None`: not at all.
-    pub attachment: Option<&'static Attachment>,
-    /// Why a better tier, or any, was not to be had.
-    pub reason: Option<String>,
-    /// Whether the kernel counts what it skips at the guard that some tiers share.
-    counts_shared_guard: bool,
-}
-
-impl Attached {
-    /// How; `None`: not at all.
-    pub fn tier(&self) -> Option<Tier> {
-        self.attachment.map(|attachment| attachment.tier)
-    }
-
-    /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: there are
-    /// no runs.
-    pub fn skips_counted(&self) -> Option<bool> {
-        self.tier().map(|tier| !tier.shares_guard() || self.counts_shared_guard)
-    }
-}
-
 /// What is in the kernel now.
 pub struct Loaded {
     /// Programs and maps. Dropping it detaches everything.
@@ -101,42 +73,6 @@ pub struct Loaded {
     pub settings: Settings,
 }
 
-/// Everything that the tiers share.
-struct Kernel {
-    btf: Result<Btf, String>,
-    offsets: Offsets,
-    /// Unknown counts as no: what may be wrong must not be called exact.
-    counts_shared_guard: bool,
-}
-
-impl Kernel {
-    fn read(no_btf: bool) -> Self {
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let by_version = counts_skips_at_shared_guard(&release);
-        if no_btf {
-            let btf = Err("left out on request".to_owned());
-            return Self { btf, offsets: Offsets::UNKNOWN, counts_shared_guard: by_version };
-        }
-        let types = KernelTypes::of_running_kernel().map_err(|err| format!("{err:#}"));
-        let btf = types
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
-        let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
-        let offsets = types.map_or(Offsets::UNKNOWN, |types| types.offsets());
-        Self { btf, offsets, counts_shared_guard: by_version || by_types }
-    }
-
-    fn attached(
-        &self,
-        hook: &'static Hook,
-        attachment: Option<&'static Attachment>,
-        reason: Option<String>,
-    ) -> Attached {
-        Attached { hook, attachment, reason, counts_shared_guard: self.counts_shared_guard }
-    }
-}
-
 /// Loads and attaches everything that this kernel grants.
 ///
 /// # Errors
@@ -147,20 +83,17 @@ pub fn load(options: &Options) -> Result<Loaded> {
     let mut refused = Vec::new();
     for attachment in candidates(spine, &options.forced) {
         match load_spine(options, &kernel, spine, attachment) {
-            Ok((ebpf, sizes, settings)) => {
-                let first = kernel.attached(spine, Some(attachment), joined(&refused));
-                return attach_rest(ebpf, first, &kernel, options, sizes, settings);
-            }
+            Ok((ebpf, sizes, settings)) => match attach_all(ebpf, &kernel, &options.forced, attachment)? {
+                Ok((ebpf, mut hooks)) => {
+                    hooks[0].reason = joined(&refused);
+                    return Ok(Loaded { ebpf, hooks, sizes, settings });
+                }
+                Err(err) => refused.push((attachment.tier, err)),
+            },
             Err(err) => refused.push((attachment.tier, err)),
         }
     }
     Err(LoadError::from_refusals(refused).into())
-}
-
-/// The tiers to try for a hook.
-fn candidates(hook: &'static Hook, forced: &[Forced]) -> Vec<&'static Attachment> {
-    let wanted = forced.iter().rev().find(|forced| forced.hook == hook.name);
-    hook.attachments.iter().filter(|a| wanted.is_none_or(|wanted| wanted.tier == Some(a.tier))).collect()
 }
 
 fn load_spine(
@@ -196,7 +129,7 @@ fn load_spine(
     fill_filters(&mut ebpf, options)?;
     crate::live::keys::fill_free_keys(&mut ebpf, sizes.keys)?;
     crate::live::sites::fill_free_sites(&mut ebpf, sizes.sites)?;
-    attach(&mut ebpf, kernel, hook, attachment)?;
+    load_programs(&mut ebpf, kernel, hook, attachment)?;
     Ok((ebpf, sizes, settings))
 }
 
@@ -249,119 +182,3 @@ fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
     }
     Ok(())
 }
-
-fn attach_rest(
-    mut ebpf: Ebpf,
-    spine: Attached,
-    kernel: &Kernel,
-    options: &Options,
-    sizes: Sizes,
-    settings: Settings,
-) -> Result<Loaded> {
-    let mut hooks = vec![spine];
-    for hook in &HOOKS[1..] {
-        let attached = attach_optional(&mut ebpf, kernel, hook, &options.forced);
-        let asked_for = options.forced.iter().any(|forced| forced.hook == hook.name && forced.tier.is_some());
-        if asked_for && attached.attachment.is_none() {
-            bail!("attach {}: {}", hook.name, attached.reason.unwrap_or_default());
-        }
-        hooks.push(attached);
-    }
-    Ok(Loaded { ebpf, hooks, sizes, settings })
-}
-
-fn attach_optional(ebpf: &mut Ebpf, kernel: &Kernel, hook: &'static Hook, forced: &[Forced]) -> Attached {
-    let mut refused = Vec::new();
-    for attachment in candidates(hook, forced) {
-        match attach(ebpf, kernel, hook, attachment) {
-            Ok(()) => {
-                return kernel.attached(hook, Some(attachment), joined(&refused));
-            }
-            Err(err) => refused.push((attachment.tier, err)),
-        }
-    }
-    let reason = joined(&refused).or_else(|| Some("left out on request".to_owned()));
-    kernel.attached(hook, None, reason)
-}
-
-/// Loads one program and attaches it.
-fn attach(ebpf: &mut Ebpf, kernel: &Kernel, hook: &Hook, attachment: &Attachment) -> Result<()> {
-    let btf = match &kernel.btf {
-        Ok(btf) => Some(btf),
-        Err(reason) if attachment.tier.needs_btf() || hook.needs_offsets => {
-            bail!("no type information (BTF): {reason}")
-        }
-        Err(_) => None,
-    };
-    // In this order: on one tracepoint programs run in the order in which they were attached.
-    for name in std::iter::once(attachment.program).chain(attachment.again.iter().copied()) {
-        let program =
-            ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
-        let started = std::time::Instant::now();
-        load_program(program, hook, btf).map_err(explain)?;
-        let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-        log::debug!("{name}: the verifier went through {verified:?} instructions in {:?}", started.elapsed());
-        attach_program(program, hook).map_err(explain)?;
-    }
-    Ok(())
-}
-
-fn load_program(program: &mut Program, hook: &Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
-    match (program, btf) {
-        (Program::BtfTracePoint(program), Some(btf)) => program.load(hook.target(), btf),
-        (Program::FEntry(program), Some(btf)) => program.load(hook.target(), btf),
-        (Program::FExit(program), Some(btf)) => program.load(hook.target(), btf),
-        (Program::RawTracePoint(program), _) => program.load(),
-        (Program::TracePoint(program), _) => program.load(),
-        (Program::KProbe(program), _) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError> {
-    match program {
-        Program::BtfTracePoint(program) => program.attach().map(drop),
-        Program::FEntry(program) => program.attach().map(drop),
-        Program::FExit(program) => program.attach().map(drop),
-        Program::RawTracePoint(program) => program.attach(hook.target()).map(drop),
-        Program::TracePoint(program) => {
-            program.attach(hook.category.unwrap_or_default(), hook.target()).map(drop)
-        }
-        Program::KProbe(program) => program.attach(hook.target(), 0).map(drop),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// The kernel's own words, short: its error, and the verifier's last line where it spoke.
-fn explain(err: ProgramError) -> anyhow::Error {
-    match err {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            log::debug!("verifier:\n{log}");
-            let verdict = log.trim().lines().rev().find(|line| !is_statistics(line)).unwrap_or_default();
-            let said =
-                if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
-            anyhow::Error::new(io_error).context(said)
-        }
-        ProgramError::KProbeError(err) if err.to_string().contains("devices/kprobe/type") => {
-            anyhow::anyhow!("this kernel has no kprobes")
-        }
-        ProgramError::SyscallError(err) => {
-            anyhow::Error::new(err.io_error).context(format!("{} refused", err.call))
-        }
-        err => anyhow::Error::new(err),
-    }
-}
-
-/// What the verifier adds after its verdict.
-fn is_statistics(line: &str) -> bool {
-    ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
-}
-
-fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
-    let reasons: Vec<_> = refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect();
-    (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-/// The spine must stand first, everything relies on it.
-const _: () = assert!(matches!(HOOKS[0].name.as_bytes(), b"inet_sock_set_state"));

@@ -5,7 +5,8 @@
 //! btf         offsets of kernel fields    tracefs  layout of the classic tracepoint
 //! hooks       the table of hooks and tiers
 //! sizes       entries of the maps
-//! loader      all of the above → programs in the kernel
+//! loader      all of the above → maps, and through attach, tier after tier, programs in the kernel
+//! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
 //! reader      the socket tables, on a thread of its own    search  who opened a connection
@@ -13,6 +14,7 @@
 //! collector   tables and records → Sample
 //! ```
 
+pub mod attach;
 pub mod btf;
 pub mod closed;
 pub mod collector;

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::sys::{Stats, enable_stats};
 
+use crate::live::attach::Attached;
 use crate::live::hooks::{CALL_SITES, EXIT};
-use crate::live::loader::Attached;
 use crate::model::sample::OwnCost;
 use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
 

@@ -1,0 +1,240 @@
+//! Programs into the kernel: tier after tier, all verified before the first one is attached. It keeps the kernel's answer;
+//! it never guesses from a version.
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf};
+use portchurn_common::settings::Offsets;
+
+use crate::live::btf::KernelTypes;
+use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
+use crate::live::preflight::counts_skips_at_shared_guard;
+
+/// A hook as it is.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Which.
+    pub hook: &'static Hook,
+    /// How; `None`: not at all.
+    pub attachment: Option<&'static Attachment>,
+    /// Why a better tier, or any, was not to be had.
+    pub reason: Option<String>,
+    /// Whether the kernel counts what it skips at the guard that some tiers share.
+    counts_shared_guard: bool,
+}
+
+impl Attached {
+    /// How; `None`: not at all.
+    pub fn tier(&self) -> Option<Tier> {
+        self.attachment.map(|attachment| attachment.tier)
+    }
+
+    /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: there are
+    /// no runs.
+    pub fn skips_counted(&self) -> Option<bool> {
+        self.tier().map(|tier| !tier.shares_guard() || self.counts_shared_guard)
+    }
+}
+
+/// Everything that the tiers share.
+pub(super) struct Kernel {
+    pub(super) btf: Result<Btf, String>,
+    pub(super) offsets: Offsets,
+    /// Unknown counts as no: what may be wrong must not be called exact.
+    counts_shared_guard: bool,
+}
+
+impl Kernel {
+    pub(super) fn read(no_btf: bool) -> Self {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let by_version = counts_skips_at_shared_guard(&release);
+        if no_btf {
+            let btf = Err("left out on request".to_owned());
+            return Self { btf, offsets: Offsets::UNKNOWN, counts_shared_guard: by_version };
+        }
+        let types = KernelTypes::of_running_kernel().map_err(|err| format!("{err:#}"));
+        let btf = types
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
+        let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
+        let offsets = types.map_or(Offsets::UNKNOWN, |types| types.offsets());
+        Self { btf, offsets, counts_shared_guard: by_version || by_types }
+    }
+
+    fn attached(
+        &self,
+        hook: &'static Hook,
+        attachment: Option<&'static Attachment>,
+        reason: Option<String>,
+    ) -> Attached {
+        Attached { hook, attachment, reason, counts_shared_guard: self.counts_shared_guard }
+    }
+}
+
+/// The tiers to try for a hook.
+pub(super) fn candidates(hook: &'static Hook, forced: &[Forced]) -> Vec<&'static Attachment> {
+    let wanted = forced.iter().rev().find(|forced| forced.hook == hook.name);
+    hook.attachments.iter().filter(|a| wanted.is_none_or(|wanted| wanted.tier == Some(a.tier))).collect()
+}
+
+/// Attaches the spine, and beside it what else can be had. All programs are verified before the first one is attached:
+/// that takes the most time, and what is counted meanwhile would have no line of code. The inner error is the spine's.
+pub(super) fn attach_all(
+    mut ebpf: Ebpf,
+    kernel: &Kernel,
+    forced: &[Forced],
+    spine: &'static Attachment,
+) -> Result<Result<(Ebpf, Vec<Attached>)>> {
+    let verified: Vec<_> =
+        HOOKS[1..].iter().map(|hook| Verified::new(&mut ebpf, kernel, hook, forced)).collect();
+    if let Err(err) = attach_programs(&mut ebpf, &HOOKS[0], spine) {
+        return Ok(Err(err));
+    }
+    let mut hooks = vec![kernel.attached(&HOOKS[0], Some(spine), None)];
+    for verified in verified {
+        let attached = verified.attach(&mut ebpf, kernel);
+        let name = attached.hook.name;
+        let asked_for = forced.iter().any(|forced| forced.hook == name && forced.tier.is_some());
+        if asked_for && attached.attachment.is_none() {
+            bail!("attach {name}: {}", attached.reason.unwrap_or_default());
+        }
+        hooks.push(attached);
+    }
+    Ok(Ok((ebpf, hooks)))
+}
+
+/// An optional hook on its way.
+struct Verified {
+    hook: &'static Hook,
+    /// The first is in the kernel, not attached; the others were not tried.
+    left: Vec<&'static Attachment>,
+    refused: Vec<(Tier, anyhow::Error)>,
+}
+
+impl Verified {
+    fn new(ebpf: &mut Ebpf, kernel: &Kernel, hook: &'static Hook, forced: &[Forced]) -> Self {
+        let mut this = Self { hook, left: candidates(hook, forced), refused: Vec::new() };
+        while let Some(attachment) = this.left.first().copied() {
+            match load_programs(ebpf, kernel, hook, attachment) {
+                Ok(()) => break,
+                Err(err) => this.refused.push((attachment.tier, err)),
+            }
+            this.left.remove(0);
+        }
+        this
+    }
+
+    fn attach(mut self, ebpf: &mut Ebpf, kernel: &Kernel) -> Attached {
+        for attachment in self.left {
+            let tried = load_programs(ebpf, kernel, self.hook, attachment)
+                .and_then(|()| attach_programs(ebpf, self.hook, attachment));
+            match tried {
+                Ok(()) => return kernel.attached(self.hook, Some(attachment), joined(&self.refused)),
+                Err(err) => self.refused.push((attachment.tier, err)),
+            }
+        }
+        let reason = joined(&self.refused).or_else(|| Some("left out on request".to_owned()));
+        kernel.attached(self.hook, None, reason)
+    }
+}
+
+fn programs(attachment: &Attachment) -> impl Iterator<Item = &'static str> {
+    std::iter::once(attachment.program).chain(attachment.again.iter().copied())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))
+}
+
+/// Has the kernel verify the programs of a tier, if it did not yet.
+pub(super) fn load_programs(
+    ebpf: &mut Ebpf,
+    kernel: &Kernel,
+    hook: &Hook,
+    attachment: &Attachment,
+) -> Result<()> {
+    let btf = match &kernel.btf {
+        Ok(btf) => Some(btf),
+        Err(reason) if attachment.tier.needs_btf() || hook.needs_offsets => {
+            bail!("no type information (BTF): {reason}")
+        }
+        Err(_) => None,
+    };
+    for name in programs(attachment) {
+        let program = program(ebpf, name)?;
+        if program.fd().is_ok() {
+            continue;
+        }
+        let started = std::time::Instant::now();
+        load_program(program, hook, btf).map_err(explain)?;
+        let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+        log::debug!("{name}: the verifier went through {verified:?} instructions in {:?}", started.elapsed());
+    }
+    Ok(())
+}
+
+/// In this order: on one tracepoint programs run in the order in which they were attached.
+fn attach_programs(ebpf: &mut Ebpf, hook: &Hook, attachment: &Attachment) -> Result<()> {
+    programs(attachment).try_for_each(|name| attach_program(program(ebpf, name)?, hook).map_err(explain))
+}
+
+fn load_program(program: &mut Program, hook: &Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
+    match (program, btf) {
+        (Program::BtfTracePoint(program), Some(btf)) => program.load(hook.target(), btf),
+        (Program::FEntry(program), Some(btf)) => program.load(hook.target(), btf),
+        (Program::FExit(program), Some(btf)) => program.load(hook.target(), btf),
+        (Program::RawTracePoint(program), _) => program.load(),
+        (Program::TracePoint(program), _) => program.load(),
+        (Program::KProbe(program), _) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn attach_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::FExit(program) => program.attach().map(drop),
+        Program::RawTracePoint(program) => program.attach(hook.target()).map(drop),
+        Program::TracePoint(program) => {
+            program.attach(hook.category.unwrap_or_default(), hook.target()).map(drop)
+        }
+        Program::KProbe(program) => program.attach(hook.target(), 0).map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The kernel's own words, short: its error, and the verifier's last line where it spoke.
+fn explain(err: ProgramError) -> anyhow::Error {
+    match err {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            log::debug!("verifier:\n{log}");
+            let verdict = log.trim().lines().rev().find(|line| !is_statistics(line)).unwrap_or_default();
+            let said =
+                if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };
+            anyhow::Error::new(io_error).context(said)
+        }
+        ProgramError::KProbeError(err) if err.to_string().contains("devices/kprobe/type") => {
+            anyhow::anyhow!("this kernel has no kprobes")
+        }
+        ProgramError::SyscallError(err) => {
+            anyhow::Error::new(err.io_error).context(format!("{} refused", err.call))
+        }
+        err => anyhow::Error::new(err),
+    }
+}
+
+/// What the verifier adds after its verdict.
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "stack depth ", "verification time "].iter().any(|start| line.starts_with(start))
+}
+
+pub(super) fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
+    let reasons: Vec<_> = refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// The spine must stand first, everything relies on it.
+const _: () = assert!(matches!(HOOKS[0].name.as_bytes(), b"inet_sock_set_state"));
