@@ -119,7 +119,7 @@ mod tests {
 
     use super::{PATIENCE, Waiting};
     use crate::model::event::TraceEvent;
-    use crate::model::sample::{Frame, Language, Process, Sample, SiteCount, Stack};
+    use crate::model::sample::{Frame, Process, Sample, SiteCount, Stack};
     use crate::model::snapshot::Role;
     use crate::model::{Context, Model};
 
@@ -150,13 +150,7 @@ mod tests {
     }
 
     fn named(model: &mut Model, id: u64) {
-        let frame = Frame {
-            function: "getSession".to_owned(),
-            file: Some("/srv/db.py".to_owned()),
-            line: Some(31),
-            module: None,
-            language: Language::Python,
-        };
+        let frame = Frame::python("getSession", "/srv/db.py", 31);
         let stack = Stack { id, frames: vec![frame], note: None };
         let count = SiteCount { stack: id, count: 1, ..SiteCount::default() };
         model.apply(&Sample { stacks: vec![stack], sites: vec![count], ..Sample::default() });

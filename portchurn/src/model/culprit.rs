@@ -282,37 +282,21 @@ fn is_called_by_event_loop(callers: &[Frame]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::Rules;
-    use crate::model::sample::{Frame, Language};
-
-    fn python(function: &str, file: &str, line: u32) -> Frame {
-        Frame {
-            function: function.to_owned(),
-            file: Some(file.to_owned()),
-            line: Some(line),
-            module: None,
-            language: Language::Python,
-        }
-    }
+    use crate::model::sample::Frame;
 
     fn native(function: &str, module: &str) -> Frame {
-        Frame {
-            function: function.to_owned(),
-            file: None,
-            line: None,
-            module: Some(module.to_owned()),
-            language: Language::Native,
-        }
+        Frame::native(function, Some(module))
     }
 
     #[test]
     fn with_lazy_connections_the_query_is_to_blame_and_the_loop_called_it() {
         let frames = [
             native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
-            python("create_connection", "/usr/lib/python3.11/socket.py", 851),
-            python("connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
-            python("execute", "/usr/lib/python3/dist-packages/sqlalchemy/engine/base.py", 1705),
-            python("getSession", "/srv/app/sync.py", 41),
-            python("main", "/srv/app/sync.py", 87),
+            Frame::python("create_connection", "/usr/lib/python3.11/socket.py", 851),
+            Frame::python("connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
+            Frame::python("execute", "/usr/lib/python3/dist-packages/sqlalchemy/engine/base.py", 1705),
+            Frame::python("getSession", "/srv/app/sync.py", 41),
+            Frame::python("main", "/srv/app/sync.py", 87),
         ];
         let choice = Rules::default().choose(&frames);
         assert_eq!((choice.culprit, choice.called_from), (Some(4), Some(5)));
@@ -322,9 +306,13 @@ mod tests {
     #[test]
     fn code_that_a_library_generates_is_the_library_s() {
         let frames = [
-            python("_connection_for_bind", "<sqlalchemy generated _go() wrapper for sqlalchemy.orm>", 2),
-            python("execute", "/venv/lib/python3.12/site-packages/sqlalchemy/orm/session.py", 2300),
-            python("load", "<string>", 4),
+            Frame::python(
+                "_connection_for_bind",
+                "<sqlalchemy generated _go() wrapper for sqlalchemy.orm>",
+                2,
+            ),
+            Frame::python("execute", "/venv/lib/python3.12/site-packages/sqlalchemy/orm/session.py", 2300),
+            Frame::python("load", "<string>", 4),
         ];
         assert_eq!(Rules::default().choose(&frames).culprit, Some(2));
     }
@@ -332,28 +320,34 @@ mod tests {
     #[test]
     fn a_package_that_is_no_driver_may_be_the_application() {
         let frames = [
-            python("request", "/venv/lib/python3.12/site-packages/requests/api.py", 59),
-            python("poll", "/venv/lib/python3.12/site-packages/our_agent/poller.py", 12),
-            python("_run", "/usr/lib/python3.12/threading.py", 1012),
+            Frame::python("request", "/venv/lib/python3.12/site-packages/requests/api.py", 59),
+            Frame::python("poll", "/venv/lib/python3.12/site-packages/our_agent/poller.py", 12),
+            Frame::python("_run", "/usr/lib/python3.12/threading.py", 1012),
         ];
         assert_eq!(Rules::default().choose(&frames).culprit, Some(1));
     }
 
     #[test]
     fn paths_of_the_command_line_come_first() {
-        let frames = [python("a", "/srv/vendored/client.py", 1), python("b", "/srv/app/main.py", 2)];
+        let frames =
+            [Frame::python("a", "/srv/vendored/client.py", 1), Frame::python("b", "/srv/app/main.py", 2)];
         assert_eq!(Rules::default().choose(&frames).culprit, Some(0));
         let skip = Rules { skip_paths: vec!["/vendored/".to_owned()], ..Rules::default() };
         assert_eq!(skip.choose(&frames).culprit, Some(1));
-        let frames = [python("a", "/x/site-packages/redis/client.py", 1), python("b", "/srv/app/main.py", 2)];
+        let frames = [
+            Frame::python("a", "/x/site-packages/redis/client.py", 1),
+            Frame::python("b", "/srv/app/main.py", 2),
+        ];
         let app = Rules { app_paths: vec!["/redis/".to_owned()], ..Rules::default() };
         assert_eq!(app.choose(&frames).culprit, Some(0));
     }
 
     #[test]
     fn a_callback_of_an_event_loop_says_so() {
-        let frames =
-            [python("fetch", "/srv/a.py", 3), python("_run", "/usr/lib/python3.11/asyncio/events.py", 80)];
+        let frames = [
+            Frame::python("fetch", "/srv/a.py", 3),
+            Frame::python("_run", "/usr/lib/python3.11/asyncio/events.py", 80),
+        ];
         let choice = Rules::default().choose(&frames);
         assert_eq!(choice.culprit, Some(0));
         assert!(choice.note.is_some_and(|note| note.starts_with("event loop")));

@@ -267,6 +267,30 @@ pub struct Frame {
     pub language: Language,
 }
 
+impl Frame {
+    /// A Python function, as its interpreter tells.
+    pub fn python(function: impl Into<String>, file: impl Into<String>, line: u32) -> Self {
+        Self {
+            function: function.into(),
+            file: Some(file.into()),
+            line: Some(line),
+            module: None,
+            language: Language::Python,
+        }
+    }
+
+    /// Native code without debug information.
+    pub fn native(function: impl Into<String>, module: Option<&str>) -> Self {
+        Self {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: module.map(str::to_owned),
+            language: Language::Native,
+        }
+    }
+}
+
 /// A stack that was read and named.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stack {

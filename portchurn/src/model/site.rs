@@ -354,20 +354,10 @@ mod tests {
 
     use super::{Sites, Stacks, call_sites};
     use crate::model::culprit::Rules;
-    use crate::model::sample::{Frame, Language, SiteCount, Stack};
-
-    fn frame(function: &str, file: &str, line: u32) -> Frame {
-        Frame {
-            function: function.to_owned(),
-            file: Some(file.to_owned()),
-            line: Some(line),
-            module: None,
-            language: Language::Python,
-        }
-    }
+    use crate::model::sample::{Frame, SiteCount, Stack};
 
     fn stack(id: u64, function: &str) -> Stack {
-        Stack { id, frames: vec![frame(function, "/app/sync.py", 41)], note: None }
+        Stack { id, frames: vec![Frame::python(function, "/app/sync.py", 41)], note: None }
     }
 
     fn count(stack: u64, count: u64, counted: bool) -> SiteCount {

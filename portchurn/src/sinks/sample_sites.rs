@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::model::sample::{Frame, Language, Stack};
+use crate::model::sample::{Frame, Stack};
 use crate::model::snapshot::{CallSite, Place, Snapshot};
 
 /// Gives them to the first destination of the first program and of the first process; all others have none.
@@ -25,16 +25,16 @@ pub(super) fn add(snapshot: &mut Snapshot) {
 fn call_sites() -> Vec<CallSite> {
     let lazy = vec![
         native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
-        python("create_connection", "/usr/lib/python3.11/socket.py", 851),
-        python("Connection.connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
-        python("getSession", "/srv/app/db.py", 31),
-        python("main", "/srv/app/worker.py", 87),
+        Frame::python("create_connection", "/usr/lib/python3.11/socket.py", 851),
+        Frame::python("Connection.connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613),
+        Frame::python("getSession", "/srv/app/db.py", 31),
+        Frame::python("main", "/srv/app/worker.py", 87),
     ];
     let scheduled = vec![
-        python("fetch", "/srv/app/fetch.py", 3),
-        python("Handle._run", "/usr/lib/python3.11/asyncio/events.py", 80),
+        Frame::python("fetch", "/srv/app/fetch.py", 3),
+        Frame::python("Handle._run", "/usr/lib/python3.11/asyncio/events.py", 80),
     ];
-    let hostile = vec![python("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7)];
+    let hostile = vec![Frame::python("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7)];
     vec![
         CallSite {
             called_from: Some(place("main", "/srv/app/worker.py", 87)),
@@ -77,22 +77,6 @@ fn place(function: &str, file: &str, line: u32) -> Place {
     Place { function: function.to_owned(), file: Some(file.to_owned()), line: Some(line) }
 }
 
-fn python(function: &str, file: &str, line: u32) -> Frame {
-    Frame {
-        function: function.to_owned(),
-        file: Some(file.to_owned()),
-        line: Some(line),
-        module: None,
-        language: Language::Python,
-    }
-}
-
 fn native(function: &str, module: &str) -> Frame {
-    Frame {
-        function: function.to_owned(),
-        file: None,
-        line: None,
-        module: Some(module.to_owned()),
-        language: Language::Native,
-    }
+    Frame::native(function, Some(module))
 }

@@ -57,13 +57,7 @@ mod tests {
     use crate::model::sample::{Frame, Language};
 
     fn native(function: &str, module: &str) -> Frame {
-        Frame {
-            function: function.to_owned(),
-            file: None,
-            line: None,
-            module: Some(module.to_owned()),
-            language: Language::Native,
-        }
+        Frame::native(function, Some(module))
     }
 
     fn python(function: &str) -> Frame {

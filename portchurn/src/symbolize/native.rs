@@ -315,21 +315,9 @@ fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
 /// `libfoo.so+0x1234`: as much as a stripped file allows, and enough to find the name later.
 fn nameless(module: &Module, offset: u64) -> Frame {
     let address = module.facts.address_of(offset).unwrap_or(offset);
-    Frame {
-        function: format!("{}+{address:#x}", module.name()),
-        file: None,
-        line: None,
-        module: Some(module.path.clone()),
-        language: Language::Native,
-    }
+    Frame::native(format!("{}+{address:#x}", module.name()), Some(&module.path))
 }
 
 fn unknown(address: u64) -> Frame {
-    Frame {
-        function: format!("{address:#x}"),
-        file: None,
-        line: None,
-        module: None,
-        language: Language::Native,
-    }
+    Frame::native(format!("{address:#x}"), None)
 }

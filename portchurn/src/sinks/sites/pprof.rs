@@ -4,7 +4,7 @@ use std::io;
 use std::io::Write;
 
 use crate::model::row::destination_text;
-use crate::model::sample::{Frame, Language};
+use crate::model::sample::Frame;
 use crate::sinks::sites::profile::Profile;
 use crate::sinks::sites::{Line, Report, SitesOutput};
 
@@ -30,5 +30,5 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 
 /// Stands for a stack that is not known.
 fn nameless(line: &Line<'_>) -> Frame {
-    Frame { function: line.why_no_frames(), file: None, line: None, module: None, language: Language::Native }
+    Frame::native(line.why_no_frames(), None)
 }

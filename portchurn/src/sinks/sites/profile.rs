@@ -147,7 +147,7 @@ fn packed(to: &mut Vec<u8>, field: u32, values: &[u64]) {
 #[cfg(test)]
 mod tests {
     use super::{Profile, varint};
-    use crate::model::sample::{Frame, Language};
+    use crate::model::sample::Frame;
 
     #[test]
     fn numbers_are_written_seven_bits_at_a_time() {
@@ -158,13 +158,7 @@ mod tests {
 
     #[test]
     fn equal_frames_are_one_location_and_the_first_string_is_empty() {
-        let frame = Frame {
-            function: "getSession".to_owned(),
-            file: Some("sync.py".to_owned()),
-            line: Some(41),
-            module: None,
-            language: Language::Python,
-        };
+        let frame = Frame::python("getSession", "sync.py", 41);
         let mut profile = Profile::new("connections", "count");
         profile.add(&[frame.clone(), frame], &[("program", "python3")], 7);
         assert_eq!((profile.locations.len(), profile.functions.len(), profile.table[0].as_str()), (1, 1, ""));
