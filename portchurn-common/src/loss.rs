@@ -16,7 +16,7 @@ pub enum Loss {
     /// The listener table was full: accepted connections are attributed at their close only.
     ListenersFull = 4,
     /// An event arrived while the same processor was handling one; the kernel skips such nested runs.
-    /// From `recursion_misses` of the programs.
+    /// From `recursion_misses` of the programs; where two look at each event, the smaller of their two: at most so many.
     Nested = 5,
     /// The ring buffer was full: the end of a process was not noticed at once.
     ExitRecord = 6,
@@ -73,7 +73,7 @@ impl Loss {
             Self::ListenersFull => {
                 "The listener table was full: owners of accepted connections come at their close."
             }
-            Self::Nested => "The kernel skipped a nested event on the same processor.",
+            Self::Nested => "The kernel skipped at most so many events that came in the middle of another.",
             Self::ExitRecord => "The ring buffer was full: an ended process was noticed late.",
             Self::SitesFull => "The table of call sites was full: counted, but for no line of code.",
             Self::StackRecord => "The ring buffer of stacks was full: tried again at the next connection.",

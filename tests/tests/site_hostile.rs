@@ -178,8 +178,8 @@ fn hostile_names_and_paths_reach_no_terminal() {
             &["sites", "-o", "table"],
             &["sites", "-o", "json"],
             &["sites", "-o", "folded"],
-            &["top", "-b", "-o", "table"],
-            &["top", "-b", "-o", "csv"],
+            &["top", "-b", "-i", "100ms", "-o", "table"],
+            &["top", "-b", "-i", "100ms", "-o", "csv"],
             &["trace", "-o", "table"],
             &["trace", "-o", "jsonl"],
         ];
