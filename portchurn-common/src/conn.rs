@@ -8,8 +8,8 @@ use crate::tcp::CloseKind;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Conn {
-    /// The socket's identity: its cookie, or its address where cookies cannot be had. [`CLOSED`] is set when the
-    /// connection has ended; 0: never used.
+    /// The socket's identity: its cookie, or its address where cookies cannot be had. [`BUSY`] is set while the rest is
+    /// written, [`CLOSED`] when the connection has ended; 0: never used.
     pub id: u64,
     /// Start of the connect, or arrival. Nanoseconds, CLOCK_MONOTONIC. From `bpf_ktime_get_ns`.
     pub opened_ns: u64,
@@ -36,6 +36,10 @@ const _: () = assert!(size_of::<Conn>() == 64);
 /// Set in [`Conn::id`] when the connection has ended. Cookies count up from 1 and kernel addresses are compared whole,
 /// so in cookie mode the bit is free.
 pub const CLOSED: u64 = 1 << 63;
+
+/// Set in [`Conn::id`] while the claimer writes the rest: whoever looks for the connection meanwhile, as `accept()` on another
+/// processor may, must not find what the place held before.
+pub const BUSY: u64 = 1 << 62;
 
 /// The bits of [`Conn::flags`].
 pub mod flag {

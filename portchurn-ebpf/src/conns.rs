@@ -1,7 +1,7 @@
 //! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
 //! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
 
-use portchurn_common::conn::{CLOSED, Conn, PROBES};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES};
 use portchurn_common::loss::Loss;
 
 use crate::kernel::{Access, Probe};
@@ -39,7 +39,7 @@ pub fn find(id: u64, cookies: bool) -> Option<Found> {
     CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, in_array: false })
 }
 
-/// A place for a new connection, its `id` already set.
+/// A place for a new connection. Nobody finds it before [`publish`].
 #[inline(always)]
 pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
     if cookies {
@@ -58,7 +58,7 @@ fn claim_place(id: u64) -> Option<*mut Conn> {
             // SAFETY: as in `find`; the compare-and-swap makes the place ours.
             unsafe {
                 let found = core::ptr::read_volatile(&raw const (*conn).id);
-                if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id) {
+                if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY) {
                     return Some(conn);
                 }
             }
@@ -66,6 +66,17 @@ fn claim_place(id: u64) -> Option<*mut Conn> {
         probe += 1;
     }
     None
+}
+
+/// Lets the others find a claimed connection, now that all of it is written. Where there are no cookies it was found all
+/// along, but not taken for established.
+#[inline(always)]
+pub fn publish(conn: *mut Conn, id: u64, cookies: bool) {
+    if cookies {
+        // SAFETY: points into the map. Atomically, because that keeps the order of what was written before. An entry of
+        // the overflow map has its `id` already, and stays as it is.
+        unsafe { atomic::claim_u64(&raw mut (*conn).id, id | BUSY, id) };
+    }
 }
 
 /// An entry that is there already was left by a socket whose end was missed (an address is used again), so it is

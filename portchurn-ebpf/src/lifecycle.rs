@@ -98,7 +98,8 @@ fn connect_begin<S: Sock>(sock: &S) {
     // SAFETY: both point into map values.
     unsafe {
         add(&raw mut (*counters).attempts, 1);
-        let Some(conn) = conns::claim(sock.id(), S::COOKIES) else {
+        let id = sock.id();
+        let Some(conn) = conns::claim(id, S::COOKIES) else {
             add(&raw mut (*counters).lost, 1);
             return;
         };
@@ -113,6 +114,7 @@ fn connect_begin<S: Sock>(sock: &S) {
         // Plain loads in the best tier; in the others a helper call that nobody would read the result of.
         let bound = if S::COOKIES && sock.local_port() != 0 { flag::BOUND } else { 0 };
         (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;
+        conns::publish(conn, id, S::COOKIES);
     }
 }
 
@@ -219,6 +221,7 @@ fn accepted<S: Sock>(sock: &S) {
         (*conn).local_port = listen_key.port;
         (*conn).remote_port = sock.remote_port();
         (*conn).flags = flag::ESTABLISHED;
+        conns::publish(conn, id, S::COOKIES);
         if setting!(trace) != 0 {
             emit::flow(sock, &*conn, FlowEvent::Accept, 0, now_ns);
         }

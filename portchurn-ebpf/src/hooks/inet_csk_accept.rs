@@ -7,6 +7,7 @@ use core::arch::asm;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{fexit, kretprobe};
 use aya_ebpf::programs::{FExitContext, RetProbeContext};
+use portchurn_common::conn::flag;
 
 use crate::kernel::{Direct, Probe, register};
 use crate::sock::{KernelSock, Sock};
@@ -52,5 +53,11 @@ pub fn inet_csk_accept_return(ctx: RetProbeContext) -> u32 {
 fn on_accept<S: Sock>(sock: *const u8) {
     let id = conns::id_of(sock);
     let Some(found) = conns::find_any(id) else { return };
+    // The kernel queues a connection for accept() before it changes its state, so on another processor it may not be
+    // written down to the end. Its owner shows at the close, then.
+    // SAFETY: points into the map.
+    if unsafe { (*found.conn).flags } & flag::ESTABLISHED == 0 {
+        return;
+    }
     lifecycle::take_ownership::<S>(found, id, who::current_tgid());
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use anyhow::Result;
 use aya::Ebpf;
-use portchurn_common::conn::{CLOSED, Conn, PROBES};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES};
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot};
 
 use crate::live::retired::Retired;
@@ -64,7 +64,7 @@ impl Closed {
     pub fn at(&self, place: usize) -> Option<Conn> {
         let conn = self.conns.get(place);
         fence(Ordering::Acquire);
-        (conn.id != 0 && self.id_at(place) == conn.id).then_some(conn)
+        (conn.id != 0 && conn.id & BUSY == 0 && self.id_at(place) == conn.id).then_some(conn)
     }
 
     /// Under which key a connection counts; `None` when that was too long ago, or the key table was full.

@@ -9,7 +9,7 @@ use std::collections::{HashMap as StdHashMap, HashSet};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
-use portchurn_common::conn::{CLOSED, Conn, PROBES, flag};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, flag};
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
 use portchurn_common::glob::COMM_LEN;
 use portchurn_common::settings::port_filter_key;
@@ -246,7 +246,7 @@ impl Seeder<'_> {
     fn is_tracked(&self, cookie: u64) -> bool {
         (0..u64::from(PROBES)).any(|probe| {
             let place = (cookie + probe) as usize & (self.conns.len() - 1);
-            self.conns.get(place).id & !CLOSED == cookie
+            self.conns.get(place).id & !(CLOSED | BUSY) == cookie
         })
     }
 }
