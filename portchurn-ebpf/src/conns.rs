@@ -58,7 +58,9 @@ fn claim_place(id: u64) -> Option<*mut Conn> {
             // SAFETY: as in `find`; the compare-and-swap makes the place ours.
             unsafe {
                 let found = core::ptr::read_volatile(&raw const (*conn).id);
-                if (found == 0 || found & CLOSED != 0) && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY) {
+                if (found == 0 || found & CLOSED != 0)
+                    && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY)
+                {
                     return Some(conn);
                 }
             }
