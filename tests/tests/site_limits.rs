@@ -130,10 +130,7 @@ fn with_python_of_version(word: u32, judge: impl Fn(&sites::Site) -> Result<()>)
     })?;
     python::run(&python::system()?, "load.py", [port.to_string(), TIMES.to_string()])?;
     sites::wait_for(&mut tracer, &python::script("load.py").display().to_string(), |destinations| {
-        sites::opens_are(destinations, TIMES)?;
-        let mut all = destinations.iter().flat_map(|to| to.sites("open"));
-        ensure!(all.all(|site| site.language.as_deref() == Some("python")), "{destinations:?}");
-        Ok(())
+        sites::opens_are_python(destinations, TIMES)
     })?;
     tracer.stop()?;
     Ok(())

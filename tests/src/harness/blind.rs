@@ -54,10 +54,10 @@ impl BlindSpot {
         let instance = format!("instances/portchurn-tests-{}-{number}", std::process::id());
         mkdirat(&tracefs, &instance, Mode::RWXU).context("make an instance of ftrace")?;
         let this = Self { tracefs, instance };
-        // Threads that it starts meanwhile count, too.
+        // Threads that it starts meanwhile count, too. Each number is added to those before, as nothing is truncated.
         this.write("options/event-fork", "1")?;
         for thread in fs::read_dir("/proc/1/task")? {
-            this.append("set_event_pid", &thread?.file_name().to_string_lossy())?;
+            this.write("set_event_pid", &thread?.file_name().to_string_lossy())?;
         }
         this.write(&format!("{EVENT}/enable"), "1")?;
         Ok(this)
@@ -72,10 +72,6 @@ impl BlindSpot {
 
     fn write(&self, name: &str, value: &str) -> Result<()> {
         Ok(self.open(name, OFlags::WRONLY)?.write_all(value.as_bytes())?)
-    }
-
-    fn append(&self, name: &str, value: &str) -> Result<()> {
-        Ok(self.open(name, OFlags::WRONLY | OFlags::APPEND)?.write_all(value.as_bytes())?)
     }
 
     fn count(&self) -> Result<usize> {

@@ -178,6 +178,14 @@ pub fn opens_are(destinations: &[Destination], expected: u64) -> Result<()> {
     Ok(())
 }
 
+/// The same, and that each of these sites is Python's.
+pub fn opens_are_python(destinations: &[Destination], expected: u64) -> Result<()> {
+    opens_are(destinations, expected)?;
+    let mut all = destinations.iter().flat_map(|to| to.sites("open"));
+    ensure!(all.all(|site| site.language.as_deref() == Some("python")), "{destinations:?}");
+    Ok(())
+}
+
 /// That nothing of call sites was lost.
 pub fn nothing_lost(report: &Report) -> Result<()> {
     ensure!(report.lost.total == 0, "lost: {:?}", report.lost);
