@@ -15,59 +15,88 @@ pub struct Found {
     in_array: bool,
 }
 
-/// The open connection with this identity.
+/// The open connection with this identity. Nearly always it has the first place: all else is a call of its own, so that what
+/// runs at every change stays small.
 #[inline(always)]
 pub fn find(id: u64, cookies: bool) -> Option<Found> {
     if cookies {
-        let mut probe = 0;
-        while probe < PROBES {
-            if let Some(conn) = place(id, probe) {
-                // SAFETY: points into the map; another processor may be claiming it, hence volatile.
-                let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
-                if found == id {
+        if let Some(conn) = place(id, 0) {
+            // SAFETY: points into the map; another processor may be claiming it, hence volatile.
+            let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
+            if found == id {
+                return Some(Found { conn, in_array: true });
+            }
+            if !is_last(found, id) {
+                if let Some(conn) = find_further(id) {
                     return Some(Found { conn, in_array: true });
                 }
-                // Nothing lies beyond a place that was never used, or where this very connection ended: a new one of
-                // the same socket would have taken that place, or one before it.
-                if found == 0 || found == id | CLOSED {
-                    break;
-                }
             }
-            probe += 1;
         }
     }
     CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, in_array: false })
+}
+
+#[inline(never)]
+fn find_further(id: u64) -> Option<*mut Conn> {
+    let mut probe = 1;
+    while probe < PROBES {
+        if let Some(conn) = place(id, probe) {
+            // SAFETY: as in `find`.
+            let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
+            if found == id {
+                return Some(conn);
+            }
+            if is_last(found, id) {
+                break;
+            }
+        }
+        probe += 1;
+    }
+    None
+}
+
+/// Nothing lies beyond a place that was never used, or where this very connection ended: a new one of the same socket would
+/// have taken that place, or one before it.
+#[inline(always)]
+fn is_last(found: u64, id: u64) -> bool {
+    found == 0 || found == id | CLOSED
 }
 
 /// A place for a new connection. Nobody finds it before [`publish`].
 #[inline(always)]
 pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
     if cookies {
-        if let Some(conn) = claim_place(id) {
+        if let Some(conn) = claim_place(id, 0) {
+            return Some(conn);
+        }
+        if let Some(conn) = claim_further(id) {
             return Some(conn);
         }
     }
     claim_by_id(id)
 }
 
-#[inline(always)]
-fn claim_place(id: u64) -> Option<*mut Conn> {
-    let mut probe = 0;
+#[inline(never)]
+fn claim_further(id: u64) -> Option<*mut Conn> {
+    let mut probe = 1;
     while probe < PROBES {
-        if let Some(conn) = place(id, probe) {
-            // SAFETY: as in `find`; the compare-and-swap makes the place ours.
-            unsafe {
-                let found = core::ptr::read_volatile(&raw const (*conn).id);
-                if (found == 0 || found & CLOSED != 0)
-                    && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY)
-                {
-                    return Some(conn);
-                }
-            }
+        if let Some(conn) = claim_place(id, probe) {
+            return Some(conn);
         }
         probe += 1;
     }
     None
+}
+
+#[inline(always)]
+fn claim_place(id: u64, probe: u32) -> Option<*mut Conn> {
+    let conn = place(id, probe)?;
+    // SAFETY: as in `find`; the compare-and-swap makes the place ours.
+    unsafe {
+        let found = core::ptr::read_volatile(&raw const (*conn).id);
+        let is_free = found == 0 || found & CLOSED != 0;
+        (is_free && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY)).then_some(conn)
+    }
 }
 
 /// Lets the others find a claimed connection, now that all of it is written. Where there are no cookies it was found all
@@ -116,16 +145,9 @@ pub fn forget(found: Found, id: u64) {
     }
 }
 
-/// A call of its own: as one function with what follows, 6.18's verifier trips over its own bookkeeping of the stack
-/// ("verifier bug: stack slot 9, total slots 9").
-#[inline(never)]
-fn claim_place_rarely(id: u64) -> Option<*mut Conn> {
-    claim_place(id)
-}
-
 #[inline(always)]
 fn keep(conn: *const Conn, id: u64) {
-    let Some(place) = claim_place_rarely(id) else { return };
+    let Some(place) = claim_place(id, 0).or_else(|| claim_further(id)) else { return };
     // SAFETY: both point into map values; the claimed place is ours until its `id` is stored.
     unsafe {
         (*place).opened_ns = (*conn).opened_ns;

@@ -2,7 +2,7 @@
 //! written down, for the process that is known to own the connection, never for the one that happens to run.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use portchurn_common::conn::flag;
+use portchurn_common::conn::{Conn, flag};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Role};
 use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
@@ -67,14 +67,43 @@ pub fn look_again<S: Sock>(sock: &S, old: u8, new: u8) {
 fn on_step<S: Sock>(sock: &S, step: Step, old: u8) {
     match step {
         Step::ConnectBegin => connect_begin(sock),
-        Step::Connected => connected(sock),
-        Step::ConnectFailed => connect_failed(sock),
         Step::Accepted => accepted(sock),
-        Step::CloseFirst | Step::CloseSecond => close_begin(sock, old),
-        Step::Closed => close_end(sock, old),
+        Step::Connected | Step::ConnectFailed | Step::CloseFirst | Step::CloseSecond | Step::Closed => {
+            on_known(sock, step, old);
+        }
         Step::Listen => listeners::listen(sock),
         Step::Unlisten => listeners::unlisten(sock),
         Step::Ignore => {}
+    }
+}
+
+/// A step of a connection that was noted. Looked for in one place, so that the code for it is there once.
+#[inline(always)]
+fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
+    let id = sock.id();
+    let is_close = matches!(step, Step::CloseFirst | Step::CloseSecond);
+    let Some(found) = conns::find(id, S::COOKIES) else {
+        // TCP Fast Open: accepted and closed before the handshake was complete.
+        if is_close && old == TcpState::SynRecv.raw() {
+            accepted_and_closed(sock, id);
+        }
+        return;
+    };
+    match step {
+        Step::Connected => complete_connect(sock, found),
+        Step::ConnectFailed => fail(sock, found, id),
+        // Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
+        // seen in accept(), its owner.
+        _ if is_close => note_closer::<S>(found, id),
+        _ => close_end(sock, found, id, old),
+    }
+}
+
+#[inline(never)]
+fn accepted_and_closed<S: Sock>(sock: &S, id: u64) {
+    accepted(sock);
+    if let Some(found) = conns::find(id, S::COOKIES) {
+        note_closer::<S>(found, id);
     }
 }
 
@@ -119,13 +148,6 @@ fn connect_begin<S: Sock>(sock: &S) {
 }
 
 #[inline(always)]
-fn connected<S: Sock>(sock: &S) {
-    if let Some(found) = conns::find(sock.id(), S::COOKIES) {
-        complete_connect(sock, found);
-    }
-}
-
-#[inline(always)]
 fn complete_connect<S: Sock>(sock: &S, found: Found) {
     // SAFETY: points into the map, and a socket's changes come one after the other.
     unsafe {
@@ -147,14 +169,7 @@ fn complete_connect<S: Sock>(sock: &S, found: Found) {
     }
 }
 
-#[inline(always)]
-fn connect_failed<S: Sock>(sock: &S) {
-    let id = sock.id();
-    let Some(found) = conns::find(id, S::COOKIES) else { return };
-    fail(sock, found, id);
-}
-
-#[inline(always)]
+#[inline(never)]
 fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
     let kind = failed(FailFacts {
         sk_err: sock.error(),
@@ -178,6 +193,14 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
     conns::forget(found, id);
 }
 
+/// The end of a simultaneous open: whether it was one.
+#[inline(never)]
+fn opened_by_both<S: Sock>(sock: &S, id: u64) -> bool {
+    let Some(found) = conns::find(id, S::COOKIES) else { return false };
+    complete_connect(sock, found);
+    true
+}
+
 /// A passive open. Runs in the soft interrupt, so whoever is current has nothing to do with it: until somebody
 /// accepts or closes the connection, it counts for the process that listens, if that is one process.
 #[inline(always)]
@@ -185,8 +208,7 @@ fn accepted<S: Sock>(sock: &S) {
     let id = sock.id();
     // The end of a simultaneous open looks the same, but then user space holds the socket already.
     if sock.is_held() != Some(false) {
-        if let Some(found) = conns::find(id, S::COOKIES) {
-            complete_connect(sock, found);
+        if opened_by_both(sock, id) {
             return;
         }
     }
@@ -226,26 +248,6 @@ fn accepted<S: Sock>(sock: &S) {
             emit::flow(sock, &*conn, FlowEvent::Accept, 0, now_ns);
         }
     }
-}
-
-/// Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
-/// seen in accept(), its owner.
-#[inline(always)]
-fn close_begin<S: Sock>(sock: &S, old: u8) {
-    let id = sock.id();
-    let found = match conns::find(id, S::COOKIES) {
-        Some(found) => found,
-        // TCP Fast Open: accepted and closed before the handshake was complete.
-        None if old == TcpState::SynRecv.raw() => {
-            accepted(sock);
-            match conns::find(id, S::COOKIES) {
-                Some(found) => found,
-                None => return,
-            }
-        }
-        None => return,
-    };
-    note_closer::<S>(found, id);
 }
 
 #[inline(always)]
@@ -319,15 +321,16 @@ unsafe fn opened_counter(counters: *mut Counters, before_attach: bool) -> *mut u
 }
 
 #[inline(always)]
-fn close_end<S: Sock>(sock: &S, old: u8) {
-    let id = sock.id();
-    let Some(found) = conns::find(id, S::COOKIES) else { return };
+fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
     let conn = found.conn;
     // SAFETY: points into the map.
     unsafe {
         if (*conn).flags & flag::ESTABLISHED == 0 {
-            fail(sock, found, id);
-            return;
+            if !is_past_handshake(old) {
+                fail(sock, found, id);
+                return;
+            }
+            opened_unseen(conn);
         }
         let error = sock.error();
         // An abort goes to CLOSE without a FIN state: linger 0, unread data. Without an error on the socket it
@@ -362,6 +365,24 @@ fn close_end<S: Sock>(sock: &S, old: u8) {
         }
     }
     conns::release(found, id, S::COOKIES);
+}
+
+/// Whether a socket in this state has had a connection.
+#[inline(always)]
+fn is_past_handshake(state: u8) -> bool {
+    state != TcpState::SynSent.raw() && state != TcpState::SynRecv.raw()
+}
+
+/// That the connect succeeded was missed; how long it took, nobody knows.
+#[inline(never)]
+fn opened_unseen(conn: *mut Conn) {
+    // SAFETY: points into the map, and a socket's changes come one after the other.
+    unsafe {
+        (*conn).flags |= flag::ESTABLISHED;
+        if let Some(counters) = keys::counters((*conn).key_ref) {
+            add(&raw mut (*counters).opened, 1);
+        }
+    }
 }
 
 /// `ECONNRESET`.

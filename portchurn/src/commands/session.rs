@@ -27,6 +27,10 @@ use crate::symbolize::namer::Namer;
 
 /// How often the ring buffer is emptied, whatever the interval is.
 const PUMP_EVERY: Duration = Duration::from_millis(100);
+/// The same while nothing comes: its megabyte has room for what a thousand new processes say.
+const PUMP_IDLE_EVERY: Duration = Duration::from_millis(300);
+/// So many times without a record are taken for quiet.
+const QUIET_PUMPS: u32 = 10;
 
 /// Now. Nanoseconds, CLOCK_MONOTONIC: the clock of the kernel side.
 pub fn now_ns() -> u64 {
@@ -63,6 +67,9 @@ pub struct Session {
     _counter: Option<Counter>,
     ticks: Interval,
     pumps: Interval,
+    /// How many times in a row the ring buffer was empty.
+    empty_pumps: u32,
+    is_tracing: bool,
     deadline: Option<Instant>,
     interrupt: Signal,
     terminate: Signal,
@@ -103,6 +110,8 @@ impl Session {
             _counter: counter,
             ticks: every(interval),
             pumps: every(PUMP_EVERY),
+            empty_pumps: 0,
+            is_tracing: options.trace,
             deadline: duration.map(|duration| Instant::now() + duration),
             interrupt,
             terminate,
@@ -142,9 +151,20 @@ impl Session {
                 Event::Pump
             }
             _ = self.pumps.tick() => {
-                self.collector.pump(now_ns());
+                let was_empty = self.collector.pump(now_ns()) == 0;
+                self.pace(was_empty);
                 Event::Pump
             }
+        }
+    }
+
+    /// Looks less often while nothing comes. A line of `trace` does not wait.
+    fn pace(&mut self, was_empty: bool) {
+        let was_quiet = self.empty_pumps >= QUIET_PUMPS;
+        self.empty_pumps = if was_empty { self.empty_pumps.saturating_add(1) } else { 0 };
+        let is_quiet = self.empty_pumps >= QUIET_PUMPS;
+        if is_quiet != was_quiet && !self.is_tracing {
+            self.pumps = every(if is_quiet { PUMP_IDLE_EVERY } else { PUMP_EVERY });
         }
     }
 

@@ -188,10 +188,13 @@ impl Collector {
         self.sites.set_effort(effort);
     }
 
-    /// Takes what lies in the ring buffer. To be called often enough that it never fills up: ten times a second.
-    pub fn pump(&mut self, now_ns: u64) {
+    /// Takes what lies in the ring buffer, and says how many records that were. To be called often enough that it never fills
+    /// up: ten times a second while there are any.
+    pub fn pump(&mut self, now_ns: u64) -> u64 {
         self.usage.stop_statistics();
+        let mut records = 0;
         while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
+            records += 1;
             match record {
                 Some(Record::Process(process, cgroup, argv)) => self.introduce(*process, cgroup, argv),
                 Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
@@ -202,6 +205,7 @@ impl Collector {
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
         }
+        records
     }
 
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {
@@ -255,7 +259,7 @@ impl Collector {
         sample.lost = self.lost;
         let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
         sample.own_cost = self.usage.measure(now_ns, ends);
-        self.usage.start_statistics(now_ns);
+        self.usage.start_statistics(now_ns, ends);
         sample.sockets = self.take_reading(&churn);
         sample.churn = churn;
         sample.sites = sites;

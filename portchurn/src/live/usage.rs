@@ -81,7 +81,7 @@ impl Usage {
             ns_per_event: None,
         };
         this.nested_at_start = this.nested();
-        this.start_statistics(now_ns);
+        this.switch_statistics_on(now_ns);
         Ok(this)
     }
 
@@ -101,12 +101,19 @@ impl Usage {
         }
     }
 
-    /// Switches the kernel's statistics on, once in a while. To be switched off by [`Usage::stop_statistics`] soon.
-    pub fn start_statistics(&mut self, now_ns: u64) {
-        if self.statistics_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS) {
-            self.statistics_ns = Some(now_ns);
-            self.statistics = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
+    /// Switches the kernel's statistics on, once in a while and only if something goes on (`ends` as in
+    /// [`Usage::measure`]): each time the kernel patches its own code on all processors. To be switched off by
+    /// [`Usage::stop_statistics`] soon.
+    pub fn start_statistics(&mut self, now_ns: u64, ends: u64) {
+        let is_due = self.statistics_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS);
+        if is_due && ends > 0 {
+            self.switch_statistics_on(now_ns);
         }
+    }
+
+    fn switch_statistics_on(&mut self, now_ns: u64) {
+        self.statistics_ns = Some(now_ns);
+        self.statistics = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
     }
 
     /// Switches them off and reads them.
