@@ -2,6 +2,7 @@
 //! that falls into a soft interrupt while a thread of it is current is then seen by ftrace, but by no program. Of half a
 //! million changes on a crowded machine of that kind, two were. What happens there says nothing about portchurn.
 
+use std::fmt;
 use std::fs;
 use std::io::{Read, Write as _, stderr};
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::skip;
+use super::{Skip, skip};
 
 /// Runs that are made until one is undisturbed.
 const ATTEMPTS: usize = 8;
@@ -19,24 +20,47 @@ const ATTEMPTS: usize = 8;
 static STARTED: AtomicU32 = AtomicU32::new(0);
 const EVENT: &str = "events/sock/inet_sock_set_state";
 
-/// Runs `test` again while something fell into the blind spot during it and it failed.
+/// Runs `test` again while something fell into the blind spot during it and it failed. One that never gets an undisturbed
+/// run says nothing: it is skipped.
 ///
 /// # Errors
 /// Those of the test, from the first run in which it could have seen everything.
 pub fn undisturbed(test: impl Fn() -> Result<()>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
+    match again_if_disturbed(ATTEMPTS, test) {
+        Err(error) if error.is::<Disturbed>() => Err(skip(error.to_string())),
+        result => result,
+    }
+}
+
+/// Something fell where no program sees it, in each of so many runs.
+#[derive(Debug)]
+struct Disturbed(usize);
+
+impl fmt::Display for Disturbed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in each of {} runs something fell where no program sees it", self.0)
+    }
+}
+
+/// Runs `test` at most `attempts` times, until it passes or nothing fell into the blind spot.
+///
+/// # Errors
+/// Those of the last run.
+pub fn again_if_disturbed(attempts: usize, test: impl Fn() -> Result<()>) -> Result<()> {
+    for attempt in 1.. {
         let blind_spot = BlindSpot::watch().ok();
         let Err(error) = test() else { return Ok(()) };
-        match blind_spot.map(|spot| spot.count()).transpose()? {
-            None | Some(0) => return Err(error),
-            Some(count) => {
-                let line =
-                    format!("run again: {count} state changes fell where no program sees them: {error:#}\n");
-                let _ = stderr().write_all(line.as_bytes());
-            }
+        let count = blind_spot.map(|spot| spot.count()).transpose()?.unwrap_or(0);
+        if count == 0 || error.is::<Skip>() {
+            return Err(error);
         }
+        if attempt == attempts {
+            return Err(error.context(Disturbed(attempts)));
+        }
+        let line = format!("run again: {count} state changes fell where no program sees them: {error:#}\n");
+        let _ = stderr().write_all(line.as_bytes());
     }
-    Err(skip(format!("in each of {ATTEMPTS} runs something fell where no program sees it")))
+    Ok(())
 }
 
 /// An instance of ftrace that records the state changes in the context of process 1.

@@ -7,6 +7,8 @@ use std::io::{Write, stderr};
 
 use anyhow::{Context, Result};
 
+use self::blind::again_if_disturbed;
+
 pub mod blind;
 pub mod bpf;
 pub mod broken;
@@ -49,12 +51,15 @@ pub fn is_guest() -> bool {
     std::env::var_os("PORTCHURN_VM").is_some()
 }
 
+/// Runs of a test that fails while the machine disturbs it.
+const ATTEMPTS: usize = 3;
+
 /// Runs a test. One that cannot run prints `SKIP name: why` past libtest's capture and passes, unless
 /// `PORTCHURN_REQUIRE=1` says that it must run here.
 ///
 /// # Panics
 /// When the test fails.
-pub fn check(name: &str, test: impl FnOnce() -> Result<()>) {
+pub fn check(name: &str, test: impl Fn() -> Result<()>) {
     let is_required = std::env::var_os("PORTCHURN_REQUIRE").is_some_and(|value| value == "1");
     run(name, is_required, test);
 }
@@ -63,12 +68,14 @@ pub fn check(name: &str, test: impl FnOnce() -> Result<()>) {
 ///
 /// # Panics
 /// When the test fails.
-pub fn check_where_possible(name: &str, test: impl FnOnce() -> Result<()>) {
+pub fn check_where_possible(name: &str, test: impl Fn() -> Result<()>) {
     run(name, false, test);
 }
 
-fn run(name: &str, is_required: bool, test: impl FnOnce() -> Result<()>) {
-    let Err(error) = test() else { return };
+fn run(name: &str, is_required: bool, test: impl Fn() -> Result<()>) {
+    // A guest has no supervisor of its machine in it.
+    let attempts = if is_guest() { 1 } else { ATTEMPTS };
+    let Err(error) = again_if_disturbed(attempts, test) else { return };
     match error.downcast_ref::<Skip>() {
         Some(why) if !is_required => {
             let why = why.to_string().replace('\n', " ");
