@@ -1,17 +1,16 @@
 //! What `timewait` and `ports` share: a list that is written at every interval.
 
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
-use crate::commands::session::{Event, Session, block_on, open_output};
-use crate::commands::{EventsLost, Usage, logger, terminal};
+use crate::commands::session::{Event, Session, block_on};
+use crate::commands::text::TextArgs;
+use crate::commands::{EventsLost, Usage, logger};
 use crate::model::lists::List;
+use crate::sinks::OutputFormat;
 use crate::sinks::sheet::{Part, SheetSink};
-use crate::sinks::{OutputFormat, Page};
 
 /// Arguments of both.
 #[derive(Debug, clap::Args)]
@@ -31,18 +30,8 @@ pub struct ListArgs {
     /// Format of the text
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
-    /// Write to this file instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    write: Option<PathBuf>,
-    /// No headings
-    #[arg(long)]
-    no_header: bool,
-    /// Never cut text to the width of the terminal
-    #[arg(long)]
-    wide: bool,
-    /// When to use colour
-    #[arg(long, value_enum, default_value_t)]
-    color: terminal::Color,
+    #[command(flatten)]
+    text: TextArgs,
     #[command(flatten)]
     stop: StopArgs,
     #[command(flatten)]
@@ -61,8 +50,8 @@ pub fn run(args: &ListArgs, list: List, part: Part, quiet: bool) -> Result<u8> {
     }
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
-        let output = open_output(args.write.as_deref())?;
-        let mut sink = SheetSink::new(output, args.output, page(args), list, part, limit(args));
+        let output = args.text.open()?;
+        let mut sink = SheetSink::new(output, args.output, args.text.page(false), list, part, limit(args));
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         write(&mut session, args, &mut sink).await?;
         if !quiet {
@@ -78,18 +67,6 @@ pub fn run(args: &ListArgs, list: List, part: Part, quiet: bool) -> Result<u8> {
 fn limit(args: &ListArgs) -> Option<usize> {
     const ROWS: usize = 40;
     args.limit.or((args.output == OutputFormat::Table).then_some(ROWS))
-}
-
-fn page(args: &ListArgs) -> Page {
-    let to_terminal = args.write.is_none() && std::io::stdout().is_terminal();
-    Page {
-        host: terminal::host(),
-        width: if args.wide || !to_terminal { None } else { terminal::width() },
-        header: !args.no_header,
-        colour: args.color.is_on(to_terminal),
-        unicode: terminal::speaks_unicode(),
-        terminal: to_terminal,
-    }
 }
 
 async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> Result<()> {

@@ -21,6 +21,7 @@ pub mod session;
 pub mod sites;
 pub mod summary;
 pub mod terminal;
+pub mod text;
 pub mod timewait;
 pub mod top;
 pub mod trace;

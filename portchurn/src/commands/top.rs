@@ -1,6 +1,6 @@
 //! `portchurn top`: who opens and closes connections, where to, how fast. A screen on a terminal, text everywhere else.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use clap::ValueEnum;
 use crate::commands::options::{
     SelectArgs, Stack, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
 };
-use crate::commands::session::{Event, Session, block_on, open_output};
+use crate::commands::session::{Event, Session, block_on};
+use crate::commands::text::TextArgs;
 use crate::commands::{EventsLost, Usage, logger, screen, terminal};
 use crate::filter::{Filter, Scope};
 use crate::model::row::Level;
 use crate::sinks::view::{columns_help, parse_columns, parse_sort};
-use crate::sinks::{Filtering, OutputFormat, Page, View};
+use crate::sinks::{Filtering, OutputFormat, View};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,18 +71,8 @@ struct ShowArgs {
     /// Format of the text
     #[arg(short, long, value_enum)]
     output: Option<OutputFormat>,
-    /// Write to this file instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    write: Option<PathBuf>,
-    /// No headings
-    #[arg(long)]
-    no_header: bool,
-    /// Never cut text to the width of the terminal
-    #[arg(long)]
-    wide: bool,
-    /// When to use colour
-    #[arg(long, value_enum, default_value_t)]
-    color: terminal::Color,
+    #[command(flatten)]
+    text: TextArgs,
     /// Leave the mouse to the terminal, which needs it to select text
     #[arg(long)]
     no_mouse: bool,
@@ -116,13 +107,13 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         std::io::stdout().write_all(columns_help().as_bytes())?;
         return Ok(0);
     }
-    let wants_text = args.batch || args.once || args.show.output.is_some() || args.show.write.is_some();
+    let wants_text = args.batch || args.once || args.show.output.is_some() || args.show.text.has_file();
     let is_screen = !wants_text && terminal::is_interactive();
     check_filter(&args.select, Scope::Rows)?;
     let view = view(&args, is_screen)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
-        let mut output = if is_screen { None } else { Some(open_output(args.show.write.as_deref())?) };
+        let mut output = if is_screen { None } else { Some(args.show.text.open()?) };
         let mut session = Session::start(&options, args.interval, args.stop.duration)?;
         match output.take() {
             None => {
@@ -156,7 +147,6 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
     let columns = show.columns.as_deref().map(|text| parse_columns(text, level, call_sites));
     let columns = columns.transpose().map_err(Usage)?;
     let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();
-    let to_terminal = show.write.is_none() && std::io::stdout().is_terminal();
     Ok(View {
         level,
         call_sites,
@@ -165,14 +155,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
         limit: show.limit,
         filter: args.select.filter.clone().map(filtering),
         include_exited: true,
-        page: Page {
-            host: terminal::host(),
-            width: if show.wide || !to_terminal { None } else { terminal::width() },
-            header: !show.no_header,
-            colour: show.color.is_on(to_terminal || is_screen),
-            unicode: terminal::speaks_unicode(),
-            terminal: to_terminal,
-        },
+        page: show.text.page(is_screen),
     })
 }
 
