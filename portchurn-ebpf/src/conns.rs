@@ -12,8 +12,13 @@ use crate::{atomic, emit, setting};
 #[derive(Clone, Copy)]
 pub struct Found {
     pub conn: *mut Conn,
+    /// Its place in the array; beyond every array if it is not there.
+    pub place: u32,
     in_array: bool,
 }
+
+/// Beyond every array.
+pub const NO_PLACE: u32 = 1 << 31;
 
 /// The open connection with this identity.
 #[inline(always)]
@@ -25,7 +30,8 @@ pub fn find(id: u64, cookies: bool) -> Option<Found> {
                 // SAFETY: points into the map; another processor may be claiming it, hence volatile.
                 let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
                 if found == id {
-                    return Some(Found { conn, in_array: true });
+                    let place = (id as u32).wrapping_add(probe) & setting!(conns_mask);
+                    return Some(Found { conn, place, in_array: true });
                 }
                 // Nothing lies beyond a place that was never used, or where this very connection ended: a new one of
                 // the same socket would have taken that place, or one before it.
@@ -36,7 +42,9 @@ pub fn find(id: u64, cookies: bool) -> Option<Found> {
             probe += 1;
         }
     }
-    CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, in_array: false })
+    // No constant: the verifier would keep it apart from the places that it does not know.
+    let place = id as u32 | NO_PLACE;
+    CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, place, in_array: false })
 }
 
 /// A place for a new connection. Nobody finds it before [`publish`].
