@@ -2,6 +2,7 @@
 //! cable between them. Need the privileges of a tracer. One program, because a guest holds every test program in memory.
 
 mod call_sites;
+mod contract;
 mod exhaustion;
 mod forecast;
 mod time_wait;
