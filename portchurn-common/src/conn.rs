@@ -2,7 +2,7 @@
 //! it until the place is needed again.
 
 use crate::flow::{Address, KeyRef};
-use crate::tcp::CloseKind;
+use crate::tcp::{CloseKind, FailKind};
 
 /// One cache line per connection. `id` is claimed first, by compare-and-swap; the rest is written by the claimer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +57,8 @@ pub mod flag {
     pub const BOUND: u32 = 32;
     /// A TIME_WAIT mini-socket was expected at the end.
     pub const TIME_WAIT: u32 = 64;
-    /// Where a [`crate::tcp::CloseKind`] stands once the connection has ended.
+    /// Where a [`crate::tcp::CloseKind`] stands once the connection has ended; a [`crate::tcp::FailKind`] if it was never
+    /// established.
     pub const CLOSE_KIND_SHIFT: u32 = 8;
 }
 
@@ -67,6 +68,43 @@ impl Conn {
         let kind = self.flags >> flag::CLOSE_KIND_SHIFT & 0xff;
         let ended = self.closed_ns != 0 && self.flags & flag::ESTABLISHED != 0;
         if ended { CloseKind::ALL.get(kind as usize).copied() } else { None }
+    }
+
+    /// Whether flags are those of a connect that found no local port.
+    #[inline(always)]
+    pub const fn found_no_port(flags: u32) -> bool {
+        let kind = flags >> flag::CLOSE_KIND_SHIFT & 0xff;
+        flags & flag::ESTABLISHED == 0 && kind == FailKind::Eaddrnotavail as u32
+    }
+}
+
+/// Where in the code the connection at the same place of the table was opened, and where our side closed it: numbers of
+/// stacks as in [`crate::stack::SiteKey::stack`], 0: not taken. They mean the same for ever, whatever becomes of the process
+/// and of its keys.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ConnSites {
+    /// Whose these are: a [`Conn::id`] without [`CLOSED`]. [`BUSY`] while the rest is written.
+    pub id: u64,
+    /// Where it was opened.
+    pub opened: u64,
+    /// Where it was closed.
+    pub closed: u64,
+}
+
+const _: () = assert!(size_of::<ConnSites>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::{Conn, flag};
+    use crate::tcp::FailKind;
+
+    #[test]
+    fn only_a_connect_that_found_no_port_found_no_port() {
+        let failed = |kind: FailKind| flag::CONNECT | (kind as u32) << flag::CLOSE_KIND_SHIFT;
+        assert!(Conn::found_no_port(failed(FailKind::Eaddrnotavail)));
+        assert!(!Conn::found_no_port(failed(FailKind::Econnrefused)));
+        assert!(!Conn::found_no_port(failed(FailKind::Eaddrnotavail) | flag::ESTABLISHED));
     }
 }
 

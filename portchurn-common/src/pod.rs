@@ -1,6 +1,6 @@
 //! The only unsafe code of this crate: which types are plain bytes. The orphan rule wants it here.
 
-use crate::conn::Conn;
+use crate::conn::{Conn, ConnSites};
 use crate::counters::Counters;
 use crate::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
 use crate::settings::Settings;
@@ -13,5 +13,5 @@ macro_rules! pod {
     };
 }
 
-pod!(ChurnKey, Conn, Counters, KeyRef, KeySlot, ListenKey, Listener, Settings);
+pod!(ChurnKey, Conn, ConnSites, Counters, KeyRef, KeySlot, ListenKey, Listener, Settings);
 pod!(Budget, Interpreter, Site, SiteKey, StackControl);

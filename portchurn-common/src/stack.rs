@@ -13,6 +13,8 @@ pub enum At {
     Open = 1,
     /// Our side's first or only close.
     Close = 2,
+    /// SYN_SENT→CLOSE without a local port, still inside `connect()`: it was an [`At::Open`] just before.
+    NoPort = 3,
 }
 
 impl At {
@@ -21,6 +23,7 @@ impl At {
         match raw {
             1 => Some(Self::Open),
             2 => Some(Self::Close),
+            3 => Some(Self::NoPort),
             _ => None,
         }
     }
@@ -30,6 +33,7 @@ impl At {
         match self {
             Self::Open => "open",
             Self::Close => "close",
+            Self::NoPort => "no_port",
         }
     }
 }
@@ -372,15 +376,22 @@ pub const fn mix(hash: u64, word: u64) -> u64 {
     hash ^ hash >> 29
 }
 
-/// A hash as [`SiteKey::stack`]: never one of the `STACK_*`.
+/// A hash as [`SiteKey::stack`]: never one of the `STACK_*`. The lowest bit is set where it stands for every frame, and
+/// clear where it is a fingerprint, so that the number alone says how much it proves.
 #[inline(always)]
-pub const fn stack_id(hash: u64) -> u64 {
-    if hash < STACK_FIRST { hash + STACK_FIRST } else { hash }
+pub const fn stack_id(hash: u64, counted: bool) -> u64 {
+    let hash = if hash < STACK_FIRST { hash + STACK_FIRST } else { hash };
+    hash & !1 | counted as u64
+}
+
+/// Whether a [`SiteKey::stack`] means one stack and no other.
+pub const fn is_counted(stack: u64) -> bool {
+    stack < STACK_FIRST || stack & 1 != 0
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, STACK_FIRST, mix, stack_id};
+    use super::{At, Budget, STACK_EXITING, STACK_FIRST, is_counted, mix, stack_id};
     use crate::budget::SECOND_NS;
 
     #[test]
@@ -402,7 +413,23 @@ mod tests {
     #[test]
     fn order_matters_and_reserved_numbers_stay_free() {
         assert_ne!(mix(mix(0, 1), 2), mix(mix(0, 2), 1));
-        assert!(stack_id(1) >= STACK_FIRST);
-        assert_eq!(stack_id(1 << 40), 1 << 40);
+        assert!(stack_id(1, true) >= STACK_FIRST);
+        assert_eq!(stack_id(1 << 40, false), 1 << 40);
+    }
+
+    #[test]
+    fn the_number_of_a_stack_says_whether_it_was_counted() {
+        for hash in [0, 1, 15, 16, 1 << 40, u64::MAX] {
+            assert!(is_counted(stack_id(hash, true)) && !is_counted(stack_id(hash, false)));
+        }
+        assert!(is_counted(STACK_EXITING));
+    }
+
+    #[test]
+    fn moments_are_known_by_their_number() {
+        for at in [At::Open, At::Close, At::NoPort] {
+            assert_eq!(At::from_raw(at as u32), Some(at));
+        }
+        assert_eq!(At::from_raw(0), None);
     }
 }

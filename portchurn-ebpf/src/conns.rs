@@ -12,39 +12,54 @@ use crate::{atomic, emit, setting};
 #[derive(Clone, Copy)]
 pub struct Found {
     pub conn: *mut Conn,
+    /// Its place in the array; beyond every array if it is not there.
+    pub place: u32,
     in_array: bool,
 }
+
+/// Beyond every array.
+pub const NO_PLACE: u32 = 1 << 31;
 
 /// The open connection with this identity. Nearly always it has the first place: all else is a call of its own, so that what
 /// runs at every change stays small.
 #[inline(always)]
 pub fn find(id: u64, cookies: bool) -> Option<Found> {
     if cookies {
-        if let Some(conn) = place(id, 0) {
-            // SAFETY: points into the map; another processor may be claiming it, hence volatile.
-            let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
-            if found == id {
-                return Some(Found { conn, in_array: true });
-            }
-            if !is_last(found, id) {
-                if let Some(conn) = find_further(id) {
-                    return Some(Found { conn, in_array: true });
-                }
-            }
+        if let Some(found) = find_first(id) {
+            return Some(found);
         }
     }
-    CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, in_array: false })
+    // No constant: the verifier would keep it apart from the places that it does not know.
+    let place = id as u32 | NO_PLACE;
+    CONNS_BY_ID.get_ptr_mut(id).map(|conn| Found { conn, place, in_array: false })
 }
 
+#[inline(always)]
+fn find_first(id: u64) -> Option<Found> {
+    let mut conn = conn_at(place(id, 0))?;
+    // SAFETY: points into the map; another processor may be claiming it, hence volatile.
+    let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
+    let mut probe = 0;
+    if found != id {
+        probe = if is_last(found, id) { 0 } else { find_further(id) };
+        if probe == 0 {
+            return None;
+        }
+        conn = conn_at(place(id, probe))?;
+    }
+    Some(Found { conn, place: place(id, probe), in_array: true })
+}
+
+/// How far from the first place it is; 0: nowhere.
 #[inline(never)]
-fn find_further(id: u64) -> Option<*mut Conn> {
+fn find_further(id: u64) -> u32 {
     let mut probe = 1;
     while probe < PROBES {
-        if let Some(conn) = place(id, probe) {
-            // SAFETY: as in `find`.
+        if let Some(conn) = conn_at(place(id, probe)) {
+            // SAFETY: as above.
             let found = unsafe { core::ptr::read_volatile(&raw const (*conn).id) };
             if found == id {
-                return Some(conn);
+                return probe;
             }
             if is_last(found, id) {
                 break;
@@ -52,7 +67,7 @@ fn find_further(id: u64) -> Option<*mut Conn> {
         }
         probe += 1;
     }
-    None
+    0
 }
 
 /// Nothing lies beyond a place that was never used, or where this very connection ended: a new one of the same socket would
@@ -90,7 +105,7 @@ fn claim_further(id: u64) -> Option<*mut Conn> {
 
 #[inline(always)]
 fn claim_place(id: u64, probe: u32) -> Option<*mut Conn> {
-    let conn = place(id, probe)?;
+    let conn = conn_at(place(id, probe))?;
     // SAFETY: as in `find`; the compare-and-swap makes the place ours.
     unsafe {
         let found = core::ptr::read_volatile(&raw const (*conn).id);
@@ -164,8 +179,13 @@ fn keep(conn: *const Conn, id: u64) {
 }
 
 #[inline(always)]
-fn place(id: u64, probe: u32) -> Option<*mut Conn> {
-    CONNS.get_ptr_mut((id as u32).wrapping_add(probe) & setting!(conns_mask))
+fn place(id: u64, probe: u32) -> u32 {
+    (id as u32).wrapping_add(probe) & setting!(conns_mask)
+}
+
+#[inline(always)]
+fn conn_at(place: u32) -> Option<*mut Conn> {
+    CONNS.get_ptr_mut(place)
 }
 
 /// The identity of a socket for hooks that are attached beside any tier of the state change: its cookie, which the

@@ -182,6 +182,7 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
         let now_ns = bpf_ktime_get_ns();
         (*conn).closed_ns = now_ns;
         (*conn).local_port = sock.last_local_port();
+        (*conn).flags |= (kind as u32) << flag::CLOSE_KIND_SHIFT;
         if let Some(counters) = keys::counters((*conn).key_ref) {
             add(&raw mut (*counters).failed, 1);
             add((&raw mut (*counters).failed_by).cast::<u32>().add(kind as usize), 1);

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf};
-use portchurn_common::conn::Conn;
+use portchurn_common::conn::{Conn, ConnSites};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
 use portchurn_common::loss::Loss;
@@ -123,6 +123,14 @@ pub static FREE_SITES: Queue<u32> = Queue::with_max_entries(1, 0);
 /// Call sites, by index. Counted up here, read and cleared by user space, which maps this memory.
 #[map]
 pub static SITES: Array<Site> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Place in [`CONNS`] → where in the code that connection was opened and closed. As large as that, or one entry where no
+/// call sites are taken.
+///
+/// Written by `stack::places` at open and close, begun anew when the place is another connection's. Read by user space,
+/// which maps this memory.
+#[map]
+pub static CONN_SITES: Array<ConnSites> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Process → how to walk its interpreter's frames.
 ///

@@ -3,19 +3,21 @@
 //!
 //! ```text
 //! sites    call site → counter, exact; told to the user side once
+//! places   connection → its two call sites, for as long as it is remembered
 //! python   interpreter frames, walked here: they outlive no script that ends
 //! regs     registers, fingerprint and copy of the native stack
 //! budget   how many copies may be made
 //! ```
 
 mod budget;
+mod places;
 mod python;
 mod regs;
 mod sites;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output};
-use portchurn_common::conn::CLOSED;
+use portchurn_common::conn::{CLOSED, Conn};
 use portchurn_common::loss::Loss;
 use portchurn_common::stack::{
     At, Effort, STACK_EXITING, STACK_NONE, Site, SiteKey, StackRecord, StackRecordKind, WalkEnd, stack_flag,
@@ -23,18 +25,20 @@ use portchurn_common::stack::{
 };
 use portchurn_common::tcp::{Step, TcpState, step};
 
+use crate::conns::{self, NO_PLACE};
 use crate::kernel::{Access, Probe};
 use crate::maps::{INTERPRETERS, SCRATCH, STACK_CONTROL, STACKS, Scratch};
 use crate::who::{self, TaskState};
-use crate::{conns, emit, setting};
+use crate::{emit, setting};
 
 /// One state change. `PYTHON`: whether this kernel can walk interpreter frames.
 ///
 /// One way leads to `capture`: what is inlined twice, the verifier goes through twice, and 6.1 has no time for that.
 #[inline(always)]
 pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
-    let (at, is_abort) = match step(old, new) {
+    let (at, has_ended) = match step(old, new) {
         Step::ConnectBegin => (At::Open, false),
+        Step::ConnectFailed => (At::NoPort, true),
         Step::CloseFirst | Step::CloseSecond => (At::Close, false),
         Step::Closed if old == TcpState::Established.raw() || old == TcpState::CloseWait.raw() => {
             (At::Close, true)
@@ -42,7 +46,7 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
         _ => return,
     };
     let effort = effort();
-    if effort == Effort::None as u32 || is_abort && !is_own_abort(sock) {
+    if effort == Effort::None as u32 || has_ended && matches!(at, At::Close) && !is_own_abort(sock) {
         return;
     }
     let id = conns::id_of(sock);
@@ -50,23 +54,43 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
         // An address: 6.1 lets nobody calculate with it.
         conns::find_any(id)
     } else {
-        // The counting program has released a connection that was aborted; what it knew can still be read.
-        conns::find_any(if is_abort { id | CLOSED } else { id })
+        // The counting program has released a connection that has ended; what it knew can still be read.
+        conns::find_any(if has_ended { id | CLOSED } else { id })
     };
     let Some(found) = found else { return };
     // SAFETY: points into the map.
-    let key_ref = unsafe { (*found.conn).key_ref };
+    let (key_ref, flags) = unsafe { ((*found.conn).key_ref, (*found.conn).flags) };
+    let mut place = found.place;
+    if matches!(at, At::NoPort) {
+        // What else fails may be told to any task. Without a port it is connect() itself that gives up.
+        if !Conn::found_no_port(flags) {
+            return;
+        }
+        place |= NO_PLACE;
+    }
     let mut key = SiteKey { key_ref, stack: 0, at: at as u32, counted: 1 };
-    capture::<PYTHON>(id, &mut key, effort);
+    capture::<PYTHON>(Passage { id, place }, &mut key, effort);
 }
 
-/// Counts one passage; for `trace`, says which connection it belongs to. At once, as what is kept until the end makes
-/// the verifier's work many times as long.
+/// Whose passage it is.
+#[derive(Clone, Copy)]
+struct Passage {
+    /// Of the connection.
+    id: u64,
+    /// Its place; none where nothing is to be noted there.
+    place: u32,
+}
+
+/// Counts one passage, and notes it at its connection; for `trace`, says which that is. At once, as what is kept until
+/// the end makes the verifier's work many times as long.
 #[inline(always)]
-fn passed(id: u64, key: &SiteKey) -> Option<(u32, *mut Site)> {
-    // Without cookies the two kinds of records cannot be brought together.
-    if setting!(trace) != 0 && setting!(cookies) != 0 {
-        emit::flow_site(id, key);
+fn passed(passage: Passage, key: &SiteKey) -> Option<(u32, *mut Site)> {
+    // Without cookies neither the place nor the records can be found again.
+    if setting!(cookies) != 0 {
+        places::note(passage.place, passage.id, key);
+        if setting!(trace) != 0 {
+            emit::flow_site(passage.id, key);
+        }
     }
     sites::count(key)
 }
@@ -86,16 +110,16 @@ fn effort() -> u32 {
 }
 
 #[inline(always)]
-fn capture<const PYTHON: bool>(id: u64, key: &mut SiteKey, effort: u32) {
+fn capture<const PYTHON: bool>(passage: Passage, key: &mut SiteKey, effort: u32) {
     let state = TaskState::current::<Probe>();
     if state.is_kernel_thread() {
         key.stack = STACK_NONE;
-        passed(id, key);
+        passed(passage, key);
         return;
     }
     if state.is_exiting() {
         key.stack = STACK_EXITING;
-        passed(id, key);
+        passed(passage, key);
         return;
     }
     // SAFETY: no preconditions.
@@ -116,8 +140,8 @@ fn capture<const PYTHON: bool>(id: u64, key: &mut SiteKey, effort: u32) {
                 let walked = python::walk(interpreter, scratch);
                 walk_end = walked.end;
                 if walked.end as u32 == WalkEnd::Complete as u32 {
-                    key.stack = stack_id(walked.hash);
-                    if let Some((index, site)) = passed(id, key) {
+                    key.stack = stack_id(walked.hash, true);
+                    if let Some((index, site)) = passed(passage, key) {
                         if sites::is_new(site) {
                             python::send_code(interpreter, scratch);
                             native_beside(scratch, tgid, effort);
@@ -131,7 +155,7 @@ fn capture<const PYTHON: bool>(id: u64, key: &mut SiteKey, effort: u32) {
         if setting!(stack_native) == 0 || effort != Effort::Full as u32 {
             return;
         }
-        native(scratch, id, key, tgid, walk_end);
+        native(scratch, passage, key, tgid, walk_end);
     }
 }
 
@@ -161,15 +185,15 @@ unsafe fn native_beside(scratch: *mut Scratch, tgid: u32, effort: u32) {
 /// # Safety
 /// `scratch` must be this processor's.
 #[inline(always)]
-unsafe fn native(scratch: *mut Scratch, id: u64, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
+unsafe fn native(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
     // SAFETY: the caller's promise.
     unsafe {
         let record = &raw mut (*scratch).record;
         let Some(at) = regs::read(record) else { return };
         let have = regs::copy_head(record, at.stack_pointer);
-        key.stack = stack_id(regs::fingerprint(record, at, have, tgid));
+        key.stack = stack_id(regs::fingerprint(record, at, have, tgid), false);
         key.counted = 0;
-        let Some((index, site)) = passed(id, key) else { return };
+        let Some((index, site)) = passed(passage, key) else { return };
         if !sites::wants_a_look(site) || !budget::take(tgid) {
             return;
         }

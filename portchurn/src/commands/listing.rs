@@ -96,5 +96,5 @@ async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> 
 /// the model can but guess which part came after it.
 fn read_now(session: &mut Session) -> Result<()> {
     session.collector.read_sockets_now();
-    session.sample().map(drop)
+    session.sample_settled().map(drop)
 }

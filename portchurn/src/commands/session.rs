@@ -18,6 +18,7 @@ use crate::live::memory::give_back;
 use crate::live::stacks::{Look, Watcher};
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
+use crate::model::sockets::SitePair;
 use crate::model::who::{Answer, Query, Reply, merged};
 use crate::model::{Context, Model};
 use crate::sources::ask::{Counter, Question};
@@ -172,8 +173,10 @@ impl Session {
     pub fn answer(&self, query: &Query) -> Reply {
         let now_ns = now_ns();
         let found = self.collector.search(query, now_ns);
-        let named = |(id, mut answer): (ProcessId, Answer)| {
+        let named = |(id, mut answer, sites): (ProcessId, Answer, SitePair)| {
             (answer.program, answer.argv, answer.exited) = self.model.process(id);
+            answer.opened_at = self.model.line_of(sites.opened);
+            answer.closed_at = self.model.line_of(sites.closed);
             answer
         };
         Reply {

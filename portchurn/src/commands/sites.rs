@@ -62,6 +62,10 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             }
         }
         session.sample_settled()?;
+        if args.weight == Weight::TimeWait {
+            session.collector.read_sockets_now();
+            session.sample()?;
+        }
         let snapshot = session.model.snapshot();
         if let Some(hook) =
             snapshot.hooks.iter().find(|hook| hook.name == "call_sites" && hook.attached == "none")

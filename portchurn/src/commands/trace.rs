@@ -1,7 +1,7 @@
 //! `portchurn trace`: one line for each connect, accept, close and failure. For a look at single connections; every
 //! event crosses to user space, which `top` avoids.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -90,7 +90,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             names: Names::default(),
             filter: args.select.filter.clone(),
             left: args.count,
-            alerted: HashSet::new(),
+            alerts: HashMap::new(),
             quiet,
         };
         trace(&mut session, &mut tracer).await?;
@@ -121,7 +121,7 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
             tracer.write(&event)?;
         }
         tracer.sink.flush()?;
-        tracer.alert(&session.model);
+        tracer.alert(&session.model, sample.at_ns, at_end);
         tracer.names.forget(&sample);
         if at_end {
             break;
@@ -130,9 +130,23 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
     Ok(())
 }
 
-/// Whether the holders are known, or have had their time to become known.
+/// How long an alert waits for who holds the ports, and for the name of the line that failed. Less than it takes for an
+/// exhaustion to be over. Nanoseconds.
+const EXPLAINED_IN_NS: u64 = 2_000_000_000;
+
+/// Whether the holders are known, and the line of code, if any will be.
 fn is_explained(event: &Exhaustion) -> bool {
-    !event.holders.is_empty() || event.last_s - event.first_s > 2.0
+    let sites = event.failed.first().and_then(|by| by.call_sites.as_ref());
+    !event.holders.is_empty() && sites.is_none_or(|sites| sites.iter().any(|site| site.culprit.is_some()))
+}
+
+/// What exhaustions are told apart by.
+type Target = (u32, Option<IpAddr>, Option<u16>);
+
+/// An exhaustion that goes on.
+struct Alert {
+    seen_ns: u64,
+    is_said: bool,
 }
 
 struct Tracer {
@@ -143,19 +157,24 @@ struct Tracer {
     filter: Option<Filter>,
     /// How many events are still wanted.
     left: Option<u64>,
-    /// Exhaustions that were said, by destination.
-    alerted: HashSet<(u32, Option<IpAddr>, Option<u16>)>,
+    /// Exhaustions that go on, by destination.
+    alerts: HashMap<Target, Alert>,
     quiet: bool,
 }
 
 impl Tracer {
     /// Says on stderr that ports have run out, once for as long as it goes on, as soon as it is known who holds them.
-    fn alert(&mut self, model: &Model) {
+    fn alert(&mut self, model: &Model, now_ns: u64, at_end: bool) {
         for event in model.exhaustion() {
             let target = (event.netns, event.remote_address, event.remote_port);
             if !event.ongoing {
-                self.alerted.remove(&target);
-            } else if !self.quiet && is_explained(&event) && self.alerted.insert(target) {
+                self.alerts.remove(&target);
+                continue;
+            }
+            let alert = self.alerts.entry(target).or_insert(Alert { seen_ns: now_ns, is_said: false });
+            let has_waited = at_end || now_ns.saturating_sub(alert.seen_ns) > EXPLAINED_IN_NS;
+            if !self.quiet && !alert.is_said && (has_waited || is_explained(&event)) {
+                alert.is_said = true;
                 logger::note(&event_text(&event));
             }
         }

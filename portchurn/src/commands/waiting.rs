@@ -45,7 +45,8 @@ impl Waiting {
 
     /// Takes in where events happened. To be called before [`Waiting::push`] of events that came with them.
     pub(super) fn learn(&mut self, sites: Vec<FlowSiteRecord>) {
-        for site in sites {
+        // A failure is told with the line that began it, which is the same.
+        for site in sites.into_iter().filter(|site| site.at != At::NoPort as u32) {
             self.came += 1;
             self.sites.insert((site.cookie, site.at), (site, self.came));
         }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::commands::options::parse_netns;
 use crate::commands::session::{Session, open_output};
 use crate::commands::{logger, terminal};
-use crate::model::who::{Answer, Life, Query, merged};
+use crate::model::who::{Answer, CodeLine, Life, Query, merged};
 use crate::sinks::text::clean;
 use crate::sources::ask::ask_all;
 use crate::sources::socket_search::{Living, living};
@@ -195,10 +195,23 @@ fn told(answer: &Answer) -> Vec<String> {
         format!("{local}:{} {arrow} {remote}:{}  {}", answer.local_port, answer.remote_port, life(answer)),
         format!("  {} by {}{}", verb(answer), owner(answer), ago(answer.opened_ago_s)),
     ];
+    text.extend(answer.opened_at.as_ref().map(|line| format!("  opened at {}", code(line))));
+    text.extend(answer.closed_at.as_ref().map(|line| format!("  closed at {}", code(line))));
     if !answer.argv.is_empty() {
         text.push(format!("  {}", clean(&answer.argv.join(" "), terminal::speaks_unicode())));
     }
     text
+}
+
+/// `db.py:31 getSession, from worker.py:87 main`.
+fn code(line: &CodeLine) -> String {
+    let from = line.called_from.as_ref().map_or(String::new(), |place| format!(", from {place}"));
+    let note = line.note.as_deref();
+    let text = match &line.culprit {
+        Some(place) => format!("{place}{from}{}", note.map_or(String::new(), |note| format!(" ({note})"))),
+        None => format!("a line that is not known: {}", note.unwrap_or("it has no name")),
+    };
+    clean(&text, terminal::speaks_unicode()).into_owned()
 }
 
 fn verb(answer: &Answer) -> &'static str {
@@ -235,7 +248,8 @@ fn life(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Asked, lines};
-    use crate::model::who::{Answer, Life};
+    use crate::model::snapshot::Place;
+    use crate::model::who::{Answer, CodeLine, Life};
 
     fn answer(tgid: Option<u32>) -> Answer {
         Answer {
@@ -255,7 +269,8 @@ mod tests {
             closed_by: Some("local".into()),
             opened_ago_s: Some(3.0),
             closed_ago_s: Some(2.0),
-            call_site: None,
+            opened_at: None,
+            closed_at: None,
         }
     }
 
@@ -268,6 +283,25 @@ mod tests {
                 "  opened by worker (PID 7, ended), 3.0 s ago"
             ]
         );
+    }
+
+    #[test]
+    fn the_lines_of_code_that_opened_and_closed_it_are_told_if_they_are_known() {
+        let place = |function: &str, line| Place {
+            function: function.to_owned(),
+            file: Some("/srv/db.py".to_owned()),
+            line: Some(line),
+        };
+        let opened = CodeLine {
+            culprit: Some(place("getSession", 31)),
+            called_from: Some(place("main", 87)),
+            note: None,
+        };
+        let closed =
+            CodeLine { note: Some("process exit: the code never closed it".into()), ..CodeLine::default() };
+        let text = lines(&[Answer { opened_at: Some(opened), closed_at: Some(closed), ..answer(Some(7)) }]);
+        assert_eq!(text[2], "  opened at db.py:31 getSession, from db.py:87 main");
+        assert!(text[3].starts_with("  closed at a line that is not known: process exit"), "{text:?}");
     }
 
     #[test]

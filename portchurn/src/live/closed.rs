@@ -5,18 +5,20 @@ use std::sync::atomic::{Ordering, fence};
 
 use anyhow::Result;
 use aya::Ebpf;
-use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, ConnSites, PROBES};
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot};
 
 use crate::live::retired::Retired;
 use crate::live::sizes::Sizes;
 use crate::live::tables::Table;
+use crate::model::sockets::SitePair;
 use crate::sources::procfs::cut_to_ticks;
 
 /// The connections, living and ended, and whose they are. A clone looks at the same memory, on any thread.
 #[derive(Clone)]
 pub struct Closed {
     conns: Table<Conn>,
+    sites: Table<ConnSites>,
     slots: Table<KeySlot>,
     retired: Retired,
 }
@@ -24,7 +26,8 @@ pub struct Closed {
 impl Closed {
     /// Maps the table of connections; who they are counted under is in `slots`.
     pub fn new(ebpf: &Ebpf, sizes: &Sizes, slots: Table<KeySlot>, retired: Retired) -> Result<Self> {
-        Ok(Self { conns: Table::map(ebpf, "CONNS", sizes.conns)?, slots, retired })
+        let conns = Table::map(ebpf, "CONNS", sizes.conns)?;
+        Ok(Self { conns, sites: Table::map(ebpf, "CONN_SITES", sizes.conn_sites)?, slots, retired })
     }
 
     /// The table of connections, for who fills it in.
@@ -42,14 +45,31 @@ impl Closed {
         self.conns.is_empty()
     }
 
-    /// The connection with this cookie, as long as its place is its own.
-    pub fn find(&self, cookie: u64) -> Option<Conn> {
+    /// The connection with this cookie, and its place, as long as that is its own.
+    pub fn find(&self, cookie: u64) -> Option<(usize, Conn)> {
         let mask = self.conns.len() - 1;
-        (0..u64::from(PROBES))
+        let place = (0..u64::from(PROBES))
             .map(|probe| (cookie.wrapping_add(probe)) as usize & mask)
-            .find(|&place| self.id_at(place) & !CLOSED == cookie)
-            .and_then(|place| self.at(place))
-            .filter(|conn| conn.id & !CLOSED == cookie)
+            .find(|&place| self.id_at(place) & !CLOSED == cookie)?;
+        self.at(place).filter(|conn| conn.id & !CLOSED == cookie).map(|conn| (place, conn))
+    }
+
+    /// Where in the code the connection at a place was opened and closed. Nothing, if the place is another one's by now:
+    /// a writer changes `id` before all else, so what was read between two equal ids belongs together.
+    pub fn sites_of(&self, place: usize, conn: &Conn) -> SitePair {
+        let cookie = conn.id & !CLOSED;
+        if place >= self.sites.len() || cookie == 0 {
+            return SitePair::default();
+        }
+        let sites = self.sites.get(place);
+        fence(Ordering::Acquire);
+        let entry = self.sites.entry(place);
+        // SAFETY: inside the mapping.
+        let id_after = unsafe { (&raw const (*entry).id).read_volatile() };
+        if sites.id != cookie || id_after != cookie {
+            return SitePair::default();
+        }
+        SitePair { opened: sites.opened, closed: sites.closed }
     }
 
     /// The identity at a place.

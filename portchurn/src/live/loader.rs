@@ -151,6 +151,7 @@ fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Eb
         .map_max_entries("KEY_SLOTS", sizes.keys)
         .map_max_entries("CHURN", sizes.keys << sizes.shards_log2)
         .map_max_entries("CONNS", sizes.conns)
+        .map_max_entries("CONN_SITES", sizes.conn_sites)
         .map_max_entries("CONNS_BY_ID", sizes.conns_by_id)
         .map_max_entries("LISTENERS", sizes.listeners)
         .map_max_entries("PROCESSES", sizes.processes)

@@ -8,7 +8,7 @@ use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::tcp::CloseKind;
 
 use crate::live::closed::Closed;
-use crate::model::sockets::{Ownership, Unowned};
+use crate::model::sockets::{Ownership, SitePair, Unowned};
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
@@ -24,7 +24,7 @@ const OWNERS_SPARE: usize = 4096;
 /// What is remembered of one ended connection.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// Index of the owner; [`Known::NOBODY`], [`Known::BEFORE`].
+    /// Index of the [`Owner`]; [`Known::NOBODY`], [`Known::BEFORE`].
     owner: u32,
     /// Number of the reading in which it was seen last; 0: not yet.
     seen: u32,
@@ -41,12 +41,19 @@ impl Known {
     const BEFORE: u32 = u32::MAX - 1;
 }
 
+/// Whose, where to, and from which lines of code: few are different, so each is kept once.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Owner {
+    key: ChurnKey,
+    sites: SitePair,
+}
+
 /// The memory of owners.
 pub struct Owners {
     closed: Closed,
-    keys: Vec<ChurnKey>,
-    by_key: HashMap<ChurnKey, u32>,
-    by_ref: HashMap<KeyRef, u32>,
+    owners: Vec<Owner>,
+    by_owner: HashMap<Owner, u32>,
+    by_ref: HashMap<(KeyRef, SitePair), u32>,
     known: HashMap<u64, Known>,
     /// Sockets that were there at the first reading and that the kernel side does not follow.
     before: HashSet<u64>,
@@ -63,8 +70,8 @@ impl Owners {
     pub fn new(closed: Closed, otherwise: Unowned) -> Self {
         Self {
             closed,
-            keys: Vec::new(),
-            by_key: HashMap::new(),
+            owners: Vec::new(),
+            by_owner: HashMap::new(),
             by_ref: HashMap::new(),
             known: HashMap::new(),
             before: HashSet::new(),
@@ -91,41 +98,41 @@ impl Owners {
         // What one incomplete list missed, the next ones show.
         let oldest = if is_complete { self.reading } else { self.reading.saturating_sub(3) };
         self.known.retain(|_, known| known.seen.max(known.since) >= oldest);
-        if self.keys.len() > self.known.len() + OWNERS_SPARE {
-            self.forget_unused_keys();
+        if self.owners.len() > self.known.len() + OWNERS_SPARE {
+            self.forget_unused_owners();
         }
     }
 
-    fn forget_unused_keys(&mut self) {
+    fn forget_unused_owners(&mut self) {
         let mut moved = HashMap::new();
-        let mut keys = Vec::new();
+        let mut owners = Vec::new();
         for known in self.known.values_mut().filter(|known| known.owner < Known::BEFORE) {
-            let key = self.keys[known.owner as usize];
+            let owner = self.owners[known.owner as usize];
             known.owner = *moved.entry(known.owner).or_insert_with(|| {
-                keys.push(key);
-                keys.len() as u32 - 1
+                owners.push(owner);
+                owners.len() as u32 - 1
             });
         }
-        self.by_key = keys.iter().zip(0..).map(|(key, index)| (*key, index)).collect();
+        self.by_owner = owners.iter().zip(0..).map(|(owner, index)| (*owner, index)).collect();
         self.by_ref.clear();
-        self.keys = keys;
+        self.owners = owners;
     }
 
-    fn owner_of(&mut self, key_ref: KeyRef) -> Option<u32> {
-        if let Some(&owner) = self.by_ref.get(&key_ref) {
+    fn owner_of(&mut self, key_ref: KeyRef, sites: SitePair) -> Option<u32> {
+        if let Some(&owner) = self.by_ref.get(&(key_ref, sites)) {
             return Some(owner);
         }
-        let key = self.closed.key(key_ref)?;
-        let owner = *self.by_key.entry(key).or_insert_with(|| {
-            self.keys.push(key);
-            self.keys.len() as u32 - 1
+        let new = Owner { key: self.closed.key(key_ref)?, sites };
+        let owner = *self.by_owner.entry(new).or_insert_with(|| {
+            self.owners.push(new);
+            self.owners.len() as u32 - 1
         });
-        self.by_ref.insert(key_ref, owner);
+        self.by_ref.insert((key_ref, sites), owner);
         Some(owner)
     }
 
-    fn known_of(&mut self, conn: &Conn) -> Option<Known> {
-        let owner = self.owner_of(conn.key_ref)?;
+    fn known_of(&mut self, place: usize, conn: &Conn) -> Option<Known> {
+        let owner = self.owner_of(conn.key_ref, self.closed.sites_of(place, conn))?;
         // In TIME_WAIT already, and not yet marked: the mark is on its way.
         let unmarked =
             if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
@@ -134,7 +141,7 @@ impl Owners {
             seen: 0,
             since: self.reading,
             closed: Some(conn.close_kind().unwrap_or(unmarked)),
-            by_other: conn.closer_tgid != 0 && conn.closer_tgid != self.keys[owner as usize].tgid,
+            by_other: conn.closer_tgid != 0 && conn.closer_tgid != self.owners[owner as usize].key.tgid,
             bound: conn.flags & flag::BOUND != 0,
         })
     }
@@ -160,17 +167,17 @@ impl Owners {
                 continue;
             }
             newest_ns = newest_ns.max(conn.closed_ns);
-            self.remember(&conn);
+            self.remember(place, &conn);
         }
         self.harvested_ns = newest_ns;
     }
 
-    fn remember(&mut self, conn: &Conn) {
+    fn remember(&mut self, place: usize, conn: &Conn) {
         let cookie = conn.id & !CLOSED;
         if self.known.len() >= KNOWN_MAX || self.known.contains_key(&cookie) {
             return;
         }
-        if let Some(known) = self.known_of(conn) {
+        if let Some(known) = self.known_of(place, conn) {
             self.known.insert(cookie, known);
         }
     }
@@ -198,8 +205,8 @@ impl Owners {
     }
 
     fn find_ended(&mut self, cookie: u64) -> Known {
-        if let Some(conn) = self.closed.find(cookie)
-            && let Some(known) = self.known_of(&conn)
+        if let Some((place, conn)) = self.closed.find(cookie)
+            && let Some(known) = self.known_of(place, &conn)
         {
             return known;
         }
@@ -210,11 +217,11 @@ impl Owners {
     }
 
     fn resolve_living(&mut self, cookie: u64) -> Resolved {
-        let conn = self.closed.find(cookie);
-        if conn.is_none() && self.reading <= 1 {
+        let found = self.closed.find(cookie);
+        if found.is_none() && self.reading <= 1 {
             self.before.insert(cookie);
         }
-        let known = conn.and_then(|conn| self.known_of(&conn)).unwrap_or(NOT_KNOWN);
+        let known = found.and_then(|(place, conn)| self.known_of(place, &conn)).unwrap_or(NOT_KNOWN);
         Resolved { closed: None, closed_by_other: false, ..self.resolved(known, false) }
     }
 
@@ -223,12 +230,14 @@ impl Owners {
             Known::NOBODY => Ownership::Unowned(self.otherwise),
             Known::BEFORE => Ownership::BeforeAttach,
             // Accepted by nobody that is known: the connection was followed, its owner never showed.
-            owner if self.keys[owner as usize].tgid == 0 => Ownership::Unowned(Unowned::NotFollowed),
+            owner if self.owners[owner as usize].key.tgid == 0 => Ownership::Unowned(Unowned::NotFollowed),
             _ => Ownership::Owned,
         };
+        let owner = self.owners.get(known.owner as usize);
         Resolved {
             ownership,
-            key: self.keys.get(known.owner as usize).copied(),
+            key: owner.map(|owner| owner.key),
+            sites: owner.map(|owner| owner.sites).unwrap_or_default(),
             closed: known.closed,
             closed_by_other: known.by_other,
             bound: known.bound,

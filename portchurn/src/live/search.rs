@@ -5,12 +5,13 @@ use portchurn_common::flow::{Address, ChurnKey, Role};
 
 use crate::live::closed::Closed;
 use crate::model::sample::ProcessId;
+use crate::model::sockets::SitePair;
 use crate::model::who::{Answer, Life, Query};
 
 /// What was found, before it has names.
 pub struct Found {
-    /// The connections.
-    pub answers: Vec<(ProcessId, Answer)>,
+    /// The connections, and where in the code they were opened and closed.
+    pub answers: Vec<(ProcessId, Answer, SitePair)>,
     /// End of the longest ended connection that is still known. Nanoseconds, CLOCK_MONOTONIC.
     pub oldest_ns: u64,
 }
@@ -32,7 +33,8 @@ pub fn search(closed: &Closed, query: &Query, now_ns: u64) -> Found {
         }
         let Some(key) = closed.key(conn.key_ref) else { continue };
         if found.answers.len() < ANSWERS_MAX && is_meant(&conn, &key, query) {
-            found.answers.push((ProcessId::of(&key), answer(&conn, &key, now_ns)));
+            let sites = closed.sites_of(place, &conn);
+            found.answers.push((ProcessId::of(&key), answer(&conn, &key, now_ns), sites));
         }
     }
     found
@@ -74,6 +76,7 @@ fn answer(conn: &Conn, key: &ChurnKey, now_ns: u64) -> Answer {
         closed_by: conn.close_kind().filter(|_| has_ended).map(|kind| kind.name().to_owned()),
         opened_ago_s: (conn.flags & flag::BEFORE_ATTACH == 0).then(|| ago_s(conn.opened_ns)),
         closed_ago_s: has_ended.then(|| ago_s(conn.closed_ns)),
-        call_site: None,
+        opened_at: None,
+        closed_at: None,
     }
 }

@@ -11,6 +11,8 @@ pub struct Sizes {
     pub shards_log2: u32,
     /// Places for connections; a power of two.
     pub conns: u32,
+    /// Places for where in the code they were opened and closed: as many, or one where that is not taken.
+    pub conn_sites: u32,
     /// Connections that are kept by identity instead of place.
     pub conns_by_id: u32,
     /// Processes.
@@ -72,10 +74,12 @@ impl Sizes {
         let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX).min(affordable);
         let conns =
             wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
+        let places = if cookies { conns.next_power_of_two() } else { 1 };
         Self {
             keys,
             shards_log2,
-            conns: if cookies { conns.next_power_of_two() } else { 1 },
+            conns: places,
+            conn_sites: if wanted.stacks { places } else { 1 },
             conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
             processes: keys.clamp(4096, 32_768),
             listeners: 4096,
@@ -115,6 +119,12 @@ mod tests {
         let sizes = Sizes::new(SMALL, wanted, true);
         assert!(u64::from(sizes.keys) << sizes.shards_log2 < 1 << 23);
         assert_eq!(sizes.conns, 8192);
+    }
+
+    #[test]
+    fn each_place_has_room_for_its_lines_of_code_if_they_are_taken() {
+        let with = |stacks| Sizes::new(SMALL, Wanted { stacks, ..Wanted::default() }, true);
+        assert_eq!((with(true).conn_sites, with(false).conn_sites), (with(true).conns, 1));
     }
 
     #[test]

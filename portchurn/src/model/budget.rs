@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::model::snapshot::Role;
+use crate::model::snapshot::{CallSite, Role};
 
 /// TIME_WAIT sockets and their owners.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -77,6 +77,10 @@ pub struct TimeWaitDestination {
     pub closed_first_by: ClosedFirstBy,
     /// Age at the last reading, as in [`TimeWait::ages`].
     pub ages: Vec<u64>,
+    /// Which lines of code opened the connections of these sockets (`connect` only), and which closed them, most first: at
+    /// each moment the sum is `count`. `null` where call sites are not taken, where nobody is known, and of destinations
+    /// beyond the two thousand that hold the most.
+    pub call_sites: Option<Vec<CallSite>>,
 }
 
 /// Who closed first. In TIME_WAIT it is always our side, alone or together with the peer.
@@ -199,4 +203,6 @@ pub struct FailedBy {
     pub program: Option<String>,
     /// Failures.
     pub count: u64,
+    /// At which lines of code, most first; the sum is `count`. `null` where call sites are not taken, and for binds.
+    pub call_sites: Option<Vec<CallSite>>,
 }

@@ -12,10 +12,11 @@ use crate::model::ledger::{
 };
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
-use crate::model::site::{Stacks, call_sites};
+use crate::model::site::{Expected, call_sites};
 use crate::model::snapshot::{
     ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
 };
+use crate::model::stacks::Stacks;
 
 /// How the ledger is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -211,8 +212,12 @@ fn destination(
         lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),
         connect_us: quantiles(&counts.connect, counts.connect_max_us),
         call_sites: view.culprits.map(|rules| {
-            let opens = if is_connect { counts.attempts } else { 0 };
-            call_sites(&stats.sites, stacks, rules, opens, counts.closed_total())
+            let expected = Expected {
+                opens: if is_connect { counts.attempts } else { 0 },
+                closes: counts.closed_total(),
+                no_port: counts.failed_by[FailKind::Eaddrnotavail as usize],
+            };
+            call_sites(&stats.sites, stacks, rules, expected)
         }),
     }
 }

@@ -3,28 +3,42 @@
 
 use hashbrown::HashMap;
 
-use portchurn_common::flow::Role;
+use portchurn_common::flow::{ChurnKey, Role};
+use portchurn_common::stack::At;
 use portchurn_common::tcp::FailKind;
 
 use crate::model::budget::{Exhaustion, FailedBy, PortHolder};
+use crate::model::culprit::Rules;
 use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Target;
 use crate::model::sample::{ProcessId, Sample};
+use crate::model::site::{NOT_TAKEN, Sites, lines};
+use crate::model::stacks::Stacks;
 
 /// Destinations that are remembered.
 const EVENTS_MAX: usize = 256;
 /// Processes that are remembered of one; failures of others are in the sum alone.
 const PROCESSES_MAX: usize = 256;
+/// Lines of code that are remembered of one process; failures of others are counted as one.
+const PLACES_MAX: usize = 16;
 /// It goes on as long as the last failure is not older. Nanoseconds.
 const ONGOING_NS: u64 = 5 * 1_000_000_000;
+
+/// One process that failed.
+#[derive(Debug, Default)]
+struct Failing {
+    count: u64,
+    program: Option<String>,
+    sites: Sites,
+}
 
 #[derive(Debug)]
 struct Event {
     count: u64,
     first_ns: u64,
     last_ns: u64,
-    failed: HashMap<ProcessId, (u64, Option<String>)>,
+    failed: HashMap<ProcessId, Failing>,
     holders: Vec<PortHolder>,
     holders_ns: Option<u64>,
 }
@@ -44,12 +58,18 @@ impl Exhaustions {
             if key.role != Role::Connect as u8 {
                 continue;
             }
-            let target = Target { netns: key.netns, remote: key.remote, port: key.port };
+            let target = target(key);
             for kind in [FailKind::Eaddrnotavail, FailKind::Eaddrinuse] {
                 let count = counts.failed_by[kind as usize];
                 if count > 0 {
                     self.note((target, kind), ProcessId::of(key), count, ports, names);
                 }
+            }
+        }
+        for site in sample.sites.iter().filter(|site| site.at == At::NoPort) {
+            let event = self.events.get_mut(&(target(&site.key), FailKind::Eaddrnotavail));
+            if let Some(failing) = event.and_then(|event| event.failed.get_mut(&ProcessId::of(&site.key))) {
+                failing.sites.record_few(site, PLACES_MAX);
             }
         }
         if sample.sockets.is_some() {
@@ -82,7 +102,8 @@ impl Exhaustions {
         event.last_ns = now_ns;
         if event.failed.len() < PROCESSES_MAX || event.failed.contains_key(&process) {
             let program = || names.program_of(process).map(str::to_owned);
-            event.failed.entry(process).or_insert_with(|| (0, program())).0 += count;
+            let failing = event.failed.entry(process);
+            failing.or_insert_with(|| Failing { program: program(), ..Failing::default() }).count += count;
         }
     }
 
@@ -92,12 +113,24 @@ impl Exhaustions {
         }
     }
 
-    /// Everything that is remembered, the latest first.
-    pub fn snapshot(&self, attached_ns: u64) -> Vec<Exhaustion> {
+    /// Stacks under which something is counted here.
+    pub fn stack_ids(&self) -> impl Iterator<Item = u64> {
+        let failed = self.events.values().flat_map(|event| event.failed.values());
+        failed.flat_map(|failing| failing.sites.ids())
+    }
+
+    /// Everything that is remembered, the latest first. `culprits`: whose frames are the application's; `None`: call sites
+    /// are not taken.
+    pub fn snapshot(&self, attached_ns: u64, stacks: &Stacks, culprits: Option<&Rules>) -> Vec<Exhaustion> {
         let mut list: Vec<_> = self
             .events
             .iter()
-            .map(|(&(target, kind), event)| event.shown(target, kind, attached_ns, self.now_ns))
+            .map(|(&(target, kind), event)| {
+                // What fails to bind changes no state, and no stack is taken.
+                let rules = culprits.filter(|_| kind == FailKind::Eaddrnotavail);
+                let failed = event.failed(stacks, rules);
+                event.shown((target, kind), failed, attached_ns, self.now_ns)
+            })
             .collect();
         list.sort_by(|a, b| b.last_s.total_cmp(&a.last_s).then_with(|| b.count.cmp(&a.count)));
         list
@@ -126,14 +159,32 @@ impl Event {
         }
     }
 
-    fn shown(&self, target: Target, kind: FailKind, attached_ns: u64, now_ns: u64) -> Exhaustion {
-        let since_attach = |at_ns: u64| at_ns.saturating_sub(attached_ns) as f64 / 1e9;
+    /// Who failed, most first.
+    fn failed(&self, stacks: &Stacks, culprits: Option<&Rules>) -> Vec<FailedBy> {
         let mut failed: Vec<_> = self
             .failed
             .iter()
-            .map(|(id, (count, program))| FailedBy { tgid: id.tgid, program: program.clone(), count: *count })
+            .map(|(id, failing)| FailedBy {
+                tgid: id.tgid,
+                program: failing.program.clone(),
+                count: failing.count,
+                call_sites: culprits.map(|rules| {
+                    lines(&failing.sites, stacks, rules, (At::NoPort, failing.count, NOT_TAKEN))
+                }),
+            })
             .collect();
         failed.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
+        failed
+    }
+
+    fn shown(
+        &self,
+        (target, kind): (Target, FailKind),
+        failed: Vec<FailedBy>,
+        attached_ns: u64,
+        now_ns: u64,
+    ) -> Exhaustion {
+        let since_attach = |at_ns: u64| at_ns.saturating_sub(attached_ns) as f64 / 1e9;
         Exhaustion {
             netns: target.netns,
             remote_address: (!target.is_of_binds()).then(|| target.remote.into()),
@@ -148,6 +199,10 @@ impl Event {
             holders_read_ago_s: self.holders_ns.map(|at_ns| self.last_ns.saturating_sub(at_ns) as f64 / 1e9),
         }
     }
+}
+
+fn target(key: &ChurnKey) -> Target {
+    Target { netns: key.netns, remote: key.remote, port: key.port }
 }
 
 #[cfg(test)]

@@ -1,14 +1,18 @@
 //! Failures and those who held the ports, by hand-written samples.
 
 use portchurn_common::flow::{Address, ChurnKey, Role};
+use portchurn_common::stack::At;
 use portchurn_common::tcp::FailKind;
 
 use super::Exhaustions;
+use crate::model::budget::Exhaustion;
+use crate::model::culprit::Rules;
 use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
-use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sample::{Counts, Frame, Process, ProcessId, Sample, SiteCount, Stack};
 use crate::model::sockets::{Holder, NamespaceReading, PoolReading, SocketReading, TupleReading};
+use crate::model::stacks::Stacks;
 
 const S: u64 = 1_000_000_000;
 const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
@@ -56,13 +60,17 @@ fn play(samples: &[Sample]) -> Exhaustions {
     events
 }
 
+fn shown(events: &Exhaustions, attached_ns: u64) -> Vec<Exhaustion> {
+    events.snapshot(attached_ns, &Stacks::default(), None)
+}
+
 #[test]
 fn an_event_names_who_failed_and_who_held_the_ports_then() {
     let kind = FailKind::Eaddrnotavail;
     let events = play(&[read(1, 90), failing(2, 7, kind, 3), failing(3, 8, kind, 5), read(4, 100)]);
-    let shown = events.snapshot(S);
-    assert_eq!(shown.len(), 1);
-    let event = &shown[0];
+    let list = shown(&events, S);
+    assert_eq!(list.len(), 1);
+    let event = &list[0];
     assert_eq!((event.count, event.errno, event.ongoing), (8, "EADDRNOTAVAIL", true));
     assert_eq!((event.first_s, event.last_s), (1.0, 2.0));
     assert_eq!(event.failed.iter().map(|by| (by.tgid, by.count)).collect::<Vec<_>>(), [(8, 5), (7, 3)]);
@@ -73,7 +81,7 @@ fn an_event_names_who_failed_and_who_held_the_ports_then() {
 fn once_it_is_over_the_holders_stay_those_of_that_moment() {
     let kind = FailKind::Eaddrnotavail;
     let events = play(&[read(1, 90), failing(2, 7, kind, 3), read(30, 1)]);
-    let event = &events.snapshot(0)[0];
+    let event = &shown(&events, 0)[0];
     assert_eq!((event.ongoing, event.holders[0].ports, event.holders_read_ago_s), (false, 90, Some(1.0)));
 }
 
@@ -81,13 +89,13 @@ fn once_it_is_over_the_holders_stay_those_of_that_moment() {
 fn other_failures_are_not_exhaustion() {
     let no_port = [FailKind::Eaddrnotavail, FailKind::Eaddrinuse];
     for kind in FailKind::ALL.into_iter().filter(|kind| !no_port.contains(kind)) {
-        assert!(play(&[read(1, 90), failing(2, 7, kind, 3)]).snapshot(0).is_empty(), "{}", kind.name());
+        assert!(shown(&play(&[read(1, 90), failing(2, 7, kind, 3)]), 0).is_empty(), "{}", kind.name());
     }
 }
 
 #[test]
 fn holders_that_were_never_read_are_not_known() {
-    let event = &play(&[failing(2, 7, FailKind::Eaddrnotavail, 1)]).snapshot(0)[0];
+    let event = &shown(&play(&[failing(2, 7, FailKind::Eaddrnotavail, 1)]), 0)[0];
     assert!(event.holders.is_empty() && event.holders_read_ago_s.is_none());
 }
 
@@ -102,10 +110,48 @@ fn a_bind_that_finds_no_port_has_no_destination_and_the_holders_of_the_fullest_p
         PoolReading { used: 2, ..PoolReading::default() },
         PoolReading { used: 7, holders, ..PoolReading::default() },
     ];
-    let event = &play(&[first, bind]).snapshot(0)[0];
+    let event = &shown(&play(&[first, bind]), 0)[0];
     assert_eq!(
         (event.errno, event.count, event.remote_address, event.remote_port),
         ("EADDRINUSE", 3, None, None)
     );
     assert_eq!((event.holders[0].tgid, event.holders[0].ports), (Some(9), 7));
+}
+
+#[test]
+fn who_failed_is_named_with_the_lines_and_what_has_none_is_counted_too() {
+    let mut failed = failing(2, 7, FailKind::Eaddrnotavail, 9);
+    let site = |at, stack, count| SiteCount { key: failed.churn[0].0, at, stack, count, counted: true };
+    failed.sites = vec![
+        site(At::NoPort, 101, 5),
+        site(At::NoPort, 103, 3),
+        site(At::Open, 101, 50),
+        site(At::Close, 103, 7),
+    ];
+    let mut stacks = Stacks::default();
+    for (id, function) in [(101, "load"), (103, "save")] {
+        let frames = vec![Frame::python(function, "/app/sync.py", 41)];
+        stacks.add(&Stack { id, frames, note: None });
+    }
+    let rules = Rules::default();
+    let events = play(&[read(1, 90), failed.clone()]).snapshot(0, &stacks, Some(&rules));
+    let sites = events[0].failed[0].call_sites.as_ref().unwrap();
+    let seen: Vec<_> = sites
+        .iter()
+        .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+        .collect();
+    assert_eq!(seen, [("no_port", 5, Some("load")), ("no_port", 3, Some("save")), ("no_port", 1, None)]);
+    let off = play(&[read(1, 90), failed]).snapshot(0, &stacks, None);
+    assert!(off[0].failed[0].call_sites.is_none(), "without call sites there are none");
+}
+
+#[test]
+fn of_one_process_few_lines_are_kept_and_the_sum_stays() {
+    let mut failed = failing(2, 7, FailKind::Eaddrnotavail, 300);
+    let key = failed.churn[0].0;
+    let of = |stack| SiteCount { key, at: At::NoPort, stack, count: 1, counted: true };
+    failed.sites = (100..400).map(of).collect();
+    let events = play(&[failed]).snapshot(0, &Stacks::default(), Some(&Rules::default()));
+    let sites = events[0].failed[0].call_sites.as_ref().unwrap();
+    assert_eq!(sites.iter().map(|site| site.count).sum::<u64>(), 300);
 }

@@ -8,7 +8,8 @@ use portchurn_common::flow::{Address, ChurnKey, Role};
 
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
-use crate::model::site::{Sites, Stacks};
+use crate::model::site::Sites;
+use crate::model::stacks::Stacks;
 
 /// Ended processes that are kept one by one. The oldest beyond this are folded into their program.
 const ENDED_MAX: usize = 1024;
@@ -190,9 +191,6 @@ impl Ledger {
             let process = self.entry(ProcessId::of(&site.key));
             bounded(&mut process.destinations, DestinationKey::of(&site.key)).sites.record(site);
         }
-        if self.stacks.is_full() {
-            self.forget_stacks();
-        }
         for stack in &sample.stacks {
             self.stacks.add(stack);
         }
@@ -258,11 +256,16 @@ impl Ledger {
         }
     }
 
-    /// Makes room for stacks: those of folded processes are the same as others'.
-    fn forget_stacks(&mut self) {
+    /// Makes room for stacks, if there is none: those of folded processes are the same as others'. `elsewhere`: what is
+    /// counted under beside what is kept here.
+    pub fn make_room_for_stacks<I: Iterator<Item = u64>>(&mut self, elsewhere: impl FnOnce() -> I) {
+        if !self.stacks.is_full() {
+            return;
+        }
         let single = self.processes.values().flat_map(|process| process.destinations.values());
         let folded = self.programs.values().flat_map(|program| program.folded.values());
-        let used = single.chain(folded).flat_map(|stats| stats.sites.ids()).collect();
+        let here = single.chain(folded).flat_map(|stats| stats.sites.ids());
+        let used = here.chain(elsewhere()).collect();
         self.stacks.keep(&used);
     }
 

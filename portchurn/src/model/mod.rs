@@ -16,6 +16,7 @@ use crate::model::ports::Ports;
 use crate::model::rates::Rates;
 use crate::model::sample::{OwnCost, ProcessId, Sample};
 use crate::model::snapshot::{CallSite, HookState, Lost, SCHEMA_VERSION, Snapshot};
+use crate::model::who::CodeLine;
 
 pub mod budget;
 pub mod churn;
@@ -24,6 +25,7 @@ pub mod culprit;
 pub mod event;
 pub mod exhaustion;
 pub mod forecast;
+pub mod held;
 pub mod ledger;
 pub mod lists;
 pub mod names;
@@ -37,6 +39,7 @@ pub mod sample;
 pub mod site;
 pub mod snapshot;
 pub mod sockets;
+pub mod stacks;
 pub mod timewait;
 pub mod who;
 
@@ -120,6 +123,8 @@ impl Model {
         self.last_ns = sample.at_ns;
         self.lost = sample.lost;
         self.own_cost = sample.own_cost;
+        let (exhaustions, time_wait) = (&self.exhaustions, &self.time_wait);
+        self.ledger.make_room_for_stacks(|| exhaustions.stack_ids().chain(time_wait.stack_ids()));
         self.ledger.apply(sample);
         self.names.apply(sample);
         let after_reading = share_after_reading(sample, interval_ns);
@@ -145,7 +150,17 @@ impl Model {
 
     /// Connects that failed because no local port was left, the latest first.
     pub fn exhaustion(&self) -> Vec<Exhaustion> {
-        self.exhaustions.snapshot(self.context.attached_ns)
+        self.exhaustions.snapshot(self.context.attached_ns, self.ledger.stacks(), self.culprits())
+    }
+
+    /// Whose frames are the application's; `None`: call sites are not taken.
+    fn culprits(&self) -> Option<&Rules> {
+        self.context.takes_stacks.then_some(&self.context.culprits)
+    }
+
+    /// Where in the code a connection was opened, or closed. `None`: no stack was taken.
+    pub fn line_of(&self, stack: u64) -> Option<CodeLine> {
+        who::line_of(stack, self.ledger.stacks(), &self.context.culprits)
     }
 
     /// Where in the code one event happened. `None`: its stack has no name yet; see [`Model::unread_site`].
@@ -163,7 +178,7 @@ impl Model {
         let view = View {
             window_s: self.window_s,
             knows_errors: self.context.knows_errors,
-            culprits: self.context.takes_stacks.then_some(&self.context.culprits),
+            culprits: self.culprits(),
         };
         let (totals, programs) = churn::programs(&self.ledger, view);
         Snapshot {
@@ -175,7 +190,7 @@ impl Model {
             totals,
             programs,
             processes: churn::processes(&self.ledger, view),
-            time_wait: self.time_wait.snapshot(&self.names),
+            time_wait: self.time_wait.snapshot(&self.names, self.ledger.stacks(), self.culprits()),
             ports: self.ports.snapshot(&self.rates, &self.names, self.context.sees_binds()),
             exhaustion: self.exhaustion(),
             lost: self.context.lost(&self.lost),

@@ -1,26 +1,20 @@
-//! Call sites as the model holds them: counts per stack, what the stacks are, and both brought together into lines of
-//! code. Which frame is to blame is [`crate::model::culprit`]'s to say.
+//! Call sites as the model holds them: counts per stack, brought together with what the stacks are into lines of code.
+//! Which frame is to blame is [`crate::model::culprit`]'s to say.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use portchurn_common::stack::{At, STACK_EXITING, STACK_FIRST, STACK_NONE};
 
 use crate::model::culprit::Rules;
-use crate::model::sample::{Frame, SiteCount, Stack};
+use crate::model::sample::{SiteCount, Stack};
 use crate::model::snapshot::{CallSite, Place};
+use crate::model::stacks::{Stacks, Variant};
 
 /// Sites that are kept one by one for each destination. The rest is counted as one.
 const SITES_MAX: usize = 256;
-/// Stacks that are kept. Beyond, new ones stay without a name.
-const STACKS_MAX: usize = 65_536;
-/// Frames of all different stacks that are kept; each is some 200 bytes.
-const STACK_FRAMES_MAX: usize = 262_144;
-/// Different stacks that are kept for one fingerprint.
-const VARIANTS_MAX: usize = 32;
 /// What is folded together for want of room.
-const STACK_FOLDED: u64 = 0;
+const STACK_FOLDED: u64 = STACK_FIRST - 1;
 
 /// How often a site was passed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,13 +49,26 @@ impl Sites {
         }
     }
 
+    /// The same, of which no more than `places` are kept one by one.
+    pub fn record_few(&mut self, site: &SiteCount, places: usize) {
+        self.add_within(
+            (site.at, site.stack),
+            SiteStats { count: site.count, counted: site.counted },
+            places,
+        );
+    }
+
     /// The stacks that are counted here.
     pub fn ids(&self) -> impl Iterator<Item = u64> {
         self.0.keys().map(|(_, id)| *id)
     }
 
     fn add(&mut self, key: (At, u64), stats: SiteStats) {
-        let has_room = self.0.len() < SITES_MAX || self.0.contains_key(&key);
+        self.add_within(key, stats, SITES_MAX);
+    }
+
+    fn add_within(&mut self, key: (At, u64), stats: SiteStats, places: usize) {
+        let has_room = self.0.len() < places || self.0.contains_key(&key);
         self.add_to(if has_room { key } else { (key.0, STACK_FOLDED) }, stats);
     }
 
@@ -77,125 +84,44 @@ impl Sites {
     }
 }
 
-/// One stack under a hash or fingerprint, and how often it was read there.
-#[derive(Clone, Debug)]
-struct Variant {
-    stack: Arc<Stack>,
-    read: u64,
+/// What was counted for a destination, whether a stack was taken or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// Connects begun.
+    pub opens: u64,
+    /// Connections ended, by whomever.
+    pub closes: u64,
+    /// Connects that found no local port.
+    pub no_port: u64,
 }
 
-/// Every stack that has a name.
-#[derive(Debug, Default)]
-pub struct Stacks {
-    by_id: HashMap<u64, Vec<Variant>>,
-    /// Each different stack once: processes that run the same code share it.
-    distinct: HashSet<Distinct>,
-    /// Of all that are distinct.
-    frames: usize,
+/// Lines of code of one destination, most passed first. Where sites were counted less often than is expected, the
+/// difference is a line of its own, so that the sum is always that.
+pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, expected: Expected) -> Vec<CallSite> {
+    // Who ends a connection need not be ours; without any close that was seen, a line would only say so.
+    let closes = if sites.total(At::Close) > 0 { expected.closes } else { 0 };
+    let mut list = lines(sites, stacks, rules, (At::Open, expected.opens, NOT_TAKEN));
+    list.extend(lines(sites, stacks, rules, (At::NoPort, expected.no_port, NOT_TAKEN)));
+    list.extend(lines(sites, stacks, rules, (At::Close, closes, NOT_OURS)));
+    list
 }
 
-/// A stack that is equal to another when their frames are.
-#[derive(Debug)]
-struct Distinct(Arc<Stack>);
-
-impl Hash for Distinct {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.frames.hash(state);
+/// Lines of code of one moment, most passed first. What is missing to the expected sum is a line with this note.
+pub fn lines(
+    sites: &Sites,
+    stacks: &Stacks,
+    rules: &Rules,
+    (at, expected, why_missing): (At, u64, &str),
+) -> Vec<CallSite> {
+    let total = sites.total(at);
+    let mut found = grouped(sites, stacks, at);
+    let missing = expected.saturating_sub(total);
+    if missing > 0 {
+        found.push(Group::of_note(why_missing, missing));
     }
-}
-
-impl PartialEq for Distinct {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.frames == other.0.frames
-    }
-}
-
-impl Eq for Distinct {}
-
-impl Stacks {
-    /// Takes a stack in that was read.
-    pub fn add(&mut self, stack: &Stack) {
-        if self.is_full() && !self.by_id.contains_key(&stack.id) {
-            return;
-        }
-        let stack = self.shared(stack);
-        let variants = self.by_id.entry(stack.0).or_default();
-        let known = variants.iter().position(|variant| Arc::ptr_eq(&variant.stack, &stack.1));
-        match known {
-            Some(index) => variants[index].read += 1,
-            None if variants.len() < VARIANTS_MAX => {
-                variants.push(Variant { stack: stack.1, read: 1 });
-            }
-            None => {}
-        }
-    }
-
-    /// The number under which it is counted, and the one stack that is equal to it.
-    fn shared(&mut self, stack: &Stack) -> (u64, Arc<Stack>) {
-        let candidate = Distinct(Arc::new(stack.clone()));
-        match self.distinct.get(&candidate) {
-            Some(known) => (stack.id, Arc::clone(&known.0)),
-            None => {
-                let shared = Arc::clone(&candidate.0);
-                self.frames += shared.frames.len();
-                self.distinct.insert(candidate);
-                (stack.id, shared)
-            }
-        }
-    }
-
-    /// Whether there is no room for a new one.
-    pub fn is_full(&self) -> bool {
-        self.by_id.len() >= STACKS_MAX || self.frames >= STACK_FRAMES_MAX
-    }
-
-    /// Forgets every stack under which nothing is counted any more.
-    pub fn keep(&mut self, used: &HashSet<u64>) {
-        self.by_id.retain(|id, _| used.contains(id));
-        let by_id = &self.by_id;
-        let held: HashSet<*const Stack> =
-            by_id.values().flatten().map(|variant| Arc::as_ptr(&variant.stack)).collect();
-        self.distinct.retain(|stack| held.contains(&Arc::as_ptr(&stack.0)));
-        self.frames = self.distinct.iter().map(|stack| stack.0.frames.len()).sum();
-    }
-
-    /// One number for all that are the same stack: the first under which it was read, while that is kept.
-    fn canonical(&self, id: u64) -> u64 {
-        match self.of(id) {
-            [only] if self.by_id.contains_key(&only.stack.id) => only.stack.id,
-            _ => id,
-        }
-    }
-
-    fn of(&self, id: u64) -> &[Variant] {
-        self.by_id.get(&id).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Lines of code of one destination, most passed first. `opens`, `closes`: what was counted for the destination;
-/// where sites were counted less often, the difference is a line of its own, so that the sum is always that.
-pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, opens: u64, closes: u64) -> Vec<CallSite> {
-    let mut list = Vec::new();
-    for (at, expected) in [(At::Open, opens), (At::Close, closes)] {
-        let total = sites.total(at);
-        let mut found = grouped(sites, stacks, at);
-        let missing = expected.saturating_sub(total);
-        if missing > 0 && (total > 0 || at == At::Open) {
-            let note = if at == At::Open { NOT_TAKEN } else { NOT_OURS };
-            found.push(Group {
-                frames: None,
-                count: missing,
-                read: missing,
-                counted: true,
-                note: Some(note.to_owned()),
-            });
-        }
-        let whole = total.max(expected);
-        list.extend(found.into_iter().map(|group| group.into_site(at, whole, rules)));
-    }
-    list.sort_by(|a, b| {
-        a.at.cmp(b.at).reverse().then(b.count.cmp(&a.count)).then_with(|| a.culprit.cmp(&b.culprit))
-    });
+    let whole = total.max(expected);
+    let mut list: Vec<_> = found.into_iter().map(|group| group.into_site(at, whole, rules)).collect();
+    list.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.culprit.cmp(&b.culprit)));
     list
 }
 
@@ -203,7 +129,7 @@ pub fn call_sites(sites: &Sites, stacks: &Stacks, rules: &Rules, opens: u64, clo
 pub fn passage(at: At, id: u64, counted: bool, stacks: &Stacks, rules: &Rules) -> Option<CallSite> {
     let variants = stacks.of(id);
     let group = match variants.first() {
-        None if id < STACK_FIRST => Group::of_note(note_of(id), SiteStats { count: 1, counted: true }),
+        None if id < STACK_FIRST => Group::of_note(note_of(id), 1),
         None => return None,
         // Of several stacks under one fingerprint it is not known which this was.
         Some(variant) => Group {
@@ -219,13 +145,20 @@ pub fn passage(at: At, id: u64, counted: bool, stacks: &Stacks, rules: &Rules) -
 
 /// A passage whose stack was not read in time.
 pub fn unread(at: At, rules: &Rules) -> CallSite {
-    Group::of_note(UNREAD, SiteStats { count: 1, counted: true }).into_site(at, 1, rules)
+    Group::of_note(UNREAD, 1).into_site(at, 1, rules)
 }
 
-const NOT_TAKEN: &str = "no stack was taken";
+/// A count that has no line of code, and why.
+pub fn remark(at: At, count: u64, note: &str) -> CallSite {
+    Group::of_note(note, count).into_site(at, count, &Rules::default())
+}
+
+/// Why a count has no line.
+pub const NOT_TAKEN: &str = "no stack was taken";
 const NOT_OURS: &str = "ended by the peer, or by a process that was not seen closing";
 const UNREAD: &str = "not read: over the budget for copies of stacks, or the process was gone";
-const FOLDED: &str = "more places than are kept one by one";
+/// What is counted as one.
+pub const FOLDED: &str = "more places than are kept one by one";
 const EXITING: &str = "process exit: the code never closed it";
 const NO_USER_STACK: &str = "no user stack: a kernel worker acted for the process, as with io_uring";
 
@@ -239,14 +172,8 @@ struct Group {
 }
 
 impl Group {
-    fn of_note(note: &str, stats: SiteStats) -> Self {
-        Self {
-            frames: None,
-            count: stats.count,
-            read: stats.count,
-            counted: true,
-            note: Some(note.to_owned()),
-        }
+    fn of_note(note: &str, count: u64) -> Self {
+        Self { frames: None, count, read: count, counted: true, note: Some(note.to_owned()) }
     }
 
     fn into_site(self, at: At, whole: u64, rules: &Rules) -> CallSite {
@@ -260,29 +187,26 @@ impl Group {
             exact,
             sampled: (!exact).then_some(self.read),
             language: chosen.language,
-            culprit: chosen.culprit.map(|index| place(&frames[index])),
-            called_from: chosen.called_from.map(|index| place(&frames[index])),
+            culprit: chosen.culprit.map(|index| Place::of(&frames[index])),
+            called_from: chosen.called_from.map(|index| Place::of(&frames[index])),
             note: self.note.or_else(|| chosen.note.map(str::to_owned)),
             frames: self.frames,
         }
     }
 }
 
-fn place(frame: &Frame) -> Place {
-    Place { function: frame.function.clone(), file: frame.file.clone(), line: frame.line }
-}
-
 fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut by_frames: HashMap<Vec<Frame>, usize> = HashMap::new();
+    // Equal stacks are kept once, so each is known by where it lies.
+    let mut by_stack: HashMap<*const Stack, usize> = HashMap::new();
     for ((_, id), stats) in sites.0.iter().filter(|((site_at, _), _)| *site_at == at) {
         let variants = stacks.of(*id);
         if variants.is_empty() {
-            groups.push(Group::of_note(note_of(*id), *stats));
+            groups.push(Group::of_note(note_of(*id), stats.count));
             continue;
         }
         for (variant, count) in shared_out(stats.count, variants) {
-            let slot = *by_frames.entry(variant.stack.frames.clone()).or_insert_with(|| {
+            let slot = *by_stack.entry(Arc::as_ptr(&variant.stack)).or_insert_with(|| {
                 groups.push(Group {
                     frames: Some(Arc::clone(&variant.stack)),
                     count: 0,
@@ -319,7 +243,8 @@ fn joined(groups: Vec<Group>) -> Vec<Group> {
     list
 }
 
-fn note_of(id: u64) -> &'static str {
+/// Why a number has no stack.
+pub fn note_of(id: u64) -> &'static str {
     match id {
         STACK_FOLDED => FOLDED,
         STACK_EXITING => EXITING,
@@ -352,12 +277,16 @@ fn shared_out(count: u64, variants: &[Variant]) -> Vec<(&Variant, u64)> {
 mod tests {
     use portchurn_common::stack::{At, STACK_EXITING};
 
-    use super::{Sites, Stacks, call_sites};
+    use super::{Expected, Sites, Stacks, call_sites};
     use crate::model::culprit::Rules;
     use crate::model::sample::{Frame, SiteCount, Stack};
 
     fn stack(id: u64, function: &str) -> Stack {
         Stack { id, frames: vec![Frame::python(function, "/app/sync.py", 41)], note: None }
+    }
+
+    fn expected(opens: u64, closes: u64) -> Expected {
+        Expected { opens, closes, no_port: 0 }
     }
 
     fn count(stack: u64, count: u64, counted: bool) -> SiteCount {
@@ -371,7 +300,7 @@ mod tests {
         stacks.add(&stack(200, "load"));
         sites.record(&count(100, 3, true));
         sites.record(&count(200, 4, true));
-        let list = call_sites(&sites, &stacks, &Rules::default(), 10, 0);
+        let list = call_sites(&sites, &stacks, &Rules::default(), expected(10, 0));
         assert_eq!(list.iter().map(|site| site.count).collect::<Vec<_>>(), [7, 3]);
         assert_eq!(list[0].culprit.as_ref().map(|place| place.function.as_str()), Some("load"));
         assert!(list[0].exact && list[1].note.is_some());
@@ -385,7 +314,7 @@ mod tests {
         }
         stacks.add(&stack(100, "b"));
         sites.record(&count(100, 101, false));
-        let list = call_sites(&sites, &stacks, &Rules::default(), 101, 0);
+        let list = call_sites(&sites, &stacks, &Rules::default(), expected(101, 0));
         assert_eq!(
             list.iter().map(|site| (site.count, site.sampled)).collect::<Vec<_>>(),
             [(76, Some(3)), (25, Some(1))]
@@ -397,14 +326,14 @@ mod tests {
         let (mut sites, mut stacks) = (Sites::default(), Stacks::default());
         stacks.add(&stack(100, "a"));
         sites.record(&count(100, 1, false));
-        assert!(call_sites(&sites, &stacks, &Rules::default(), 1, 0)[0].exact);
+        assert!(call_sites(&sites, &stacks, &Rules::default(), expected(1, 0))[0].exact);
     }
 
     #[test]
     fn a_close_at_process_exit_says_so() {
         let mut sites = Sites::default();
         sites.record(&SiteCount { at: At::Close, ..count(STACK_EXITING, 2, true) });
-        let list = call_sites(&sites, &Stacks::default(), &Rules::default(), 0, 2);
+        let list = call_sites(&sites, &Stacks::default(), &Rules::default(), expected(0, 2));
         assert_eq!((list.len(), list[0].at, list[0].count), (1, "close", 2));
         assert!(list[0].note.as_deref().is_some_and(|note| note.starts_with("process exit")));
     }
@@ -415,7 +344,32 @@ mod tests {
         for stack in 100..1100 {
             sites.record(&count(stack, 1, true));
         }
-        let list = call_sites(&sites, &Stacks::default(), &Rules::default(), 1000, 0);
+        let list = call_sites(&sites, &Stacks::default(), &Rules::default(), expected(1000, 0));
         assert_eq!(list.iter().map(|site| site.count).sum::<u64>(), 1000);
+    }
+
+    #[test]
+    fn connects_without_a_port_are_told_apart_from_all_that_were_begun() {
+        let (mut sites, mut stacks) = (Sites::default(), Stacks::default());
+        stacks.add(&stack(100, "load"));
+        stacks.add(&stack(200, "save"));
+        sites.record(&count(100, 30, true));
+        sites.record(&count(200, 20, true));
+        sites.record(&SiteCount { at: At::NoPort, ..count(100, 7, true) });
+        let wanted = Expected { opens: 50, closes: 0, no_port: 9 };
+        let list = call_sites(&sites, &stacks, &Rules::default(), wanted);
+        let seen: Vec<_> = list
+            .iter()
+            .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("open", 30, Some("load")),
+                ("open", 20, Some("save")),
+                ("no_port", 7, Some("load")),
+                ("no_port", 2, None)
+            ]
+        );
     }
 }

@@ -6,9 +6,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::model::sample::Stack;
+use crate::model::sample::{Frame, Stack};
 
 use crate::model::budget::{Exhaustion, PortBudget, TimeWait};
 
@@ -49,11 +49,12 @@ pub struct Snapshot {
 /// Where connections are opened or closed in code.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CallSite {
-    /// `open` or `close`.
+    /// `open`, `close`, or `no_port`: those of the opens that found no local port.
     pub at: &'static str,
-    /// How often. At `open` the sum over a destination is what was begun: opened, failed and in progress.
+    /// How often. At `open` the sum over a destination is what was begun: opened, failed and in progress; at `no_port` it
+    /// is `failed_by.EADDRNOTAVAIL`.
     pub count: u64,
-    /// Of all opens, or of all closes, of the destination.
+    /// Of all of the destination at this moment.
     pub share: f64,
     /// Whether it was counted. Else the count is exact for a fingerprint of the stack, which was read `sampled` times.
     pub exact: bool,
@@ -73,7 +74,7 @@ pub struct CallSite {
 }
 
 /// A line of code.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Place {
     /// Function.
     pub function: String,
@@ -81,6 +82,13 @@ pub struct Place {
     pub file: Option<String>,
     /// Line in it.
     pub line: Option<u32>,
+}
+
+impl Place {
+    /// Where a frame is.
+    pub fn of(frame: &Frame) -> Self {
+        Self { function: frame.function.clone(), file: frame.file.clone(), line: frame.line }
+    }
 }
 
 impl CallSite {

@@ -137,6 +137,16 @@ impl Unowned {
     }
 }
 
+/// Where in the code a connection was opened and closed: stacks by their number, see [`crate::model::sample::Stack::id`];
+/// 0: none was taken.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SitePair {
+    /// Where it was opened.
+    pub opened: u64,
+    /// Where our side closed it.
+    pub closed: u64,
+}
+
 /// TIME_WAIT sockets of one owner to one destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeWaitGroup {
@@ -156,6 +166,8 @@ pub struct TimeWaitGroup {
     pub closed_by_other: u32,
     /// How old they are.
     pub ages: Ages,
+    /// Of these: how many were opened and closed where. Those of which nothing is known are not among them.
+    pub sites: Vec<(SitePair, u32)>,
 }
 
 /// Sockets from one source address to one destination that hold a port of the local range.

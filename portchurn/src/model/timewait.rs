@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use portchurn_common::flow::{ChurnKey, Role as FlowRole};
 
 use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWaitOwner};
+use crate::model::culprit::Rules;
 use crate::model::forecast::expired;
+use crate::model::held::{Amount, Held};
 use crate::model::names::Names;
 use crate::model::rates::{Rates, Target};
 use crate::model::reuse::Reuse;
@@ -16,6 +18,7 @@ use crate::model::snapshot::Role;
 use crate::model::sockets::{
     AGE_STEP_S, AGE_STEPS, Ages, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
 };
+use crate::model::stacks::Stacks;
 
 /// One owner's sockets to one destination.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,7 @@ struct Group {
     listed: f64,
     ages: [f64; AGE_STEPS],
     closed_first_by: ClosedFirstBy,
+    held: Held,
     /// Since the reading.
     entered: f64,
     /// Since the reading, an estimate.
@@ -30,16 +34,21 @@ struct Group {
 }
 
 impl Group {
-    fn count(&self, elapsed_s: f64, entered_share: f64) -> u64 {
+    fn amount(&self, elapsed_s: f64, entered_share: f64) -> Amount {
         let left = (self.listed - expired(&self.ages, elapsed_s) - self.taken_over).max(0.0);
-        (left + self.entered * entered_share).round() as u64
+        let count = (left + self.entered * entered_share).round() as u64;
+        let left = (left.round() as u64).min(count);
+        Amount { listed: self.listed as u64, left, since: count - left }
     }
 }
+
+/// What groups are told apart by.
+type GroupId = (Ownership, ChurnKey);
 
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    groups: HashMap<(Ownership, ChurnKey), Group>,
+    groups: HashMap<GroupId, Group>,
     sysctls: HashMap<u32, Sysctls>,
     last: Option<SocketReading>,
     now_ns: u64,
@@ -78,6 +87,9 @@ impl Ledger {
                 entry.closed_first_by.process_exit += u64::from(group.closed_exit);
                 entry.closed_first_by.simultaneous += u64::from(group.closed_both);
                 entry.closed_first_by.other_process += u64::from(group.closed_by_other);
+                for &(pair, count) in &group.sites {
+                    entry.held.add(pair, count);
+                }
             }
         }
         self.last = Some(without_lists(reading));
@@ -108,35 +120,54 @@ impl Ledger {
         }
     }
 
-    /// What is known now; `None` before the first reading.
-    pub fn snapshot(&self, names: &Names) -> Option<TimeWait> {
+    /// Stacks under which something is counted here.
+    pub fn stack_ids(&self) -> impl Iterator<Item = u64> {
+        self.groups.values().flat_map(|group| group.held.stack_ids())
+    }
+
+    /// What is known now; `None` before the first reading. `culprits`: whose frames are the application's; `None`: call
+    /// sites are not taken.
+    pub fn snapshot(&self, names: &Names, stacks: &Stacks, culprits: Option<&Rules>) -> Option<TimeWait> {
         let last = self.last.as_ref()?;
         let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
-        // What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
-        let is_fresh = self.now_ns.saturating_sub(last.at_ns) < FRESH_NS;
-        let elapsed_s = if is_fresh { 0.0 } else { read_ago_s };
-        let shares = if is_fresh { HashMap::new() } else { self.entered_shares(elapsed_s) };
-        let usual_share = if is_fresh { 0.0 } else { 1.0 };
+        let amounts = self.amounts(last, read_ago_s);
+        let told = culprits.map(|rules| (rules, told(&amounts)));
         let mut owners: BTreeMap<(Ownership, ProcessId), Vec<TimeWaitDestination>> = BTreeMap::new();
         let mut by_ownership: BTreeMap<Ownership, u64> = BTreeMap::new();
         let mut ages = [0.0; AGE_STEPS];
-        for ((ownership, key), group) in &self.groups {
-            let count = group.count(elapsed_s, shares.get(&key.netns).copied().unwrap_or(usual_share));
+        for (id @ (ownership, key), group, amount) in amounts {
+            let count = amount.left + amount.since;
             for (sum, one) in ages.iter_mut().zip(&group.ages) {
                 *sum += one;
             }
             if count > 0 {
                 *by_ownership.entry(*ownership).or_default() += count;
+                let sites = told.as_ref().filter(|(_, told)| told.contains(id)).map(|(rules, _)| {
+                    group.held.call_sites(amount, key.role == FlowRole::Connect as u8, stacks, rules)
+                });
                 owners
                     .entry((*ownership, ProcessId::of(key)))
                     .or_default()
-                    .push(destination(key, group, count));
+                    .push(TimeWaitDestination { call_sites: sites, ..destination(key, group, count) });
             }
         }
         let mut owners: Vec<_> =
             owners.into_iter().map(|((ownership, id), list)| owner(ownership, id, list, names)).collect();
         owners.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
         Some(summed(last, read_ago_s, &by_ownership, &ages, owners))
+    }
+
+    /// How many sockets each group has by now.
+    fn amounts(&self, last: &SocketReading, read_ago_s: f64) -> Vec<(&GroupId, &Group, Amount)> {
+        // What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
+        let is_fresh = self.now_ns.saturating_sub(last.at_ns) < FRESH_NS;
+        let elapsed_s = if is_fresh { 0.0 } else { read_ago_s };
+        let shares = if is_fresh { HashMap::new() } else { self.entered_shares(elapsed_s) };
+        let usual_share = if is_fresh { 0.0 } else { 1.0 };
+        let amount = |id: &GroupId, group: &Group| {
+            group.amount(elapsed_s, shares.get(&id.1.netns).copied().unwrap_or(usual_share))
+        };
+        self.groups.iter().map(|(id, group)| (id, group, amount(id, group))).collect()
     }
 
     /// Of what ended since the reading, the share for which the kernel still had room: at `tcp_max_tw_buckets` it
@@ -161,6 +192,21 @@ const FRESH_NS: u64 = 50_000_000;
 
 /// From this share of half of the range on the search for a port meets waiting ones.
 const FULL: f64 = 0.98;
+
+/// Owners and destinations whose lines of code are told. A host that starts a process for each connection has tens of
+/// thousands with one socket each.
+const TOLD_MAX: usize = 2000;
+
+/// Those that hold the most, of those that have an owner.
+fn told<'a>(amounts: &[(&'a GroupId, &Group, Amount)]) -> HashSet<&'a GroupId> {
+    let owned = amounts.iter().filter(|(id, ..)| id.0 == Ownership::Owned);
+    let mut all: Vec<_> = owned.map(|(id, _, amount)| (amount.left + amount.since, *id)).collect();
+    if all.len() > TOLD_MAX {
+        all.select_nth_unstable_by(TOLD_MAX, |a, b| b.cmp(a));
+        all.truncate(TOLD_MAX);
+    }
+    all.into_iter().map(|(_, id)| id).collect()
+}
 
 fn target(key: &ChurnKey) -> Target {
     Target { netns: key.netns, remote: key.remote, port: key.port }
@@ -278,6 +324,7 @@ fn destination(key: &ChurnKey, group: &Group, count: u64) -> TimeWaitDestination
         count,
         closed_first_by: group.closed_first_by,
         ages: group.ages.iter().map(|&count| count as u64).collect(),
+        call_sites: None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::model::sockets::{
     AGE_STEPS, NamespaceReading, Ownership, SocketReading, Sysctls, TimeWaitGroup, Unowned, Unread,
 };
+use crate::model::stacks::Stacks;
 
 const S: u64 = 1_000_000_000;
 const SERVER: Address = Address::from_v4([10, 0, 0, 2]);
@@ -38,6 +39,7 @@ fn group(ownership: Ownership, tgid: u32, count: u32, step: usize) -> TimeWaitGr
         closed_both: 0,
         closed_by_other: 0,
         ages,
+        sites: Vec::new(),
     }
 }
 
@@ -69,7 +71,7 @@ fn after(samples: Vec<Sample>) -> TimeWait {
         let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
         ledger.apply(&sample, &rates, S, share);
     }
-    ledger.snapshot(&names).unwrap()
+    ledger.snapshot(&names, &Stacks::default(), None).unwrap()
 }
 
 fn sample(at_s: u64) -> Sample {
@@ -100,7 +102,7 @@ fn coverage_is_what_is_proven_of_what_the_kernel_holds() {
 fn nothing_is_said_before_the_first_reading_and_no_ratio_of_nothing() {
     let mut ledger = Ledger::default();
     ledger.apply(&Sample { churn: vec![entered(7, 5)], ..sample(1) }, &Rates::default(), S, 1.0);
-    assert!(ledger.snapshot(&Names::default()).is_none());
+    assert!(ledger.snapshot(&Names::default(), &Stacks::default(), None).is_none());
     let seen = after(vec![Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) }]);
     assert_eq!((seen.total, seen.coverage_ratio), (0, None));
 }

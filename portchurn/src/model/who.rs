@@ -4,7 +4,14 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use portchurn_common::stack::is_counted;
 use serde::{Deserialize, Serialize};
+
+use crate::model::culprit::Rules;
+use crate::model::sample::Stack;
+use crate::model::site::note_of;
+use crate::model::snapshot::Place;
+use crate::model::stacks::Stacks;
 
 /// An address and port as a process list shows them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -98,8 +105,50 @@ pub struct Answer {
     pub opened_ago_s: Option<f64>,
     /// How long ago it ended. Seconds.
     pub closed_ago_s: Option<f64>,
-    /// Where in the code it was opened.
-    pub call_site: Option<String>,
+    /// Where in the code it was opened; `null`: not taken.
+    pub opened_at: Option<CodeLine>,
+    /// Where in the code our side closed it; `null`: not taken, or the peer closed first and nobody here after it.
+    pub closed_at: Option<CodeLine>,
+}
+
+/// A line of code, or why there is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CodeLine {
+    /// The innermost line that is the application's.
+    pub culprit: Option<Place>,
+    /// The application's line that called it.
+    pub called_from: Option<Place>,
+    /// What to know about it.
+    pub note: Option<String>,
+}
+
+/// What a stack comes to. `None`: none was taken. A fingerprint under which several lines were seen names none of them.
+pub fn line_of(stack: u64, stacks: &Stacks, rules: &Rules) -> Option<CodeLine> {
+    if stack == 0 {
+        return None;
+    }
+    let variants = stacks.of(stack);
+    let mut seen: Vec<_> = variants.iter().map(|variant| named(&variant.stack, rules)).collect();
+    seen.dedup();
+    match seen.as_slice() {
+        [] => Some(CodeLine { note: Some(note_of(stack).to_owned()), ..CodeLine::default() }),
+        [only] => Some(only.clone()),
+        [first, ..] if is_counted(stack) => Some(first.clone()),
+        several => {
+            let note = format!("one of {} places that look alike from outside", several.len());
+            Some(CodeLine { note: Some(note), ..CodeLine::default() })
+        }
+    }
+}
+
+fn named(stack: &Stack, rules: &Rules) -> CodeLine {
+    let chosen = rules.choose(&stack.frames);
+    let place = |index: usize| Place::of(&stack.frames[index]);
+    CodeLine {
+        culprit: chosen.culprit.map(place),
+        called_from: chosen.called_from.map(place),
+        note: stack.note.clone().or_else(|| chosen.note.map(str::to_owned)),
+    }
 }
 
 /// What a running portchurn answers.
@@ -120,6 +169,8 @@ pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
     answers.dedup_by(|later, first| {
         let is_same = later.cookie == first.cookie && later.netns == first.netns;
         if is_same {
+            first.opened_at = first.opened_at.take().or(later.opened_at.take());
+            first.closed_at = first.closed_at.take().or(later.closed_at.take());
             // What the tables say of the state and the addresses is newer than what was kept.
             first.local_address = first.local_address.or(later.local_address);
             if first.state == Life::Closed && later.state == Life::TimeWait {
@@ -137,7 +188,10 @@ pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Life, Query, merged};
+    use super::{Answer, CodeLine, Life, Query, line_of, merged};
+    use crate::model::culprit::Rules;
+    use crate::model::sample::{Frame, Stack};
+    use crate::model::stacks::Stacks;
 
     fn answer(cookie: u64, state: Life, tgid: Option<u32>) -> Answer {
         Answer {
@@ -157,7 +211,8 @@ mod tests {
             closed_by: None,
             opened_ago_s: None,
             closed_ago_s: Some(cookie as f64),
-            call_site: None,
+            opened_at: None,
+            closed_at: None,
         }
     }
 
@@ -188,5 +243,31 @@ mod tests {
             seen,
             [(4, Life::Open, Some(8)), (9, Life::TimeWait, Some(7)), (3, Life::Closed, Some(8))]
         );
+    }
+
+    #[test]
+    fn a_line_is_named_only_where_it_is_certain() {
+        let mut stacks = Stacks::default();
+        let frames = |function: &str| vec![Frame::python(function, "/app/sync.py", 41)];
+        for (id, function) in [(101, "load"), (200, "load"), (200, "save"), (300, "save"), (300, "save")] {
+            stacks.add(&Stack { id, frames: frames(function), note: None });
+        }
+        let line = |id| line_of(id, &stacks, &Rules::default());
+        let function = |id| line(id).and_then(|line| line.culprit).map(|place| place.function);
+        assert_eq!((function(101).as_deref(), function(300).as_deref()), (Some("load"), Some("save")));
+        let unsure = line(200).unwrap();
+        assert_eq!(unsure.culprit, None, "two places under one fingerprint");
+        assert!(unsure.note.is_some_and(|note| note.starts_with("one of 2 places")));
+        assert!(line(401).unwrap().note.unwrap().starts_with("not read"));
+        assert!(line(1).unwrap().note.unwrap().starts_with("process exit"));
+        assert_eq!(line(0), None);
+    }
+
+    #[test]
+    fn what_one_knows_of_the_code_and_the_other_does_not_is_kept() {
+        let line = CodeLine { note: Some("process exit".into()), ..CodeLine::default() };
+        let knowing = Answer { opened_at: Some(line.clone()), ..answer(9, Life::Closed, Some(7)) };
+        let list = merged(vec![answer(9, Life::Closed, Some(7)), knowing]);
+        assert_eq!((list.len(), list[0].opened_at.as_ref()), (1, Some(&line)));
     }
 }

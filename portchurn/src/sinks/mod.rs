@@ -31,7 +31,7 @@ mod sample;
 
 pub use json::document as json_document;
 #[cfg(test)]
-pub(crate) use sample::{sample_snapshot, sample_with_ports, sample_with_sites};
+pub(crate) use sample::{sample_snapshot, sample_with_held, sample_with_ports, sample_with_sites};
 pub use view::{Filtering, Page, RowFilter, SortKey, View};
 
 /// Something that snapshots are written to.

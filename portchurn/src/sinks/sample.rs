@@ -20,6 +20,13 @@ pub(crate) fn sample_with_sites() -> Snapshot {
     snapshot
 }
 
+/// The common snapshot, with TIME_WAIT and the call sites that hold it.
+pub(crate) fn sample_with_held() -> Snapshot {
+    let mut snapshot = sample_with_ports();
+    sites::add(&mut snapshot);
+    snapshot
+}
+
 /// The common snapshot, with TIME_WAIT and ports.
 pub(crate) fn sample_with_ports() -> Snapshot {
     Snapshot { time_wait: Some(budget::time_wait()), ports: Some(budget::ports()), ..sample_snapshot() }

@@ -21,6 +21,7 @@ fn destination(count: u64) -> TimeWaitDestination {
         count,
         closed_first_by: ClosedFirstBy { local: count, ..ClosedFirstBy::default() },
         ages: vec![count / 12; 13],
+        call_sites: None,
     }
 }
 

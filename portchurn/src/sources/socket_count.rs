@@ -7,8 +7,8 @@ use portchurn_common::tcp::{CloseKind, TcpState};
 
 use crate::model::sample::ProcessId;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Holder, NamespaceReading, Ownership, PoolReading, PortCount, Sysctls, TIME_WAIT_S,
-    TimeWaitGroup, TupleReading,
+    AGE_STEP_S, AGE_STEPS, Holder, NamespaceReading, Ownership, PoolReading, PortCount, SitePair, Sysctls,
+    TIME_WAIT_S, TimeWaitGroup, TupleReading,
 };
 use crate::sources::port_set::PortSet;
 use crate::sources::sock_diag::Socket;
@@ -35,6 +35,8 @@ pub struct Resolved {
     pub bound: bool,
     /// Whether this very socket was resolved in this reading already.
     pub repeated: bool,
+    /// Where in the code.
+    pub sites: SitePair,
 }
 
 /// Knows whose sockets are.
@@ -67,6 +69,7 @@ pub struct SocketCount {
     /// Ports of listeners and binds.
     blocked: PortSet,
     time_wait: HashMap<(Ownership, ChurnKey), TimeWaitGroup>,
+    sites: HashMap<(Ownership, ChurnKey), HashMap<SitePair, u32>>,
     tuples: HashMap<TupleKey, TupleReading>,
     tuples_folded: u64,
     sources: HashMap<Address, Source>,
@@ -82,6 +85,7 @@ impl SocketCount {
             listening: PortSet::default(),
             blocked: PortSet::default(),
             time_wait: HashMap::new(),
+            sites: HashMap::new(),
             tuples: HashMap::new(),
             tuples_folded: 0,
             sources: HashMap::new(),
@@ -140,6 +144,7 @@ impl SocketCount {
             closed_both: 0,
             closed_by_other: 0,
             ages: [0; AGE_STEPS],
+            sites: Vec::new(),
         });
         group.count += 1;
         group.ages[age_step(socket)] += 1;
@@ -150,6 +155,10 @@ impl SocketCount {
             None => {}
         }
         group.closed_by_other += u32::from(resolved.closed_by_other);
+        if resolved.sites != SitePair::default() {
+            let places = self.sites.entry((resolved.ownership, key)).or_default();
+            *places.entry(resolved.sites).or_default() += 1;
+        }
     }
 
     fn add_port(&mut self, socket: &Socket, resolved: &Resolved) {
@@ -205,7 +214,12 @@ impl SocketCount {
     }
 
     /// The sums.
-    pub fn finish(self) -> NamespaceReading {
+    pub fn finish(mut self) -> NamespaceReading {
+        for (key, places) in std::mem::take(&mut self.sites) {
+            if let Some(group) = self.time_wait.get_mut(&key) {
+                group.sites = places.into_iter().collect();
+            }
+        }
         let sysctls = self.sysctls.as_ref();
         let reserved = PortSet::of_ranges(sysctls.map_or(&[], |sysctls| &sysctls.reserved));
         let low = sysctls.map_or(0, |sysctls| sysctls.port_low);

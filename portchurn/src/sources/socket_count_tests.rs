@@ -4,7 +4,7 @@ use portchurn_common::flow::{Address, ChurnKey, Role};
 use portchurn_common::tcp::{CloseKind, TcpState};
 
 use super::{Resolved, Resolver, SocketCount};
-use crate::model::sockets::{Ownership, PortCount, Sysctls, Unowned};
+use crate::model::sockets::{Ownership, PortCount, SitePair, Sysctls, Unowned};
 use crate::sources::sock_diag::Socket;
 
 const CLIENT: Address = Address::from_v4([10, 0, 0, 1]);
@@ -36,6 +36,11 @@ impl Resolver for Script {
             closed_by_other: false,
             bound: socket.cookie == 50,
             repeated,
+            sites: if is_owned {
+                SitePair { opened: 17, closed: 19 + socket.cookie % 2 * 2 }
+            } else {
+                SitePair::default()
+            },
         }
     }
 }

@@ -91,7 +91,8 @@ fn answer(netns: u32, socket: &Socket, accepted: bool, process: Option<&Process>
         closed_by: None,
         opened_ago_s: None,
         closed_ago_s: None,
-        call_site: None,
+        opened_at: None,
+        closed_at: None,
     }
 }
 

@@ -72,9 +72,9 @@ pub struct Trace {
 
 impl Trace {
     /// Starts it, and waits until it is attached: until it tells of a connection of ours.
-    pub fn start(netns: &str) -> Result<Self> {
+    pub fn start(netns: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(portchurn()?);
-        command.args(["trace", "-o", "jsonl", "--netns", netns]).env_remove("RUST_LOG");
+        command.args(["trace", "-o", "jsonl", "--netns", netns]).args(arguments).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         bound_to(&mut command, 60);
         let mut child = command.spawn().context("start portchurn")?;

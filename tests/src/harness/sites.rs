@@ -1,5 +1,6 @@
 //! Call sites as portchurn prints them, and how a test waits for them. What they should be is the test's to know.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -87,6 +88,9 @@ pub struct Destination {
     pub failed: u64,
     /// Connections that ended.
     pub closed: u64,
+    /// Failures by reason.
+    #[serde(default)]
+    pub failed_by: BTreeMap<String, u64>,
     /// From which lines.
     pub call_sites: Vec<Site>,
 }
@@ -165,6 +169,16 @@ pub fn wait_for(
     let found = destinations(tracer, word)?;
     condition(&found).context("it was right, but then")?;
     Ok(found)
+}
+
+/// How often each line was passed at one moment. What has no line of code is under line 0.
+pub fn by_line(sites: &[Site], at: &str) -> BTreeMap<u64, u64> {
+    let mut lines = BTreeMap::new();
+    for site in sites.iter().filter(|site| site.at == at) {
+        let line = site.culprit.as_ref().and_then(|place| place.line).unwrap_or(0);
+        *lines.entry(line).or_default() += site.count;
+    }
+    lines
 }
 
 /// That each destination's opens are accounted for by its sites, exactly, and are so many in total.

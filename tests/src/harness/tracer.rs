@@ -109,6 +109,21 @@ impl Tracer {
         condition(self.advance()?).context("it was right, but then")
     }
 
+    /// Reads on until the condition holds five times in a row: for numbers that are estimates between two lists of the
+    /// kernel, and may be right by chance.
+    pub fn wait_until_settled(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut right = 0;
+        while right < 5 {
+            match condition(self.advance()?) {
+                Ok(()) => right += 1,
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => right = 0,
+            }
+        }
+        Ok(())
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_child(&self.child);

@@ -1,6 +1,7 @@
 //! Two network namespaces with a cable between them, their settings, and programs in them. Gone when it is dropped.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::programs::{bound_to, churn};
-use super::skip;
+use super::{python, skip};
 
 /// Seconds after which a program in a namespace is ended, whatever it does.
 const PATIENCE_S: u32 = 180;
@@ -70,6 +71,12 @@ impl Guest {
         Ok(line)
     }
 
+    /// Lets it begin.
+    pub fn go(&mut self) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("a pipe was asked for")?;
+        stdin.write_all(b"\n").context("let a program begin")
+    }
+
     /// Waits until a client begins.
     pub fn begun(&mut self) -> Result<()> {
         let line = self.line()?;
@@ -118,7 +125,32 @@ impl Cable {
 
     /// Starts a churn program in one of them.
     pub fn churn(&self, netns: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Guest> {
-        let program = churn()?;
+        self.program(netns, &churn()?, arguments, environment)
+    }
+
+    /// Starts one of our scripts in one of them, and waits until it is ready. A tracer that starts then knows it before
+    /// it does anything.
+    pub fn script(
+        &self,
+        netns: &str,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Guest> {
+        let script = python::script(name);
+        let arguments = [&[script.to_str().context("a path in UTF-8")?], arguments].concat();
+        let mut guest = self.program(netns, &python::system()?, &arguments, environment)?;
+        ensure!(guest.line()?.trim() == "ready");
+        Ok(guest)
+    }
+
+    fn program(
+        &self,
+        netns: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Guest> {
         let mut command = in_netns(netns, program.to_str().context("a path in UTF-8")?);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.envs(environment.iter().copied());

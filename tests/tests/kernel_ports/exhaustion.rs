@@ -193,7 +193,7 @@ fn trace_says_once_that_no_port_is_left_and_who_holds_them() {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
         let _server = cable.server(ADDRESS, false)?;
-        let mut trace = Trace::start(&cable.client)?;
+        let mut trace = Trace::start(&cable.client, &[])?;
         let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "33", "0", "stay"], &[])?;
         let outcome = client.outcome()?;
         equal("failures", outcome.errno_99, 13)?;

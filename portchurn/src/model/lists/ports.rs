@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::model::budget::{BudgetKind, Exhaustion, PortBudget, PortHolder};
+use crate::model::budget::{BudgetKind, Exhaustion, FailedBy, PortBudget, PortHolder};
 use crate::model::columns::Cell;
 use crate::model::lists::{Field, Sheet, SheetRow, cells, heads, number, text};
 use crate::model::pools::BINDS_NOT_VISIBLE;
@@ -115,7 +115,8 @@ pub fn event_text(event: &Exhaustion) -> String {
         } else {
             String::new()
         };
-        format!(" of {} ({}){more}", by.program.as_deref().unwrap_or("a process"), by.tgid)
+        let program = by.program.as_deref().unwrap_or("a process");
+        format!(" of {program} ({}){}{more}", by.tgid, failing_line(by))
     });
     let held = if event.holders.is_empty() {
         "holders not known".to_owned()
@@ -125,6 +126,16 @@ pub fn event_text(event: &Exhaustion) -> String {
     let now = if event.ongoing { "NO LOCAL PORT LEFT" } else { "no local port was left" };
     let what = if event.remote_address.is_some() { "connects" } else { "binds" };
     format!("{now} {to}: {} {what}{who} failed with {}; {held}", event.count, event.errno)
+}
+
+/// The line that failed most, if it is known.
+fn failing_line(by: &FailedBy) -> String {
+    let named = by.call_sites.iter().flatten().find_map(|site| Some((site, site.culprit.as_ref()?)));
+    match named {
+        Some((site, place)) if site.count == by.count => format!(" at {place}"),
+        Some((site, place)) => format!(" at {place} ({:.0} %) and elsewhere", 100.0 * site.share),
+        None => String::new(),
+    }
 }
 
 fn holders_text(holders: &[PortHolder]) -> String {

@@ -21,6 +21,10 @@ struct Row {
     tgid: Option<u32>,
     closed_first_by: ClosedFirstBy,
     ages: Vec<u64>,
+    /// Sockets by the line that opened their connection.
+    opened_at: BTreeMap<String, u64>,
+    /// Sockets by the line that closed it.
+    closed_at: BTreeMap<String, u64>,
 }
 
 const FIELDS: &[Field<Row>] = &[
@@ -39,6 +43,20 @@ const FIELDS: &[Field<Row>] = &[
     number("netns", "NETNS", 8, |row| Cell::Id(row.netns.into())),
 ];
 
+/// Where call sites are taken.
+const SITE_FIELDS: &[Field<Row>] = &[
+    text("opened_at", "OPENED AT", 1, |row| most(&row.opened_at, row.count)),
+    text("closed_at", "CLOSED AT", 4, |row| most(&row.closed_at, row.count)),
+];
+
+/// The line that holds the most, and its share.
+fn most(by_line: &BTreeMap<String, u64>, whole: u64) -> Cell {
+    let most = by_line.iter().max_by_key(|&(_, &count)| count);
+    most.map_or(Cell::Empty, |(line, &count)| {
+        Cell::Text(format!("{:.0}% {line}", 100.0 * count as f64 / whole.max(1) as f64))
+    })
+}
+
 /// The list.
 pub fn sheet(snapshot: &Snapshot) -> Sheet {
     let empty = "no TIME_WAIT in the network namespaces that were read";
@@ -56,8 +74,19 @@ pub fn sheet(snapshot: &Snapshot) -> Sheet {
     rows.sort_by(|a, b| {
         b.count.cmp(&a.count).then_with(|| (&a.program, &a.destination).cmp(&(&b.program, &b.destination)))
     });
-    let rows = rows.iter().map(|row| SheetRow { cells: cells(FIELDS, row), alarm: false, notes: Vec::new() });
-    Sheet { facts: facts(time_wait), heads: heads(FIELDS), rows: rows.collect(), empty }
+    let sites = if has_sites(time_wait) { SITE_FIELDS } else { &[] };
+    let rows = rows.iter().map(|row| SheetRow {
+        cells: [cells(FIELDS, row), cells(sites, row)].concat(),
+        alarm: false,
+        notes: Vec::new(),
+    });
+    let heads = [heads(FIELDS), heads(sites)].concat();
+    Sheet { facts: facts(time_wait), heads, rows: rows.collect(), empty }
+}
+
+fn has_sites(time_wait: &TimeWait) -> bool {
+    let mut destinations = time_wait.owners.iter().flat_map(|owner| &owner.destinations);
+    destinations.any(|destination| destination.call_sites.is_some())
 }
 
 fn add(
@@ -84,6 +113,12 @@ fn add(
     row.closed_first_by.local += by.local;
     row.closed_first_by.process_exit += by.process_exit;
     row.closed_first_by.simultaneous += by.simultaneous;
+    for site in destination.call_sites.iter().flatten() {
+        // The lines of code; what has none is left out, and missing in the share of the others.
+        let Some(place) = &site.culprit else { continue };
+        let by_line = if site.at == "open" { &mut row.opened_at } else { &mut row.closed_at };
+        *by_line.entry(place.to_string()).or_default() += site.count;
+    }
     for (sum, one) in row.ages.iter_mut().zip(&destination.ages) {
         *sum += one;
     }
@@ -102,7 +137,8 @@ fn program(owner: &TimeWaitOwner) -> String {
     }
 }
 
-fn destination_text(destination: &TimeWaitDestination) -> String {
+/// Where to, or where from.
+pub fn destination_text(destination: &TimeWaitDestination) -> String {
     match (destination.role, destination.remote_address, destination.remote_port) {
         (Role::Connect, Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
         _ => format!(":{}", destination.local_port.unwrap_or(0)),

@@ -21,9 +21,9 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 /// The lines. What weighs nothing is left out.
 pub(super) fn folded(report: &Report<'_>) -> Vec<String> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for line in report.opens() {
-        let frames: Vec<_> = line.stack().iter().map(|frame| part(frame)).collect();
-        *sums.entry(frames.join(";")).or_default() += line.weight(report.weight);
+    for flame in report.flames() {
+        let frames: Vec<_> = flame.stack().iter().map(|frame| part(frame)).collect();
+        *sums.entry(frames.join(";")).or_default() += flame.weight;
     }
     sums.into_iter().filter(|(_, sum)| *sum > 0).map(|(stack, sum)| format!("{stack} {sum}")).collect()
 }

@@ -7,9 +7,10 @@ use std::io::Write;
 
 use clap::ValueEnum;
 
+use crate::model::lists::time_wait;
 use crate::model::row::{destination_text, display_name};
 use crate::model::sample::Frame;
-use crate::model::snapshot::{CallSite, Destination, Program, Snapshot};
+use crate::model::snapshot::{CallSite, Destination, Program, Role, Snapshot};
 
 mod folded;
 mod json;
@@ -61,7 +62,7 @@ pub enum Weight {
     /// Connections
     #[default]
     Connections,
-    /// Seconds for which a local port is kept in TIME_WAIT
+    /// TIME_WAIT sockets that there are at the end
     TimeWait,
 }
 
@@ -70,7 +71,7 @@ impl Weight {
     fn unit(self) -> (&'static str, &'static str) {
         match self {
             Self::Connections => ("connections", "count"),
-            Self::TimeWait => ("time_wait", "seconds"),
+            Self::TimeWait => ("time_wait", "count"),
         }
     }
 
@@ -79,13 +80,10 @@ impl Weight {
     fn unit_text(self) -> &'static str {
         match self {
             Self::Connections => "connections",
-            Self::TimeWait => "seconds",
+            Self::TimeWait => "TIME_WAIT sockets",
         }
     }
 }
-
-/// Seconds that a socket stays in TIME_WAIT: `TCP_TIMEWAIT_LEN` of include/net/tcp.h, a constant.
-const TIME_WAIT_S: f64 = 60.0;
 
 /// A site with what it belongs to.
 struct Line<'a> {
@@ -94,37 +92,42 @@ struct Line<'a> {
     site: &'a CallSite,
 }
 
-impl<'a> Line<'a> {
-    fn weight(&self, weight: Weight) -> u64 {
-        match weight {
-            Weight::Connections => self.site.count,
-            Weight::TimeWait => {
-                (self.destination.time_wait_entered as f64 * TIME_WAIT_S * self.site.share).round() as u64
-            }
-        }
-    }
-
+impl Line<'_> {
     fn program_name(&self) -> String {
         display_name(&self.program.program, self.program.script.as_deref()).into_owned()
     }
+}
 
+/// A stack as flame graphs and profiles have it, and what it weighs.
+struct Flame<'a> {
+    program: String,
+    destination: String,
     /// Innermost first.
-    fn frames(&self) -> &'a [Frame] {
-        self.site.frames.as_ref().map_or(&[][..], |stack| &stack.frames)
-    }
+    frames: &'a [Frame],
+    /// Stands for frames where there are none.
+    why_no_frames: String,
+    weight: u64,
+}
 
-    fn why_no_frames(&self) -> String {
-        format!("[{}]", self.site.note.as_deref().unwrap_or("unknown"))
+impl<'a> Flame<'a> {
+    fn new(program: String, destination: String, site: &'a CallSite) -> Self {
+        Self {
+            program,
+            destination,
+            frames: site.frames.as_ref().map_or(&[][..], |stack| &stack.frames),
+            why_no_frames: format!("[{}]", site.note.as_deref().unwrap_or("unknown")),
+            weight: site.count,
+        }
     }
 
     /// Program, frames, destination: outermost first.
     fn stack(&self) -> Vec<String> {
-        let mut stack = vec![self.program_name()];
-        match self.frames() {
-            [] => stack.push(self.why_no_frames()),
+        let mut stack = vec![self.program.clone()];
+        match self.frames {
+            [] => stack.push(self.why_no_frames.clone()),
             frames => stack.extend(frames.iter().rev().map(frame_text)),
         }
-        stack.push(destination_text(self.destination));
+        stack.push(self.destination.clone());
         stack
     }
 }
@@ -161,9 +164,32 @@ impl<'a> Report<'a> {
     }
 
     /// Flame graphs are of opens: who closes is another question, and both together would count twice.
-    fn opens(&self) -> impl Iterator<Item = &Line<'a>> {
-        self.lines.iter().filter(|line| line.site.at == "open")
+    fn flames(&self) -> Vec<Flame<'a>> {
+        match self.weight {
+            Weight::Connections => {
+                let opens = self.lines.iter().filter(|line| line.site.at == "open");
+                let flame = |line: &Line<'a>| {
+                    Flame::new(line.program_name(), destination_text(line.destination), line.site)
+                };
+                opens.map(flame).collect()
+            }
+            Weight::TimeWait => held(self.snapshot),
+        }
     }
+}
+
+/// What owners hold of connections that were opened here.
+fn held(snapshot: &Snapshot) -> Vec<Flame<'_>> {
+    let mut flames = Vec::new();
+    for owner in snapshot.time_wait.iter().flat_map(|time_wait| &time_wait.owners) {
+        let program = || owner.program.clone().unwrap_or_else(|| "(not known)".to_owned());
+        for destination in owner.destinations.iter().filter(|destination| destination.role == Role::Connect) {
+            let to = time_wait::destination_text(destination);
+            let sites = destination.call_sites.iter().flatten().filter(|site| site.at == "open");
+            flames.extend(sites.map(|site| Flame::new(program(), to.clone(), site)));
+        }
+    }
+    flames
 }
 
 /// Writes the call sites of a snapshot.

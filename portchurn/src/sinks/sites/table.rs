@@ -17,7 +17,7 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:>9} {:>6} {:7} {:5}  {:24} {:22} CALL SITE",
+        "{:>9} {:>6} {:7} {:7}  {:24} {:22} CALL SITE",
         "COUNT", "SHARE", "", "AT", "PROGRAM", "DESTINATION"
     )?;
     for line in &report.lines {
@@ -26,7 +26,7 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         let program = line.program_name();
         writeln!(
             out,
-            "{:>9} {:>5.1}% {how:7} {:5}  {:24} {:22} {}",
+            "{:>9} {:>5.1}% {how:7} {:7}  {:24} {:22} {}",
             site.count,
             100.0 * site.share,
             site.at,

@@ -18,7 +18,7 @@ use crate::sinks::tui::sites::SitesPane;
 /// Widths of the columns before the line of code: how often, share, moment, how that is known.
 const COUNT: usize = 9;
 const SHARE: usize = 6;
-const AT: usize = 5;
+const AT: usize = 7;
 const HOW: usize = 7;
 
 /// Draws the pane into what is left for rows (`rows`) and for the selected one (`below`). Keeps what it scrolled.
@@ -123,7 +123,11 @@ fn told(site: &CallSite, destination: &Destination, max_width: usize, ink: Ink) 
         Some(place) => text(&place_text(place), Cut::Start),
         None => text(ink.glyphs.empty, Cut::End),
     };
-    let moments = if site.at == "open" { "connects begun" } else { "connections closed" };
+    let moments = match site.at {
+        "open" => "connects begun",
+        "no_port" => "connects that found no port",
+        _ => "connections closed",
+    };
     let counted = format!(
         "{} of the {moments} ({:.1} %), {}",
         human::count(site.count, usize::MAX, ink.glyphs),
