@@ -94,19 +94,19 @@ pub struct Stacks {
     frames: usize,
 }
 
-/// A stack that is equal to another when their frames are.
+/// A stack that is equal to another when their frames are, and what is said of them.
 #[derive(Debug)]
 struct Distinct(Arc<Stack>);
 
 impl Hash for Distinct {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.frames.hash(state);
+        (&self.0.frames, &self.0.note).hash(state);
     }
 }
 
 impl PartialEq for Distinct {
     fn eq(&self, other: &Self) -> bool {
-        self.0.frames == other.0.frames
+        (&self.0.frames, &self.0.note) == (&other.0.frames, &other.0.note)
     }
 }
 
@@ -224,7 +224,7 @@ pub fn unread(at: At, rules: &Rules) -> CallSite {
 
 const NOT_TAKEN: &str = "no stack was taken";
 const NOT_OURS: &str = "ended by the peer, or by a process that was not seen closing";
-const UNREAD: &str = "not read: over the budget for copies of stacks, or the process was gone";
+const UNREAD: &str = "not read: over the budget for copies of stacks, or not in time";
 const FOLDED: &str = "more places than are kept one by one";
 const EXITING: &str = "process exit: the code never closed it";
 const NO_USER_STACK: &str = "no user stack: a kernel worker acted for the process, as with io_uring";
@@ -274,7 +274,7 @@ fn place(frame: &Frame) -> Place {
 
 fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut by_frames: HashMap<Vec<Frame>, usize> = HashMap::new();
+    let mut by_stack: HashMap<Distinct, usize> = HashMap::new();
     for ((_, id), stats) in sites.0.iter().filter(|((site_at, _), _)| *site_at == at) {
         let variants = stacks.of(*id);
         if variants.is_empty() {
@@ -282,7 +282,7 @@ fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
             continue;
         }
         for (variant, count) in shared_out(stats.count, variants) {
-            let slot = *by_frames.entry(variant.stack.frames.clone()).or_insert_with(|| {
+            let slot = *by_stack.entry(Distinct(Arc::clone(&variant.stack))).or_insert_with(|| {
                 groups.push(Group {
                     frames: Some(Arc::clone(&variant.stack)),
                     count: 0,
@@ -398,6 +398,18 @@ mod tests {
         stacks.add(&stack(100, "a"));
         sites.record(&count(100, 1, false));
         assert!(call_sites(&sites, &stacks, &Rules::default(), 1, 0)[0].exact);
+    }
+
+    #[test]
+    fn stacks_without_frames_are_counted_by_their_reasons() {
+        let (mut sites, mut stacks) = (Sites::default(), Stacks::default());
+        for (id, note) in [(100, "gone"), (200, "gone"), (300, "not in memory")] {
+            stacks.add(&Stack { id, frames: Vec::new(), note: Some(note.to_owned()) });
+            sites.record(&count(id, 1, false));
+        }
+        let list = call_sites(&sites, &stacks, &Rules::default(), 3, 0);
+        let found: Vec<_> = list.iter().map(|site| (site.count, site.note.as_deref())).collect();
+        assert_eq!(found, [(2, Some("gone")), (1, Some("not in memory"))]);
     }
 
     #[test]
