@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::servers::{self, Server};
 use portchurn_tests::harness::sites::{self, Destination, Place};
+use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{check, python};
 
 /// How often each script connects. Divides by the number of workers.
@@ -35,16 +36,33 @@ fn truth(account: &str) -> Result<Lines> {
     Ok(lines)
 }
 
-/// What portchurn says. All of it must be exact.
-fn found(destinations: &[Destination]) -> Result<Lines> {
-    let mut lines = Lines::new();
+/// What portchurn says, and how many connects came before it knew the interpreter. The rest must be exact.
+fn found(destinations: &[Destination]) -> Result<(Lines, u64)> {
+    let (mut lines, mut too_soon) = (Lines::new(), 0);
     for site in destinations.iter().flat_map(|to| to.sites("open")) {
+        if site.is_too_soon() {
+            too_soon += site.count;
+            continue;
+        }
         ensure!(site.exact && site.sampled.is_none(), "not exact: {site:?}");
         ensure!(site.language.as_deref() == Some("python"), "no Python: {site:?}");
         let culprit = site.culprit.clone().with_context(|| format!("nobody is to blame: {site:?}"))?;
         *lines.entry((culprit, site.called_from.clone())).or_default() += site.count;
     }
-    Ok(lines)
+    Ok((lines, too_soon))
+}
+
+/// Waits until what portchurn says is what the programs with this word say themselves.
+fn same(tracer: &mut Tracer, word: &str, account: &Lines) -> Result<()> {
+    ensure!(account.values().sum::<u64>() == TIMES, "the script did something else: {account:?}");
+    let last = sites::wait_for(tracer, word, |destinations| {
+        sites::opens_are(destinations, TIMES)?;
+        let (lines, too_soon) = found(destinations)?;
+        sites::are_those(&lines, account, too_soon)
+    })?;
+    let (_, too_soon) = found(&last)?;
+    sites::say_named(word, TIMES - too_soon, TIMES, format_args!("too soon: {too_soon}"));
+    Ok(())
 }
 
 /// Runs one kind of script against a port, with each Python.
@@ -53,13 +71,7 @@ fn named(kind: &str, port: u16) -> Result<()> {
         let mut tracer = sites::start(port, &[])?;
         let arguments = [kind, &port.to_string(), &TIMES.to_string()].map(str::to_owned);
         let account = truth(&python::run(&python, "drivers.py", &arguments)?)?;
-        ensure!(account.values().sum::<u64>() == TIMES, "the script did something else: {account:?}");
-        sites::wait_for(&mut tracer, kind, |destinations| {
-            sites::opens_are(destinations, TIMES)?;
-            let found = found(destinations)?;
-            ensure!(found == account, "{python:?}: found {found:#?}, it was {account:#?}");
-            Ok(())
-        })?;
+        same(&mut tracer, kind, &account).with_context(|| format!("with {}", python.display()))?;
         tracer.stop()?;
     }
     Ok(())
@@ -155,13 +167,7 @@ fn a_preforking_web_server() {
             ensure!(answer.ends_with("ok"), "{answer}: {}", server.log());
         }
         let account = truth(&std::fs::read_to_string(&account)?)?;
-        ensure!(account.values().sum::<u64>() == TIMES, "the server did something else: {account:?}");
-        sites::wait_for(&mut tracer, "wsgi:application", |destinations| {
-            sites::opens_are(destinations, TIMES)?;
-            let found = found(destinations)?;
-            ensure!(found == account, "found {found:#?}, it was {account:#?}");
-            Ok(())
-        })?;
+        same(&mut tracer, "wsgi:application", &account)?;
         tracer.stop()?;
         Ok(())
     });

@@ -12,10 +12,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::summary::Summary;
-use crate::live::collector::Collector;
+use crate::live::collector::{Collector, Watchers};
 use crate::live::loader::{Options, StackMode};
+use crate::live::looks::{Look, Looker};
 use crate::live::memory::give_back;
-use crate::live::stacks::{Look, Watcher};
+use crate::live::stacks::Watcher;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
 use crate::model::sockets::SitePair;
@@ -24,6 +25,7 @@ use crate::model::{Context, Model};
 use crate::sources::ask::{Counter, Question};
 use crate::symbolize::Attach;
 use crate::symbolize::front::Front;
+use crate::symbolize::look;
 use crate::symbolize::namer::Namer;
 
 /// How often the ring buffer is emptied, whatever the interval is.
@@ -88,8 +90,12 @@ impl Session {
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
         let namer = if takes_stacks { Some(Namer::start(give_back)?) } else { None };
-        let watcher = namer.as_ref().map(|namer| Box::new(Stacks(namer.front())) as Box<dyn Watcher>);
-        let mut collector = Collector::attach(options, watcher, now_ns())?;
+        let watchers = namer.as_ref().map(|namer| Watchers {
+            // The kernel side tells of an exec where it has to forget an interpreter.
+            stacks: Box::new(Stacks(namer.front(options.stacks == StackMode::Auto))),
+            looker: Box::new(Looks(namer.looker())),
+        });
+        let mut collector = Collector::attach(options, watchers, now_ns())?;
         collector.read_sockets()?;
         let (asked, questions) = unbounded_channel();
         let counter = Counter::open(move |question| asked.send(question).is_ok())
@@ -243,16 +249,29 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(3);
 struct Stacks(Front);
 
 impl Watcher for Stacks {
+    fn record(&mut self, bytes: &[u8]) {
+        self.0.record(bytes);
+    }
+
+    fn replaced(&mut self, tgid: u32) {
+        self.0.replaced(tgid);
+    }
+
+    fn hand_over(&mut self) {
+        self.0.hand_over();
+    }
+}
+
+/// The same for the thread that looks for interpreters.
+struct Looks(look::Looker);
+
+impl Looker for Looks {
     fn look(&mut self, tgid: u32) -> Look {
         match self.0.look(tgid) {
             Attach::Found(interpreter) => Look::Found(interpreter),
             Attach::Later => Look::Later,
             Attach::Absent | Attach::Refused(_) => Look::Nothing,
         }
-    }
-
-    fn record(&mut self, bytes: &[u8]) {
-        self.0.record(bytes);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::live::closed::Closed;
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Loaded, Options, load};
+use crate::live::looks::{LookThread, Looker};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
 use crate::live::records::{ArgvBytes, CgroupId, Record, decode};
@@ -53,6 +54,14 @@ struct Told {
     ended_ns: Option<u64>,
 }
 
+/// Who makes sense of stacks.
+pub struct Watchers {
+    /// Takes them.
+    pub stacks: Box<dyn Watcher>,
+    /// Finds interpreters.
+    pub looker: Box<dyn Looker>,
+}
+
 /// The running kernel side.
 pub struct Collector {
     keys: Keys,
@@ -83,14 +92,14 @@ impl Collector {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn attach(options: &Options, watcher: Option<Box<dyn Watcher>>, now_ns: u64) -> Result<Self> {
+    pub fn attach(options: &Options, watchers: Option<Watchers>, now_ns: u64) -> Result<Self> {
         let Loaded { mut ebpf, hooks, sizes, settings } = load(options)?;
         // Before the maps are taken out of the object: it adds up their memory.
         let usage = Usage::new(&ebpf, &hooks, now_ns)?;
         let keys = Keys::new(&mut ebpf, &sizes)?;
         let sites = Sites::new(&mut ebpf, &sizes, options.copies)?;
-        let stacks = match watcher {
-            Some(watcher) if is_attached(&hooks, CALL_SITES) => Some(start_stacks(&mut ebpf, watcher)?),
+        let stacks = match watchers {
+            Some(watchers) if is_attached(&hooks, CALL_SITES) => Some(start_stacks(&mut ebpf, watchers)?),
             _ => None,
         };
         let mut this = Self {
@@ -343,10 +352,11 @@ fn is_attached(hooks: &[Attached], name: &str) -> bool {
     hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
 }
 
-fn start_stacks(ebpf: &mut aya::Ebpf, watcher: Box<dyn Watcher>) -> Result<StackThread> {
+fn start_stacks(ebpf: &mut aya::Ebpf, watchers: Watchers) -> Result<StackThread> {
     let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
     let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
-    StackThread::start(ring, interpreters, watcher, Procfs::default().processes())
+    let looks = LookThread::start(interpreters, watchers.looker, Procfs::default().processes())?;
+    StackThread::start(ring, watchers.stacks, looks)
 }
 
 /// Connections that began, and connections that ended.

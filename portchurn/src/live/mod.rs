@@ -10,7 +10,8 @@
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
 //! reader      the socket tables, on a thread of its own    search  who opened a connection
-//! sites       the table of call sites    stacks  their stacks, taken at once
+//! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
+//! turns       how soon these two get a processor
 //! collector   tables and records → Sample
 //! ```
 
@@ -22,6 +23,7 @@ pub mod error;
 pub mod hooks;
 pub mod keys;
 pub mod loader;
+pub mod looks;
 pub mod memory;
 pub mod owners;
 pub mod preflight;
@@ -35,4 +37,5 @@ pub mod sizes;
 pub mod stacks;
 pub mod tables;
 pub mod tracefs;
+pub mod turns;
 pub mod usage;

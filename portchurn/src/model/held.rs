@@ -90,7 +90,7 @@ fn scale(list: &mut Vec<CallSite>, sum: u64) {
         site.sampled = site.sampled.map(|read| read.min(site.count));
     }
     list.retain(|site| site.count > 0);
-    list.sort_by(|a, b| b.count.cmp(&a.count));
+    list.sort_by_key(|site| std::cmp::Reverse(site.count));
 }
 
 #[cfg(test)]

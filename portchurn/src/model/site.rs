@@ -156,7 +156,7 @@ pub fn remark(at: At, count: u64, note: &str) -> CallSite {
 /// Why a count has no line.
 pub const NOT_TAKEN: &str = "no stack was taken";
 const NOT_OURS: &str = "ended by the peer, or by a process that was not seen closing";
-const UNREAD: &str = "not read: over the budget for copies of stacks, or the process was gone";
+const UNREAD: &str = "not read: over the budget for copies of stacks, or not in time";
 /// What is counted as one.
 pub const FOLDED: &str = "more places than are kept one by one";
 const EXITING: &str = "process exit: the code never closed it";
@@ -327,6 +327,19 @@ mod tests {
         stacks.add(&stack(100, "a"));
         sites.record(&count(100, 1, false));
         assert!(call_sites(&sites, &stacks, &Rules::default(), expected(1, 0))[0].exact);
+    }
+
+    #[test]
+    fn stacks_without_frames_are_counted_by_their_reasons() {
+        let (mut sites, mut stacks) = (Sites::default(), Stacks::default());
+        for (id, note) in [(100, "gone"), (200, "gone"), (300, "not in memory")] {
+            stacks.add(&Stack { id, frames: Vec::new(), note: Some(note.to_owned()) });
+            sites.record(&count(id, 1, false));
+        }
+        let expected = Expected { opens: 3, ..Expected::default() };
+        let list = call_sites(&sites, &stacks, &Rules::default(), expected);
+        let found: Vec<_> = list.iter().map(|site| (site.count, site.note.as_deref())).collect();
+        assert_eq!(found, [(2, Some("gone")), (1, Some("not in memory"))]);
     }
 
     #[test]

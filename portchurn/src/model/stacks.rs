@@ -33,19 +33,19 @@ pub struct Stacks {
     frames: usize,
 }
 
-/// A stack that is equal to another when their frames are.
+/// A stack that is equal to another when their frames are, and what is said of them.
 #[derive(Debug)]
 struct Distinct(Arc<Stack>);
 
 impl Hash for Distinct {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.frames.hash(state);
+        (&self.0.frames, &self.0.note).hash(state);
     }
 }
 
 impl PartialEq for Distinct {
     fn eq(&self, other: &Self) -> bool {
-        self.0.frames == other.0.frames
+        (&self.0.frames, &self.0.note) == (&other.0.frames, &other.0.note)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _};
 use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
@@ -163,12 +163,10 @@ fn needed<'data>(
         .collect()
 }
 
-/// Facts by file, so that each is read once; and the files that are open, so that a thousand processes that run the same
-/// do not need a thousand descriptors for it.
+/// Facts by file, so that each is read once.
 #[derive(Debug, Default)]
 pub struct ElfCache {
     facts: HashMap<(FileId, bool), Option<Arc<ElfFacts>>>,
-    files: HashMap<FileId, Weak<File>>,
 }
 
 /// Files that are remembered.
@@ -183,19 +181,6 @@ impl ElfCache {
         }
         self.facts.entry((id, symbols)).or_insert_with(|| ElfFacts::read(file, symbols).map(Arc::new)).clone()
     }
-
-    /// The same file, where it is open already.
-    pub fn shared(&mut self, id: FileId, file: File) -> Arc<File> {
-        if let Some(known) = self.files.get(&id).and_then(Weak::upgrade) {
-            return known;
-        }
-        if self.files.len() >= FILES_MAX {
-            self.files.retain(|_, file| file.strong_count() > 0);
-        }
-        let file = Arc::new(file);
-        self.files.insert(id, Arc::downgrade(&file));
-        file
-    }
 }
 
 #[cfg(test)]
@@ -203,9 +188,7 @@ mod tests {
     use std::fs::File;
     use std::io::Write as _;
 
-    use std::sync::Arc;
-
-    use super::{ElfCache, ElfFacts, FileId, Segment};
+    use super::{ElfFacts, Segment};
 
     #[test]
     fn our_own_program_is_read() {
@@ -214,18 +197,6 @@ mod tests {
         assert!(!facts.segments.is_empty());
         assert!(facts.needed.iter().any(|name| name.starts_with("libc")), "{:?}", facts.needed);
         assert_eq!(facts.python_runtime, None);
-    }
-
-    #[test]
-    fn a_file_is_open_once_for_as_long_as_somebody_needs_it() {
-        let mut cache = ElfCache::default();
-        let open = || File::open("/proc/self/exe").unwrap();
-        let id = FileId::of(&open()).unwrap();
-        let (first, second) = (cache.shared(id, open()), cache.shared(id, open()));
-        assert!(Arc::ptr_eq(&first, &second));
-        let weak = Arc::downgrade(&first);
-        drop((first, second));
-        assert!(weak.upgrade().is_none(), "the cache alone does not keep it open");
     }
 
     #[test]

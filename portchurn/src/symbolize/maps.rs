@@ -20,6 +20,16 @@ pub struct Mapping {
     pub path: String,
 }
 
+/// Device, as major and minor, and number of a file on it.
+pub type Inode = ((u32, u32), u64);
+
+impl Mapping {
+    /// Which file; `None`: none.
+    pub fn inode(&self) -> Option<Inode> {
+        (self.inode != 0).then_some((self.device, self.inode))
+    }
+}
+
 /// Reads all of it. Lines that make no sense are left out.
 pub fn parse(text: &[u8]) -> Vec<Mapping> {
     text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()

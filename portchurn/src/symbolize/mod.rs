@@ -1,10 +1,12 @@
-//! Stacks as the kernel took them → frames with names. Two halves: the front runs on the thread that empties the ring
-//! buffer and does only what cannot wait (a process may be gone a moment later); the namer has a thread of its own,
-//! because reading debug information may take long. Reads only, never stops or writes to a process.
+//! Stacks as the kernel took them → frames with names. Three parts, each on a thread of its own: the front takes what
+//! cannot wait (a process may be gone a moment later), the looker finds interpreters before their first connect, the namer
+//! reads debug information, which may take long. Reads only, never stops or writes to a process.
 //!
 //! ```text
 //! maps      what is mapped where in a process      elf      what a file tells of itself, once per file
-//! modules   both together: address → file and offset, files kept open
+//! held      the maps of a process and its files, open: all that must be done while it is there
+//! modules   what these files tell: address → file and offset
+//! look      whether a process runs an interpreter
 //! python    CPython: is it one, where is its state, what do its code objects say
 //! native    unwinding and naming compiled code
 //! merge     interpreter frames in the place of the native frames that run them
@@ -13,6 +15,8 @@
 
 pub mod elf;
 pub mod front;
+pub mod held;
+pub mod look;
 pub mod maps;
 pub mod merge;
 pub mod modules;

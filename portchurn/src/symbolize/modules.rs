@@ -1,13 +1,12 @@
-//! The files that a process runs, taken when a stack of it arrives: opened then, so that names can be found also when the
-//! process is gone or a file was replaced.
+//! The files that a process runs, and what they say: from address to file and place in it.
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::symbolize::elf::{ElfCache, ElfFacts, FileId};
-use crate::symbolize::maps::{Mapping, parse};
+use crate::symbolize::held::{Files, Held, HeldFile};
+use crate::symbolize::maps::Mapping;
 
 /// One file with code in a process.
 #[derive(Debug)]
@@ -51,33 +50,17 @@ pub struct Modules {
 }
 
 impl Modules {
-    /// Of a process, as it is now. `None`: it is gone, or may not be read.
-    pub fn of_process(tgid: u32, cache: &mut ElfCache) -> Option<Self> {
-        Self::read(tgid, cache, |_| true)
+    /// What the files of a process say.
+    pub fn of(held: &Held, cache: &mut ElfCache) -> Self {
+        let list = held.files.iter().filter_map(|file| module(held, file, cache)).collect();
+        Self { tgid: held.tgid, list }
     }
 
-    /// Only those that may have to do with an interpreter: its program, its libraries and libc.
-    pub fn of_interpreter(tgid: u32, cache: &mut ElfCache) -> Option<Self> {
-        Self::read(tgid, cache, |mapping| tells_of_interpreters(&mapping.path))
-    }
-
-    fn read(tgid: u32, cache: &mut ElfCache, wanted: impl Fn(&Mapping) -> bool) -> Option<Self> {
-        let root = PathBuf::from(format!("/proc/{tgid}"));
-        let mut maps = parse(&std::fs::read(root.join("maps")).ok()?);
-        if maps.is_empty() {
-            return None;
-        }
-        // The program itself is mapped first, whatever it is called.
-        let program =
-            maps.iter().find(|mapping| mapping.inode != 0).map(|mapping| (mapping.device, mapping.inode));
-        maps.retain(|mapping| Some((mapping.device, mapping.inode)) == program || wanted(mapping));
-        Some(Self { tgid, list: modules(&root, &maps, program, cache) })
-    }
-
-    /// Whether the same files are mapped at the same addresses.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.list.len() == other.list.len()
-            && self.list.iter().zip(&other.list).all(|(a, b)| a.id == b.id && a.code == b.code)
+    /// Only those that may have to do with an interpreter: its program, its libraries and libc. `None`: the process is
+    /// gone, or may not be read.
+    pub fn of_interpreter(tgid: u32, files: &mut Files, cache: &mut ElfCache) -> Option<Self> {
+        let held = Held::some(tgid, files, |mapping| tells_of_interpreters(&mapping.path))?;
+        Some(Self::of(&held, cache))
     }
 
     /// The file behind an address.
@@ -94,54 +77,23 @@ fn tells_of_interpreters(path: &str) -> bool {
     TELLING.iter().any(|part| name.contains(part))
 }
 
-type Inode = ((u32, u32), u64);
-
-fn modules(root: &Path, maps: &[Mapping], program: Option<Inode>, cache: &mut ElfCache) -> Vec<Module> {
-    let inode = |mapping: &Mapping| (mapping.device, mapping.inode);
-    let mut opened: Vec<(&Mapping, File)> = Vec::new();
-    let mut done: Vec<Inode> = Vec::new();
-    // All are opened before the first is read: the process may be gone by then.
-    for mapping in maps.iter().filter(|mapping| mapping.executable && mapping.inode != 0) {
-        if !done.contains(&inode(mapping)) {
-            done.push(inode(mapping));
-            opened.extend(open(root, mapping).map(|file| (mapping, file)));
-        }
-    }
-    let module = |(mapping, file): (&Mapping, File)| {
-        let of_file: Vec<_> = maps.iter().filter(|m| inode(m) == inode(mapping)).collect();
-        let symbols = Some(inode(mapping)) == program || tells_of_interpreters(&mapping.path);
-        module(file, mapping, &of_file, symbols, cache)
-    };
-    opened.into_iter().filter_map(module).collect()
-}
-
-fn open(root: &Path, mapping: &Mapping) -> Option<File> {
-    // The links have no leading zeros. They work for deleted files and in other mount namespaces.
-    let link = format!("map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
-    let by_path = || File::open(root.join("root").join(mapping.path.trim_start_matches('/')));
-    File::open(root.join(link)).or_else(|_| by_path()).ok()
-}
-
-fn module(
-    file: File,
-    mapping: &Mapping,
-    of_file: &[&Mapping],
-    symbols: bool,
-    cache: &mut ElfCache,
-) -> Option<Module> {
-    let facts = cache.facts(&file, symbols)?;
+fn module(held: &Held, file: &HeldFile, cache: &mut ElfCache) -> Option<Module> {
+    let mapping = &file.mapping;
+    let symbols = mapping.inode() == held.program || tells_of_interpreters(&mapping.path);
+    let facts = cache.facts(&file.file, symbols)?;
     let bias = facts.bias(mapping.addresses.start, mapping.file_offset)?;
-    let start = of_file.iter().map(|m| m.addresses.start).min()?;
-    let end = of_file.iter().map(|m| m.addresses.end).max()?;
-    let id = FileId::of(&file)?;
+    let of_file = || held.maps.iter().filter(|other| other.inode() == mapping.inode());
+    let start = of_file().map(|m| m.addresses.start).min()?;
+    let end = of_file().map(|m| m.addresses.end).max()?;
+    let place = |m: &Mapping| (m.addresses.clone(), m.file_offset);
     Some(Module {
         path: mapping.path.clone(),
-        id,
-        file: cache.shared(id, file),
+        id: file.id,
+        file: Arc::clone(&file.file),
         facts,
         bias,
         addresses: start..end,
-        code: of_file.iter().filter(|m| m.executable).map(|m| (m.addresses.clone(), m.file_offset)).collect(),
+        code: of_file().filter(|m| m.executable).map(place).collect(),
     })
 }
 
@@ -149,11 +101,14 @@ fn module(
 mod tests {
     use super::Modules;
     use crate::symbolize::elf::ElfCache;
+    use crate::symbolize::held::{Files, Held, Place};
 
     #[test]
     fn our_own_code_is_found() {
-        let modules = Modules::of_process(std::process::id(), &mut ElfCache::default()).unwrap();
         let here = our_own_code_is_found as *const () as u64;
+        let at = Place { instruction: here, stack: 0 };
+        let held = Held::by(std::process::id(), at, &mut Files::default(), None).unwrap();
+        let modules = Modules::of(&held, &mut ElfCache::default());
         let module = modules.find(here).unwrap();
         let offset = module.file_offset(here).unwrap();
         assert_eq!(module.facts.address_of(offset), Some(here.wrapping_sub(module.bias)));
@@ -161,7 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_has_none() {
-        assert!(Modules::of_process(u32::MAX - 1, &mut ElfCache::default()).is_none());
+    fn of_an_interpreter_there_is_no_more_than_it_takes() {
+        let modules =
+            Modules::of_interpreter(std::process::id(), &mut Files::default(), &mut ElfCache::default())
+                .unwrap();
+        assert!(modules.list.iter().any(|module| module.name().starts_with("libc")));
+        assert!(!modules.list.iter().any(|module| module.name().starts_with("libgcc")));
     }
 }

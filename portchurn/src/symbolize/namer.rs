@@ -11,7 +11,10 @@ use portchurn_common::histogram::{BUCKETS, bucket, quantile_us};
 use portchurn_common::stack::{CodeFrame, WalkEnd, stack_flag};
 
 use crate::model::sample::{Frame, Language, Stack};
-use crate::symbolize::front::{Front, Refusals};
+use crate::symbolize::elf::ElfCache;
+use crate::symbolize::front::Front;
+use crate::symbolize::held::{Held, Missing};
+use crate::symbolize::look::{Looker, Refusals};
 use crate::symbolize::merge::{Runs, merge};
 use crate::symbolize::modules::Modules;
 use crate::symbolize::native::{End, Native};
@@ -22,8 +25,8 @@ use crate::symbolize::record::{RawCode, RawStack};
 pub enum Job {
     /// A code object.
     Code(Box<RawCode>),
-    /// A stack, and the modules of its process at that moment.
-    Stack(Box<RawStack>, Option<Arc<Modules>>),
+    /// A stack, and what its process had mapped at that moment.
+    Stack(Box<RawStack>, Result<Arc<Held>, Missing>),
     /// Answer when everything before is done.
     Marker,
 }
@@ -97,9 +100,15 @@ impl Namer {
         Ok(Self { jobs, done, refusals, named: Vec::new(), cost: Cost::default() })
     }
 
-    /// The front half, for the thread that takes records.
-    pub fn front(&self) -> Front {
-        Front::new(self.jobs.clone(), Arc::clone(&self.refusals))
+    /// The front half, for the thread that takes records. `hears_of_execs`: whether that tells it of each process that
+    /// replaces its image.
+    pub fn front(&self, hears_of_execs: bool) -> Front {
+        Front::new(self.jobs.clone(), hears_of_execs)
+    }
+
+    /// For the thread that looks at processes.
+    pub fn looker(&self) -> Looker {
+        Looker::new(Arc::clone(&self.refusals))
     }
 
     /// What was named since the last call.
@@ -161,6 +170,7 @@ const CODES_MAX: usize = 65_536;
 struct Worker {
     codes: HashMap<(u64, u64, u32), Arc<RawCode>>,
     refusals: Refusals,
+    files: ElfCache,
 }
 
 impl Worker {
@@ -172,9 +182,9 @@ impl Worker {
                 }
                 self.codes.insert((code.image, code.code, code.check), Arc::from(code));
             }
-            Job::Stack(stack, modules) => {
+            Job::Stack(stack, held) => {
                 let start = Instant::now();
-                let named = self.name(&stack, modules.as_ref(), native);
+                let named = self.name(&stack, held.as_ref(), native);
                 results.send(Done::Stack(Box::new(named), start.elapsed())).ok()?;
             }
             Job::Marker => results.send(Done::Marker).ok()?,
@@ -182,11 +192,15 @@ impl Worker {
         Some(())
     }
 
-    fn name(&self, stack: &RawStack, modules: Option<&Arc<Modules>>, native: &mut Native) -> Stack {
+    fn name(&mut self, stack: &RawStack, held: Result<&Arc<Held>, &Missing>, native: &mut Native) -> Stack {
         let runs = self.runs(stack);
-        let (below, end) = match modules {
-            Some(modules) if !stack.stack.is_empty() => native.resolve(stack, modules),
-            _ => (Vec::new(), End::Complete),
+        let (below, modules, end) = match held {
+            Ok(held) => {
+                let modules = held.modules(&mut self.files);
+                let (below, end) = native.resolve(stack, held, modules);
+                (below, Some(modules), Ok(end))
+            }
+            Err(missing) => (Vec::new(), None, Err(*missing)),
         };
         let note = self.note(stack, modules, end);
         let frames = if runs.is_empty() { below } else { merge(below, runs) };
@@ -213,7 +227,7 @@ impl Worker {
         runs
     }
 
-    fn note(&self, stack: &RawStack, modules: Option<&Arc<Modules>>, end: End) -> Option<String> {
+    fn note(&self, stack: &RawStack, modules: Option<&Modules>, end: Result<End, Missing>) -> Option<String> {
         if stack.flags & stack_flag::FRAMES_TRUNCATED != 0 {
             return Some("cut off: more than 128 Python frames".to_owned());
         }
@@ -236,14 +250,21 @@ impl Worker {
         if runs_python {
             return Some("interpreter not yet known: too soon after its start".to_owned());
         }
-        match end {
-            End::Truncated => Some("cut off: the stack is longer than the copy".to_owned()),
-            End::Unreadable => Some("cut off: the stack could not be read any further".to_owned()),
-            End::Lost => Some("cut off: code without information on its frames".to_owned()),
-            End::Complete if modules.is_none() => {
-                Some("the process was gone before its files could be opened".to_owned())
-            }
-            End::Complete => None,
+        reason(end).map(str::to_owned)
+    }
+}
+
+/// Why there are not all frames.
+fn reason(end: Result<End, Missing>) -> Option<&'static str> {
+    match end {
+        Ok(End::Complete) => None,
+        Ok(End::Truncated) => Some("cut off: the stack is longer than the copy"),
+        Ok(End::Unreadable) => Some("cut off: the stack could not be read any further"),
+        Ok(End::Lost) => Some("cut off: code without information on its frames"),
+        Err(Missing::NotCopied) => Some("not read: the stack was not in memory"),
+        Err(Missing::Gone) => Some("gone: the process ended before its files could be opened"),
+        Err(Missing::Replaced) => {
+            Some("gone: the process became another program before its files could be opened")
         }
     }
 }

@@ -16,6 +16,7 @@ use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
 
 use crate::model::sample::{Frame, Language};
 use crate::symbolize::elf::FileId;
+use crate::symbolize::held::Held;
 use crate::symbolize::modules::{Module, Modules};
 use crate::symbolize::record::RawStack;
 
@@ -130,7 +131,7 @@ pub enum End {
 }
 
 /// The process whose stack was unwound last.
-type Process = (Arc<Modules>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
+type Process = (Arc<Held>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
 
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
 #[derive(Default)]
@@ -149,8 +150,8 @@ pub struct Native {
 
 impl Native {
     /// Unwinds and names a stack. Innermost first.
-    pub fn resolve(&mut self, stack: &RawStack, modules: &Arc<Modules>) -> (Vec<Frame>, End) {
-        let (addresses, end) = self.unwind(stack, modules);
+    pub fn resolve(&mut self, stack: &RawStack, held: &Arc<Held>, modules: &Modules) -> (Vec<Frame>, End) {
+        let (addresses, end) = self.unwind(stack, held, modules);
         let mut frames = Vec::new();
         for (index, address) in addresses.into_iter().enumerate() {
             // A return address is the one after the call.
@@ -163,8 +164,8 @@ impl Native {
         (frames, end)
     }
 
-    fn unwind(&mut self, stack: &RawStack, modules: &Arc<Modules>) -> (Vec<u64>, End) {
-        let Some((_, unwinder, cache)) = self.unwinder(modules) else { return (Vec::new(), End::Lost) };
+    fn unwind(&mut self, stack: &RawStack, held: &Arc<Held>, modules: &Modules) -> (Vec<u64>, End) {
+        let Some((_, unwinder, cache)) = self.unwinder(held, modules) else { return (Vec::new(), End::Lost) };
         let words = &stack.registers;
         let mut registers = UnwindRegsX86_64::new(words[RIP], words[RSP], words[RBP]);
         for (register, index) in REGISTERS {
@@ -209,8 +210,8 @@ impl Native {
         (addresses, end)
     }
 
-    fn unwinder(&mut self, modules: &Arc<Modules>) -> Option<&mut Process> {
-        let is_current = self.process.as_ref().is_some_and(|(current, ..)| Arc::ptr_eq(current, modules));
+    fn unwinder(&mut self, held: &Arc<Held>, modules: &Modules) -> Option<&mut Process> {
+        let is_current = self.process.as_ref().is_some_and(|(current, ..)| Arc::ptr_eq(current, held));
         if !is_current {
             let mut unwinder = UnwinderX86_64::new();
             for module in &modules.list {
@@ -218,7 +219,7 @@ impl Native {
                 let range = module.addresses.clone();
                 unwinder.add_module(framehop::Module::new(module.path.clone(), range, module.bias, info));
             }
-            self.process = Some((Arc::clone(modules), unwinder, CacheX86_64::new()));
+            self.process = Some((Arc::clone(held), unwinder, CacheX86_64::new()));
         }
         self.process.as_mut()
     }

@@ -1,10 +1,13 @@
 //! Ring buffer records of stacks → what they say. Lengths are checked before anything is read; a record may end where its
 //! fixed part ends.
 
+use portchurn_common::settings::Registers;
 use portchurn_common::stack::{
     At, CODE_FILE_LEN, CODE_NAME_LEN, CodeFrame, CodeRecord, FRAMES_MAX, REGISTERS_MAX, SiteKey, StackRecord,
     StackRecordKind, TextRef, WalkEnd,
 };
+
+use crate::symbolize::held::Place;
 
 /// One stack.
 #[derive(Clone, Debug)]
@@ -29,6 +32,15 @@ pub struct RawStack {
     pub frames: Vec<CodeFrame>,
     /// User stack, from the stack pointer upwards.
     pub stack: Vec<u8>,
+}
+
+impl RawStack {
+    /// Where the thread was.
+    pub fn place(&self) -> Place {
+        let register = |offset: u32| self.registers.get(offset as usize / 8).copied().unwrap_or(0);
+        let known = Registers::OF_THIS_MACHINE;
+        Place { instruction: register(known.instruction_pointer), stack: register(known.stack_pointer) }
+    }
 }
 
 /// One code object.

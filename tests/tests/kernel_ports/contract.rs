@@ -23,7 +23,7 @@ enum Kind {
     List,
     Object,
     /// The same or `null`: not known.
-    Maybe(&'static Kind),
+    Maybe(&'static Self),
 }
 
 use Kind::{Flag, Integer, List, Maybe, Number, Object, Text};
