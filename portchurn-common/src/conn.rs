@@ -94,6 +94,9 @@ pub struct ConnSites {
 
 const _: () = assert!(size_of::<ConnSites>() == 24);
 
+/// How many neighbouring places are tried before a connection goes to the overflow map.
+pub const PROBES: u32 = 8;
+
 #[cfg(test)]
 mod tests {
     use super::{Conn, flag};
@@ -107,6 +110,3 @@ mod tests {
         assert!(!Conn::found_no_port(failed(FailKind::Eaddrnotavail) | flag::ESTABLISHED));
     }
 }
-
-/// How many neighbouring places are tried before a connection goes to the overflow map.
-pub const PROBES: u32 = 8;
