@@ -10,7 +10,8 @@ use clap::ValueEnum;
 use crate::commands::options::{
     SelectArgs, Stack, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
 };
-use crate::commands::session::{Event, Session, block_on, open_output};
+use crate::commands::output::open_output;
+use crate::commands::session::{Event, Session, block_on};
 use crate::commands::{EventsLost, Usage, logger, screen, terminal};
 use crate::filter::{Filter, Scope};
 use crate::model::row::Level;

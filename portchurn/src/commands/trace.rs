@@ -14,7 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use portchurn_common::record::FlowRecord;
 
 use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
-use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
+use crate::commands::output::open_output;
+use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::waiting::Waiting;
 use crate::commands::{EventsLost, logger, terminal};
 use crate::filter::{Filter, Scope};
@@ -130,9 +131,11 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
     Ok(())
 }
 
-/// Whether the holders are known, or have had their time to become known.
+/// Whether the holders were read since it began, or have had their time to be: a list from before may lack most of them.
 fn is_explained(event: &Exhaustion) -> bool {
-    !event.holders.is_empty() || event.last_s - event.first_s > 2.0
+    let lasted_s = event.last_s - event.first_s;
+    event.holders_read_ago_s.is_some_and(|ago_s| !event.holders.is_empty() && ago_s <= lasted_s)
+        || lasted_s > 2.0
 }
 
 struct Tracer {

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -161,6 +162,20 @@ impl Cable {
         let tcp = text.lines().find(|line| line.starts_with("TCP:")).context("sockstat without TCP")?;
         let mut words = tcp.split_whitespace().skip_while(|word| *word != "tw").skip(1);
         words.next().and_then(|count| count.parse().ok()).context("sockstat without tw")
+    }
+
+    /// Waits until the kernel's own table has so many TIME_WAIT sockets in a namespace: the last ones still wait for the other
+    /// side's FIN when their program is done.
+    pub fn await_time_wait(&self, netns: &str, count: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S.into());
+        loop {
+            let found = self.time_wait(netns)?;
+            if found == count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the kernel has {found} TIME_WAIT, should have {count}");
+            std::thread::yield_now();
+        }
     }
 
     /// TIME_WAIT sockets of a namespace, as the kernel's own table counts them.
