@@ -55,7 +55,8 @@ pub mod flag {
     pub const BEFORE_ATTACH: u32 = 16;
     /// The local port was bound before the connect.
     pub const BOUND: u32 = 32;
-    /// A TIME_WAIT mini-socket was expected at the end.
+    /// The end leaves a TIME_WAIT mini-socket. Set by `tcp_time_wait` just before the end, or at it, by what the states
+    /// suggest, where that hook is not attached.
     pub const TIME_WAIT: u32 = 64;
     /// Where a [`crate::tcp::CloseKind`] stands once the connection has ended; a [`crate::tcp::FailKind`] if it was never
     /// established.

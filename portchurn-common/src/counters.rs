@@ -20,7 +20,7 @@ pub struct Counters {
     pub failed: u32,
     /// Connections closed, by [`CloseKind`].
     pub closed: [u32; CloseKind::COUNT],
-    /// Closes after which a TIME_WAIT mini-socket is expected.
+    /// Closes that left a TIME_WAIT mini-socket; without the hook `tcp_time_wait` those after which one is expected.
     pub time_wait: u32,
     /// Connections begun that could not be followed.
     pub lost: u32,

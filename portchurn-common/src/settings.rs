@@ -31,6 +31,12 @@ pub struct Offsets {
     pub skc_cookie: u32,
     /// `net.ns.inum`, u32.
     pub net_inum: u32,
+    /// `net.ipv4.tcp_death_row.tw_refcount` (`tw_count` before 5.17), u32: TIME_WAIT sockets of the namespace.
+    pub net_time_wait: u32,
+    /// `net.ipv4.tcp_death_row.sysctl_max_tw_buckets`, u32: how many there may be.
+    pub net_time_wait_max: u32,
+    /// What [`Self::net_time_wait`] holds when there is none: 1 where it counts references, 0 where sockets.
+    pub net_time_wait_none: u32,
     /// `sock.sk_protocol`, u16.
     pub sk_protocol: u32,
     /// `sock.sk_err`, u32.
@@ -92,6 +98,9 @@ impl Offsets {
         skc_net: UNKNOWN,
         skc_cookie: UNKNOWN,
         net_inum: UNKNOWN,
+        net_time_wait: UNKNOWN,
+        net_time_wait_max: UNKNOWN,
+        net_time_wait_none: UNKNOWN,
         sk_protocol: UNKNOWN,
         sk_err: UNKNOWN,
         sk_socket: UNKNOWN,
@@ -270,6 +279,8 @@ pub struct Settings {
     pub shards_log2: u32,
     /// 1: connections are known by their cookie; 0: by the address of their socket.
     pub cookies: u32,
+    /// 1: `tcp_time_wait` marks the connections that it is called for; 0: that hook is not attached.
+    pub time_wait_hook: u32,
     /// 1: send a [`crate::record::FlowRecord`] for each event.
     pub trace: u32,
     /// 1: walk interpreter frames.
@@ -288,6 +299,7 @@ impl Settings {
         conns_mask: 0,
         shards_log2: 0,
         cookies: 0,
+        time_wait_hook: 0,
         trace: 0,
         stack_interpreters: 0,
         stack_native: 0,

@@ -2,7 +2,7 @@
 //! It is pure and total over all pairs of states; it must not know who, where or when.
 //!
 //! TIME_WAIT and NEW_SYN_RECV never appear in the tracepoint: they belong to mini-sockets. FIN_WAIT2→CLOSE
-//! and CLOSING→CLOSE are the moments when `tcp_time_wait` hands over to one (net/ipv4/tcp_minisocks.c).
+//! and CLOSING→CLOSE are the moments when `tcp_time_wait` may hand over to one (net/ipv4/tcp_minisocks.c).
 
 /// A TCP state, numbered as in include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -184,13 +184,27 @@ impl CloseKind {
 /// `ETIMEDOUT` (asm-generic/errno.h), the same on x86-64 and arm64.
 pub const ETIMEDOUT: u32 = 110;
 
-/// How a socket that was in `old` came to CLOSE, and whether a TIME_WAIT mini-socket is expected.
+/// How a socket that was in `old` came to CLOSE, and whether a TIME_WAIT mini-socket stays behind.
 ///
 /// `sk_err` is `sk->sk_err` at that moment (0: none, or unknown); `exiting` tells that our side's close, if there
-/// was one, came from a process that was ending. "Expected" is the word: at `tcp_max_tw_buckets` the kernel
-/// makes none, which only `sock_diag` can tell.
+/// was one, came from a process that was ending. `entered` is what `tcp_time_wait` said, `None` without that hook. Then
+/// a mini-socket is only expected: the kernel makes none for an orphan that it does not want to wait for (TCP_LINGER2 below
+/// 0, data after the close, a FIN_WAIT2 that took too long), nor at `tcp_max_tw_buckets`.
 #[inline(always)]
-pub const fn closed(old: u8, sk_err: u32, exiting: bool) -> (CloseKind, bool) {
+pub const fn closed(old: u8, sk_err: u32, exiting: bool, entered: Option<bool>) -> (CloseKind, bool) {
+    let (kind, expected) = match entered {
+        // An orderly end: the error is one that nobody has fetched, such as an ICMP message from before.
+        Some(true) => inferred(old, 0, exiting),
+        _ => inferred(old, sk_err, exiting),
+    };
+    match entered {
+        Some(entered) => (kind, entered),
+        None => (kind, expected),
+    }
+}
+
+#[inline(always)]
+const fn inferred(old: u8, sk_err: u32, exiting: bool) -> (CloseKind, bool) {
     const FIN_WAIT1: u8 = TcpState::FinWait1.raw();
     const FIN_WAIT2: u8 = TcpState::FinWait2.raw();
     const LAST_ACK: u8 = TcpState::LastAck.raw();
@@ -360,35 +374,53 @@ mod tests {
 
     #[test]
     fn the_first_fin_decides_who_closed() {
-        assert_eq!(closed(FinWait2.raw(), 0, false), (CloseKind::Local, true));
-        assert_eq!(closed(Closing.raw(), 0, false), (CloseKind::Simultaneous, true));
-        assert_eq!(closed(LastAck.raw(), 0, false), (CloseKind::Remote, false));
+        assert_eq!(closed(FinWait2.raw(), 0, false, None), (CloseKind::Local, true));
+        assert_eq!(closed(Closing.raw(), 0, false, None), (CloseKind::Simultaneous, true));
+        assert_eq!(closed(LastAck.raw(), 0, false, None), (CloseKind::Remote, false));
         assert_eq!(
-            closed(LastAck.raw(), 0, true),
+            closed(LastAck.raw(), 0, true, None),
             (CloseKind::Remote, false),
             "the peer was first all the same"
         );
-        assert_eq!(closed(LastAck.raw(), 104, false), (CloseKind::Remote, false));
+        assert_eq!(closed(LastAck.raw(), 104, false, None), (CloseKind::Remote, false));
     }
 
     #[test]
     fn a_process_that_ends_is_named_as_the_reason() {
-        assert_eq!(closed(FinWait2.raw(), 0, true), (CloseKind::ProcessExit, true));
-        assert_eq!(closed(Established.raw(), 0, true), (CloseKind::ProcessExit, false));
+        assert_eq!(closed(FinWait2.raw(), 0, true, None), (CloseKind::ProcessExit, true));
+        assert_eq!(closed(Established.raw(), 0, true, None), (CloseKind::ProcessExit, false));
     }
 
     #[test]
     fn resets_and_timeouts_leave_no_time_wait() {
         for old in [Established, CloseWait, SynRecv] {
-            assert_eq!(closed(old.raw(), 0, false), (CloseKind::ResetLocal, false));
-            assert_eq!(closed(old.raw(), 104, false), (CloseKind::ResetRemote, false));
+            assert_eq!(closed(old.raw(), 0, false, None), (CloseKind::ResetLocal, false));
+            assert_eq!(closed(old.raw(), 104, false, None), (CloseKind::ResetRemote, false));
         }
         for old in [Established, FinWait1, FinWait2, CloseWait] {
-            assert_eq!(closed(old.raw(), 110, false), (CloseKind::TimedOut, false));
+            assert_eq!(closed(old.raw(), 110, false, None), (CloseKind::TimedOut, false));
         }
-        assert_eq!(closed(FinWait1.raw(), 0, false), (CloseKind::TimedOut, false));
-        assert_eq!(closed(FinWait2.raw(), 104, true), (CloseKind::ResetRemote, false));
+        assert_eq!(closed(FinWait1.raw(), 0, false, None), (CloseKind::TimedOut, false));
+        assert_eq!(closed(FinWait2.raw(), 104, true, None), (CloseKind::ResetRemote, false));
         let _ = (SynSent, Listen, TimeWait);
+    }
+
+    #[test]
+    fn what_the_kernel_said_goes_before_what_the_state_suggests() {
+        assert_eq!(closed(FinWait2.raw(), 0, false, Some(true)), (CloseKind::Local, true));
+        assert_eq!(closed(FinWait2.raw(), 0, false, Some(false)), (CloseKind::Local, false));
+        assert_eq!(closed(Closing.raw(), 0, false, Some(false)), (CloseKind::Simultaneous, false));
+        for old in TcpState::ALL {
+            let (kind, _) = closed(old.raw(), 0, true, None);
+            assert_eq!(closed(old.raw(), 0, true, Some(false)), (kind, false));
+        }
+    }
+
+    #[test]
+    fn an_error_that_nobody_fetched_is_not_what_ended_an_orderly_close() {
+        assert_eq!(closed(FinWait2.raw(), 111, false, Some(true)), (CloseKind::Local, true));
+        assert_eq!(closed(FinWait2.raw(), 110, true, Some(true)), (CloseKind::ProcessExit, true));
+        assert_eq!(closed(FinWait2.raw(), 104, false, Some(false)), (CloseKind::ResetRemote, false));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES};
 use portchurn_common::loss::Loss;
 
-use crate::kernel::{Access, Probe};
+use crate::kernel::Access;
 use crate::maps::{CONNS, CONNS_BY_ID};
 use crate::{atomic, emit, setting};
 
@@ -191,8 +191,8 @@ fn conn_at(place: u32) -> Option<*mut Conn> {
 /// The identity of a socket for hooks that are attached beside any tier of the state change: its cookie, which the
 /// state change has made already, or its address.
 #[inline(always)]
-pub fn id_of(sock: *const u8) -> u64 {
-    if setting!(cookies) != 0 { Probe::load(sock, setting!(offsets.skc_cookie)) } else { sock as u64 }
+pub fn id_of<A: Access>(sock: *const u8) -> u64 {
+    if setting!(cookies) != 0 { A::load(sock, setting!(offsets.skc_cookie)) } else { sock as u64 }
 }
 
 /// [`find`], in whichever table this run uses.

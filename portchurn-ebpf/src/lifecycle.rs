@@ -342,7 +342,9 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         }
         // Where the error cannot be read, an abort is taken for the peer's: that blames nobody here.
         let errno = error.unwrap_or(if is_abort { ECONNRESET } else { 0 });
-        let (kind, enters_time_wait) = closed(old, errno, (*conn).flags & flag::EXITING != 0);
+        let flags = (*conn).flags;
+        let entered = (setting!(time_wait_hook) != 0).then_some(flags & flag::TIME_WAIT != 0);
+        let (kind, enters_time_wait) = closed(old, errno, flags & flag::EXITING != 0, entered);
         let now_ns = bpf_ktime_get_ns();
         (*conn).closed_ns = now_ns;
         let ending = if enters_time_wait { flag::TIME_WAIT } else { 0 };

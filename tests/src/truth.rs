@@ -27,7 +27,7 @@ pub enum CloseKind {
 }
 
 impl CloseKind {
-    /// Whether a TIME_WAIT socket of ours stays behind.
+    /// Whether a TIME_WAIT socket of ours stays behind, as a rule.
     pub const fn leaves_time_wait(self) -> bool {
         matches!(self, Self::Local | Self::Simultaneous | Self::ProcessExit)
     }
@@ -63,6 +63,10 @@ pub struct Counts {
     pub closed_by: BTreeMap<CloseKind, u64>,
     /// Connections that ended in a way that the kernel chose, not the workload.
     pub closed_somehow: u64,
+    /// Ends after which nothing stayed behind, although their kind leaves a TIME_WAIT socket: the kernel had its reasons,
+    /// and only a hook sees that.
+    #[serde(default)]
+    pub without_time_wait: u64,
     /// Connects that failed, by errno.
     pub failed_by: BTreeMap<String, u64>,
 }
@@ -83,8 +87,13 @@ impl Counts {
         (self.opened + self.accepted + self.before_attach).saturating_sub(self.closed())
     }
 
-    /// Closes that leave a TIME_WAIT socket, as far as that is known.
+    /// Closes that left a TIME_WAIT socket, as far as that is known.
     pub fn time_wait(&self) -> u64 {
+        self.time_wait_by_kind().saturating_sub(self.without_time_wait)
+    }
+
+    /// Closes of a kind that leaves a TIME_WAIT socket, unless the kernel has its reasons.
+    pub fn time_wait_by_kind(&self) -> u64 {
         self.closed_by.iter().filter(|(kind, _)| kind.leaves_time_wait()).map(|(_, count)| count).sum()
     }
 
@@ -94,6 +103,7 @@ impl Counts {
         self.accepted += other.accepted;
         self.before_attach += other.before_attach;
         self.closed_somehow += other.closed_somehow;
+        self.without_time_wait += other.without_time_wait;
         for (kind, count) in &other.closed_by {
             *self.closed_by.entry(*kind).or_default() += count;
         }

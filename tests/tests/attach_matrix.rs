@@ -20,6 +20,7 @@ use serde::Deserialize;
 /// Hooks with their ways, best first. portchurn's own list is held to it.
 const HOOKS: &[(&str, &[&str])] = &[
     (SPINE, &["tp_btf", "raw_tp", "tracepoint"]),
+    (TIME_WAIT, &["fentry", "kprobe"]),
     ("inet_csk_accept", &["fexit", "kretprobe"]),
     (BINDS, &["fexit", "kretprobe"]),
     ("tcp_connect", &["fentry", "kprobe"]),
@@ -30,6 +31,9 @@ const HOOKS: &[(&str, &[&str])] = &[
 const OF_CALL_SITES: [&str; 2] = ["call_sites", "sched_process_fork"];
 const SPINE: &str = "inet_sock_set_state";
 const BINDS: &str = "inet_csk_get_port";
+const TIME_WAIT: &str = "tcp_time_wait";
+/// What only [`TIME_WAIT`] can tell from a close that leaves a TIME_WAIT.
+const IN_NO_TIME_WAIT: &[&[&str]] = &[&["impatient"], &["no-room", "--netns", "own"]];
 /// What only [`BINDS`] sees.
 const IN_VAIN: &[&str] = &["bind-first", "--count", "24", "--netns", "own"];
 
@@ -61,6 +65,8 @@ matrix! {
     inet_sock_set_state_by_tp_btf: "inet_sock_set_state" "tp_btf";
     inet_sock_set_state_by_raw_tp: "inet_sock_set_state" "raw_tp";
     inet_sock_set_state_by_tracepoint: "inet_sock_set_state" "tracepoint";
+    tcp_time_wait_by_fentry: "tcp_time_wait" "fentry";
+    tcp_time_wait_by_kprobe: "tcp_time_wait" "kprobe";
     inet_csk_accept_by_fexit: "inet_csk_accept" "fexit";
     inet_csk_accept_by_kretprobe: "inet_csk_accept" "kretprobe";
     inet_csk_get_port_by_fexit: "inet_csk_get_port" "fexit";
@@ -135,6 +141,16 @@ fn check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached() {
     });
 }
 
+#[test]
+fn without_its_hook_time_wait_is_inferred() {
+    check("without_its_hook_time_wait_is_inferred", || {
+        let (mut tracer, _) = counted(&["--attach=tcp_time_wait=none"], Tracefs::AsItIs, Precision::Full)?;
+        ensure!(tracer.latest.attached(TIME_WAIT) == "none", "it is attached although it was left out");
+        tells_ends_apart(&mut tracer)?;
+        tracer.stop().map(drop)
+    });
+}
+
 /// Says for machines how each hook is attached without anybody's choice, and why not better.
 fn tell_the_choice() -> Result<()> {
     let found: Checked = serde_json::from_slice(&run_portchurn(["check", "-o", "json"])?.stdout)
@@ -179,6 +195,9 @@ fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
             .wait_until(|report| matches_truth(&truth, report, Precision::Full))
             .context("binds in vain")?;
     }
+    if hook == TIME_WAIT {
+        tells_ends_apart(&mut tracer)?;
+    }
     let least = made.least_runs(hook);
     let runs = run_counts::of_programs(tracer.pid(), hook)?;
     ensure!(runs >= least, "the program of {hook} ran {runs} times; what was made takes {least}");
@@ -186,11 +205,25 @@ fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
     Ok(runs)
 }
 
+/// Whether it counts what really left a TIME_WAIT, or, without the hook, what by its states should have.
+fn tells_ends_apart(tracer: &mut Tracer) -> Result<()> {
+    for workload in IN_NO_TIME_WAIT {
+        let truth = run_workload(workload)?;
+        let sum = truth.sum();
+        ensure!(sum.time_wait() < sum.time_wait_by_kind(), "the hook makes no difference: {sum:?}");
+        tracer
+            .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+            .with_context(|| workload.join(" "))?;
+    }
+    Ok(())
+}
+
 /// What the workloads made.
 #[derive(Default)]
 struct Made {
     connects: u64,
     accepts: u64,
+    time_waits: u64,
     processes: u64,
 }
 
@@ -202,6 +235,7 @@ impl Made {
             SPINE => self.connects + self.accepts,
             "inet_csk_accept" => self.accepts,
             "tcp_connect" => self.connects,
+            TIME_WAIT => self.time_waits,
             _ => self.processes,
         }
     }
@@ -245,6 +279,7 @@ fn counts(tracer: &mut Tracer, precision: Precision) -> Result<Option<Made>> {
             let sum = process.sum();
             made.connects += sum.opened;
             made.accepts += sum.accepted;
+            made.time_waits += sum.time_wait();
         }
     }
     Ok(Some(made))

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::bpf::{Object, held_by};
+use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::mounts::Tracefs;
+use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only};
 use portchurn_tests::harness::programs::{Running, portchurn, run_workload, start_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::harness::{check, skip};
 use portchurn_tests::truth::Truth;
 
 /// A workload whose connections are open until it is told to close them.
@@ -137,12 +138,8 @@ fn the_two_capabilities_that_it_asks_for_are_enough() {
         for path in [folder.path(), &copy] {
             std::fs::set_permissions(path, Permissions::from_mode(0o755)).context("let others in")?;
         }
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-        command.args(["--inh-caps", "-all,+bpf,+perfmon", "--ambient-caps", "-all,+bpf,+perfmon"]).arg(&copy);
-        if !Command::new("setpriv").arg("--dump").output().is_ok_and(|output| output.status.success()) {
-            return Err(skip("setpriv is not installed"));
-        }
+        let mut command = Command::new(&copy);
+        only(&mut command, &[CAP_BPF, CAP_PERFMON]);
         let mut tracer = Tracer::start_by(command, &[], Tracefs::AsItIs)?;
         let truth = run_workload(&["active-close", "--netns", "own"])?;
         tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;

@@ -43,6 +43,8 @@ outcomes! {
     reset_by_linger_zero: "linger-zero" "--count" "101";
     reset_by_linger_zero_v6: "linger-zero" "--family" "v6";
     silence_until_timeout: "silence" "--count" "7";
+    fin_wait2_that_is_not_waited_in: "impatient";
+    no_room_for_time_wait: "no-room" "--netns" "own";
     refused: "refused" "--count" "1009";
     refused_v6: "refused" "--family" "v6";
     refused_mapped: "refused" "--family" "mapped";
@@ -204,7 +206,8 @@ fn mptcp_with_tracepoint_without_types() {
 #[test]
 fn only_the_required_hook() {
     check("only_the_required_hook", || {
-        let optional = ["inet_csk_accept", "tcp_connect", "sched_process_exec", "sched_process_exit"];
+        let optional =
+            ["tcp_time_wait", "inet_csk_accept", "tcp_connect", "sched_process_exec", "sched_process_exit"];
         let left_out: Vec<String> = optional.iter().map(|hook| format!("--attach={hook}=none")).collect();
         let left_out: Vec<&str> = left_out.iter().map(String::as_str).collect();
         core_is_counted(&left_out, Tracefs::AsItIs, "tp_btf", Precision::Full)

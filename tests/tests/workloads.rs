@@ -47,6 +47,8 @@ workloads! {
     unread_data: "unread-data";
     linger_zero: "linger-zero";
     silence: "silence" "--count" "7";
+    impatient: "impatient";
+    no_room: "no-room";
     refused: "refused";
     refused_v6: "refused" "--family" "v6";
     timed_out: "timed-out";

@@ -9,3 +9,4 @@ mod sched_process_exec;
 mod sched_process_exit;
 mod sched_process_fork;
 mod tcp_connect;
+mod tcp_time_wait;

@@ -25,7 +25,7 @@ pub fn tcp_connect_probe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_tcp_connect(sock: *const u8) {
-    if let Some(found) = conns::find_any(conns::id_of(sock)) {
+    if let Some(found) = conns::find_any(conns::id_of::<Probe>(sock)) {
         // SAFETY: points into the map; the state change that follows comes on this same processor, later.
         unsafe { (*found.conn).local_port = Probe::load(sock, setting!(offsets.skc_num)) };
     }

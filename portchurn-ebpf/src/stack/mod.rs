@@ -49,7 +49,7 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
     if effort == Effort::None as u32 || has_ended && matches!(at, At::Close) && !is_own_abort(sock) {
         return;
     }
-    let id = conns::id_of(sock);
+    let id = conns::id_of::<Probe>(sock);
     let found = if setting!(cookies) == 0 {
         // An address: 6.1 lets nobody calculate with it.
         conns::find_any(id)

@@ -15,6 +15,7 @@ pub mod listing;
 pub mod logger;
 pub mod man;
 pub mod options;
+pub mod output;
 pub mod ports;
 pub mod screen;
 pub mod session;

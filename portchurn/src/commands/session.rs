@@ -1,7 +1,6 @@
 //! One run of the tracer: the collector, the model and the clock, paced by an interval and ended by a count, a time or
 //! a signal.
 
-use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -317,19 +316,4 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("start the runtime")?
         .block_on(future)
-}
-
-/// Where data goes: stdout, or a file that was named.
-///
-/// # Errors
-/// When the file cannot be created.
-pub fn open_output(path: Option<&std::path::Path>) -> Result<Box<dyn io::Write>> {
-    match path {
-        None => Ok(Box::new(io::BufWriter::new(io::stdout()))),
-        Some(path) if path.as_os_str() == "-" => open_output(None),
-        Some(path) => {
-            let file = std::fs::File::create(path).with_context(|| format!("write to {}", path.display()))?;
-            Ok(Box::new(io::BufWriter::new(file)))
-        }
-    }
 }

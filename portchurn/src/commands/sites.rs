@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::commands::options::{SelectArgs, Stack, TracerArgs, loader_options, parse_duration};
-use crate::commands::session::{Event, Session, block_on, open_output};
+use crate::commands::output::open_output;
+use crate::commands::session::{Event, Session, block_on};
 use crate::commands::{Usage, logger, terminal};
 use crate::sinks::sites::{Format, Weight, write};
 

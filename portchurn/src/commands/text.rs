@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::commands::session::open_output;
+use crate::commands::output::open_output;
 use crate::commands::terminal;
 use crate::sinks::Page;
 

@@ -14,7 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use portchurn_common::record::FlowRecord;
 
 use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
-use crate::commands::session::{Event, Session, block_on, now_ns, open_output};
+use crate::commands::output::open_output;
+use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::waiting::Waiting;
 use crate::commands::{EventsLost, logger, terminal};
 use crate::filter::{Filter, Scope};
@@ -134,10 +135,14 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
 /// exhaustion to be over. Nanoseconds.
 const EXPLAINED_IN_NS: u64 = 2_000_000_000;
 
-/// Whether the holders are known, and the line of code, if any will be.
+/// Whether the holders were read since it began, as a list from before may lack most of them, and the line of code is known,
+/// if any will be.
 fn is_explained(event: &Exhaustion) -> bool {
+    let lasted_s = event.last_s - event.first_s;
+    let is_read = event.holders_read_ago_s.is_some_and(|ago_s| ago_s <= lasted_s);
     let sites = event.failed.first().and_then(|by| by.call_sites.as_ref());
-    !event.holders.is_empty() && sites.is_none_or(|sites| sites.iter().any(|site| site.culprit.is_some()))
+    let is_placed = sites.is_none_or(|sites| sites.iter().any(|site| site.culprit.is_some()));
+    is_read && !event.holders.is_empty() && is_placed
 }
 
 /// What exhaustions are told apart by.

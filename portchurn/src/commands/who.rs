@@ -10,7 +10,8 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::commands::options::parse_netns;
-use crate::commands::session::{Session, open_output};
+use crate::commands::output::open_output;
+use crate::commands::session::Session;
 use crate::commands::{logger, terminal};
 use crate::model::who::{Answer, CodeLine, Life, Query, merged};
 use crate::sinks::text::clean;

@@ -7,7 +7,7 @@ use aya::{Btf, Ebpf};
 use portchurn_common::settings::Offsets;
 
 use crate::live::btf::KernelTypes;
-use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
+use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, TIME_WAIT, Tier};
 use crate::live::preflight::counts_skips_at_shared_guard;
 
 /// A hook as it is.
@@ -78,22 +78,30 @@ pub(super) fn candidates(hook: &'static Hook, forced: &[Forced]) -> Vec<&'static
     hook.attachments.iter().filter(|a| wanted.is_none_or(|wanted| wanted.tier == Some(a.tier))).collect()
 }
 
-/// Attaches the spine, and beside it what else can be had. All programs are verified before the first one is attached:
-/// that takes the most time, and what is counted meanwhile would have no line of code. The inner error is the spine's.
+/// Attaches the hook of which the spine's programs must know whether it is there.
+pub(super) fn attach_first(ebpf: &mut Ebpf, kernel: &Kernel, forced: &[Forced]) -> Attached {
+    let hook = HOOKS.iter().find(|hook| hook.name == TIME_WAIT).expect("the table has this hook");
+    Verified::new(ebpf, kernel, hook, forced).attach(ebpf, kernel)
+}
+
+/// Attaches the spine, and beside it what else can be had but `first`, which is. All programs are verified before the spine is
+/// attached: that takes the most time, and what is counted meanwhile would have no line of code. The inner error is the
+/// spine's.
 pub(super) fn attach_all(
     mut ebpf: Ebpf,
     kernel: &Kernel,
     forced: &[Forced],
     spine: &'static Attachment,
+    first: Attached,
 ) -> Result<Result<(Ebpf, Vec<Attached>)>> {
-    let verified: Vec<_> =
-        HOOKS[1..].iter().map(|hook| Verified::new(&mut ebpf, kernel, hook, forced)).collect();
+    let others = HOOKS[1..].iter().filter(|hook| hook.name != TIME_WAIT);
+    let verified: Vec<_> = others.map(|hook| Verified::new(&mut ebpf, kernel, hook, forced)).collect();
     if let Err(err) = attach_programs(&mut ebpf, &HOOKS[0], spine) {
         return Ok(Err(err));
     }
     let mut hooks = vec![kernel.attached(&HOOKS[0], Some(spine), None)];
-    for verified in verified {
-        let attached = verified.attach(&mut ebpf, kernel);
+    let attached = verified.into_iter().map(|verified| verified.attach(&mut ebpf, kernel));
+    for attached in std::iter::once(first).chain(attached) {
         let name = attached.hook.name;
         let asked_for = forced.iter().any(|forced| forced.hook == name && forced.tier.is_some());
         if asked_for && attached.attachment.is_none() {

@@ -160,6 +160,8 @@ impl KernelTypes {
     /// Every offset the kernel side wants. What this kernel lacks stays unknown.
     pub fn offsets(&self) -> Offsets {
         let at = |name: &str, path: &str| self.offset(name, path).unwrap_or(UNKNOWN);
+        let references = self.offset("net", "ipv4.tcp_death_row.tw_refcount");
+        let sockets = self.offset("net", "ipv4.tcp_death_row.tw_count");
         Offsets {
             skc_family: at("sock", "__sk_common.skc_family"),
             skc_daddr: at("sock", "__sk_common.skc_daddr"),
@@ -171,6 +173,9 @@ impl KernelTypes {
             skc_net: at("sock", "__sk_common.skc_net.net"),
             skc_cookie: at("sock", "__sk_common.skc_cookie"),
             net_inum: at("net", "ns.inum"),
+            net_time_wait: references.or(sockets).unwrap_or(UNKNOWN),
+            net_time_wait_max: at("net", "ipv4.tcp_death_row.sysctl_max_tw_buckets"),
+            net_time_wait_none: u32::from(references.is_some()),
             sk_protocol: at("sock", "sk_protocol"),
             sk_err: at("sock", "sk_err"),
             sk_socket: at("sock", "sk_socket"),

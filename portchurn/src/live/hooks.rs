@@ -119,6 +119,8 @@ pub const CALL_SITES: &str = "call_sites";
 /// Children inherit what is known of their parent's interpreter.
 pub const FORK: &str = "sched_process_fork";
 
+/// Certainty that TIME_WAIT was entered. Where it is attached no close is judged without it.
+pub const TIME_WAIT: &str = "tcp_time_wait";
 /// The end of a process.
 pub const EXIT: &str = "sched_process_exit";
 /// The spine: every count comes from here.
@@ -145,6 +147,22 @@ pub const HOOKS: &[Hook] = &[
                 again: &["inet_sock_set_state_raw_again"],
             },
             Attachment::new(Tier::Tracepoint, "inet_sock_set_state_classic"),
+        ],
+    },
+    Hook {
+        name: TIME_WAIT,
+        target: None,
+        category: None,
+        required: false,
+        gives: "certainty that a close left a TIME_WAIT; without it the states only suggest it",
+        needs_offsets: false,
+        attachments: &[
+            Attachment {
+                tier: Tier::Fentry,
+                program: "tcp_time_wait_entry",
+                again: &["tcp_time_wait_entry_again"],
+            },
+            Attachment::new(Tier::Kprobe, "tcp_time_wait_probe"),
         ],
     },
     Hook {

@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use portchurn_common::glob::Glob;
 use portchurn_common::settings::{Filters, Registers, Settings, TracepointLayout};
 
-use crate::live::attach::{Attached, Kernel, attach_all, candidates, joined, load_programs};
+use crate::live::attach::{Attached, Kernel, attach_all, attach_first, candidates, joined, load_programs};
 use crate::live::error::LoadError;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
 use crate::live::sites::Copies;
@@ -83,13 +83,15 @@ pub fn load(options: &Options) -> Result<Loaded> {
     let mut refused = Vec::new();
     for attachment in candidates(spine, &options.forced) {
         match load_spine(options, &kernel, spine, attachment) {
-            Ok((ebpf, sizes, settings)) => match attach_all(ebpf, &kernel, &options.forced, attachment)? {
-                Ok((ebpf, mut hooks)) => {
-                    hooks[0].reason = joined(&refused);
-                    return Ok(Loaded { ebpf, hooks, sizes, settings });
+            Ok((ebpf, sizes, settings, first)) => {
+                match attach_all(ebpf, &kernel, &options.forced, attachment, first)? {
+                    Ok((ebpf, mut hooks)) => {
+                        hooks[0].reason = joined(&refused);
+                        return Ok(Loaded { ebpf, hooks, sizes, settings });
+                    }
+                    Err(err) => refused.push((attachment.tier, err)),
                 }
-                Err(err) => refused.push((attachment.tier, err)),
-            },
+            }
             Err(err) => refused.push((attachment.tier, err)),
         }
     }
@@ -101,7 +103,7 @@ fn load_spine(
     kernel: &Kernel,
     hook: &Hook,
     attachment: &Attachment,
-) -> Result<(Ebpf, Sizes, Settings)> {
+) -> Result<(Ebpf, Sizes, Settings, Attached)> {
     let cookies = attachment.tier == Tier::TpBtf;
     let sizes = Sizes::new(options.host, options.wanted, cookies);
     let tracepoint = match attachment.tier {
@@ -113,7 +115,7 @@ fn load_spine(
     {
         bail!("no type information (BTF): {reason}");
     }
-    let settings = Settings {
+    let mut settings = Settings {
         offsets: kernel.offsets,
         tracepoint,
         registers: Registers::OF_THIS_MACHINE,
@@ -121,16 +123,36 @@ fn load_spine(
         conns_mask: sizes.conns - 1,
         shards_log2: sizes.shards_log2,
         cookies: u32::from(cookies),
+        time_wait_hook: 1,
         trace: u32::from(options.trace),
         stack_interpreters: u32::from(options.stacks == StackMode::Auto),
         stack_native: u32::from(options.stacks != StackMode::Off),
     };
-    let mut ebpf = create_maps(kernel, &sizes, &settings)?;
+    let (mut ebpf, first) = create_with_first(kernel, &sizes, &mut settings, &options.forced)?;
     fill_filters(&mut ebpf, options)?;
     crate::live::keys::fill_free_keys(&mut ebpf, sizes.keys)?;
     crate::live::sites::fill_free_sites(&mut ebpf, sizes.sites)?;
     load_programs(&mut ebpf, kernel, hook, attachment)?;
-    Ok((ebpf, sizes, settings))
+    Ok((ebpf, sizes, settings, first))
+}
+
+/// Maps and programs, and the hook that the programs are told of. What they are told is frozen before the kernel sees them, and
+/// only the attach shows what it grants: where it refuses, all begins again. The hook is there before the first count, so
+/// that no close is judged by a mark that nobody could set.
+fn create_with_first(
+    kernel: &Kernel,
+    sizes: &Sizes,
+    settings: &mut Settings,
+    forced: &[Forced],
+) -> Result<(Ebpf, Attached)> {
+    let mut ebpf = create_maps(kernel, sizes, settings)?;
+    let first = attach_first(&mut ebpf, kernel, forced);
+    if first.attachment.is_none() {
+        drop(ebpf);
+        settings.time_wait_hook = 0;
+        ebpf = create_maps(kernel, sizes, settings)?;
+    }
+    Ok((ebpf, first))
 }
 
 fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Ebpf> {

@@ -173,7 +173,7 @@ fn compare_process(
         let at = format!("{label} at {end:?}");
         let mut there = found.destinations.iter().filter(|destination| is_at(destination, *end));
         match there.next() {
-            Some(destination) => compare_end(&at, truth, counts, destination, precision, differences),
+            Some(there) => compare_end(&at, truth, counts, there, report, precision, differences),
             None => differences.equal(&at, "to be listed", "not listed"),
         }
         differences.equal(&format!("{at}: listed again"), 0, there.count());
@@ -185,6 +185,7 @@ fn compare_end(
     truth: &Truth,
     counts: &Counts,
     destination: &Destination,
+    report: &Report,
     precision: Precision,
     differences: &mut Differences,
 ) {
@@ -205,7 +206,9 @@ fn compare_end(
     if precision == Precision::Full {
         differences.equal(&format!("{at}: reset_by"), Some(reset_by), destination.reset_by);
     }
-    differences.equal(&format!("{at}: time_wait_entered"), counts.time_wait(), destination.time_wait_entered);
+    let has_hook = report.attached("tcp_time_wait") != "none";
+    let time_wait = if has_hook { counts.time_wait() } else { counts.time_wait_by_kind() };
+    differences.equal(&format!("{at}: time_wait_entered"), time_wait, destination.time_wait_entered);
     let (lived, connected) = (counts.closed() > counts.before_attach, counts.opened > 0);
     differences.equal(&format!("{at}: lifetime is known"), lived, destination.lifetime_us.is_some());
     differences.equal(&format!("{at}: connect time is known"), connected, destination.connect_us.is_some());

@@ -1,18 +1,26 @@
 //! Two network namespaces with a cable between them, their settings, and programs in them. Gone when it is dropped.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use super::link;
+use super::named_netns::Named;
 use super::programs::{bound_to, churn};
-use super::{python, skip};
+use super::python;
+use crate::workloads::netns;
 
 /// Seconds after which a program in a namespace is ended, whatever it does.
 const PATIENCE_S: u32 = 180;
+
+/// Name of the cable at either end.
+const DEVICE: &str = "v0";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -23,6 +31,7 @@ pub struct Cable {
     pub client: String,
     /// Name of the server's.
     pub server: String,
+    ends: [Named; 2],
 }
 
 /// What a client says it did.
@@ -103,24 +112,22 @@ impl Cable {
     /// Makes both; the client's namespace with these settings (`net.ipv4.…`).
     pub fn new(settings: &[&str]) -> Result<Self> {
         let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let this = Self { client: format!("pct-{id}-c"), server: format!("pct-{id}-s") };
-        ip(&["netns", "add", &this.client])?;
-        ip(&["netns", "add", &this.server])?;
-        let (client, server) = (this.client.as_str(), this.server.as_str());
-        ip(&["link", "add", "v0", "netns", client, "type", "veth", "peer", "name", "v0", "netns", server])?;
-        for (netns, address) in [(client, "10.77.0.1/24"), (server, "10.77.0.2/24")] {
-            ip(&["-n", netns, "addr", "add", address, "dev", "v0"])?;
-            ip(&["-n", netns, "link", "set", "lo", "up"])?;
-            ip(&["-n", netns, "link", "set", "v0", "up"])?;
+        let (client, server) = (format!("pct-{id}-c"), format!("pct-{id}-s"));
+        let ends = [Named::new(&client)?, Named::new(&server)?];
+        let far = ends[1].open()?;
+        ends[0].inside(|| link::make_pair(DEVICE, &far))?;
+        for (end, last) in ends.iter().zip(1..) {
+            end.inside(|| {
+                netns::raise("lo")?;
+                link::set_up(DEVICE, Ipv4Addr::new(10, 77, 0, last))
+            })?;
         }
-        for setting in settings {
-            let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
-            let path = format!("/proc/sys/net/ipv4/{name}");
-            let status =
-                in_netns(client, "sh").args(["-c", "echo \"$1\" > \"$0\"", &path, value]).status()?;
-            ensure!(status.success(), "set {setting}");
-        }
-        Ok(this)
+        ends[0].inside(|| settings.iter().try_for_each(|setting| set(setting)))?;
+        Ok(Self { client, server, ends })
+    }
+
+    fn end(&self, netns: &str) -> &Named {
+        &self.ends[usize::from(netns == self.server)]
     }
 
     /// Starts a churn program in one of them.
@@ -151,7 +158,8 @@ impl Cable {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Guest> {
-        let mut command = in_netns(netns, program.to_str().context("a path in UTF-8")?);
+        let mut command = Command::new(program);
+        self.end(netns).enter(&mut command)?;
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.envs(environment.iter().copied());
         bound_to(&mut command, PATIENCE_S);
@@ -181,46 +189,46 @@ impl Cable {
         Ok(guest)
     }
 
-    /// TIME_WAIT sockets of a namespace, as the kernel adds them up itself (`tw` of `/proc/net/sockstat`): for more than
-    /// one would want to list.
+    /// TIME_WAIT sockets of a namespace, as the kernel adds them up itself (`tw` of `sockstat`): for more than one would want
+    /// to list.
     pub fn many_time_wait(&self, netns: &str) -> Result<u64> {
-        let output = in_netns(netns, "cat").arg("/proc/net/sockstat").output().context("read sockstat")?;
-        let text = String::from_utf8(output.stdout).context("read sockstat")?;
+        let text = self.end(netns).inside(|| table("sockstat"))?;
         let tcp = text.lines().find(|line| line.starts_with("TCP:")).context("sockstat without TCP")?;
         let mut words = tcp.split_whitespace().skip_while(|word| *word != "tw").skip(1);
         words.next().and_then(|count| count.parse().ok()).context("sockstat without tw")
     }
 
+    /// Waits until the kernel's own table has so many TIME_WAIT sockets in a namespace: the last ones still wait for the other
+    /// side's FIN when their program is done.
+    pub fn await_time_wait(&self, netns: &str, count: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S.into());
+        loop {
+            let found = self.time_wait(netns)?;
+            if found == count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the kernel has {found} TIME_WAIT, should have {count}");
+            std::thread::yield_now();
+        }
+    }
+
     /// TIME_WAIT sockets of a namespace, as the kernel's own table counts them.
     pub fn time_wait(&self, netns: &str) -> Result<u64> {
-        let output = in_netns(netns, "cat").arg("/proc/net/tcp").output().context("read /proc/net/tcp")?;
-        let text = String::from_utf8(output.stdout).context("read /proc/net/tcp")?;
+        let text = self.end(netns).inside(|| table("tcp"))?;
         // `sl local_address rem_address st`; 06 is TIME_WAIT.
         Ok(text.lines().filter(|line| line.split_whitespace().nth(3) == Some("06")).count() as u64)
     }
 }
 
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for netns in [&self.client, &self.server] {
-            let _ = Command::new("ip").args(["netns", "del", netns]).stderr(Stdio::null()).status();
-        }
-    }
+/// A table of the network namespace of this thread.
+fn table(name: &str) -> Result<String> {
+    let path = format!("/proc/thread-self/net/{name}");
+    std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
 }
 
-fn in_netns(netns: &str, program: &str) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", netns, program]);
-    command
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    let output = match Command::new("ip").args(arguments).output() {
-        Ok(output) => output,
-        Err(error) => return Err(skip(format!("there is no `ip`: {error}"))),
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(skip(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())))
+/// Sets a variable of the network namespace of this thread.
+fn set(setting: &str) -> Result<()> {
+    let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
+    let path = format!("/proc/sys/net/ipv4/{name}");
+    std::fs::write(&path, value).with_context(|| format!("set {setting}"))
 }

@@ -11,6 +11,7 @@ use crate::truth::{ProcessTruth, Truth};
 pub mod aborts;
 pub mod bulk;
 pub mod connects;
+pub mod fin_wait;
 pub mod hold;
 pub mod netns;
 pub mod orderly;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Workload> {
         orderly::WORKLOADS,
         simultaneous::WORKLOADS,
         aborts::WORKLOADS,
+        fin_wait::WORKLOADS,
         connects::WORKLOADS,
         sharing::WORKLOADS,
         bulk::WORKLOADS,

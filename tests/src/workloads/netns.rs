@@ -23,20 +23,21 @@ pub fn enter_new() -> Result<()> {
         }
         Err(errno) => return Err(errno).context("make a network namespace"),
     }
-    raise_loopback()
+    raise("lo")
 }
 
-fn raise_loopback() -> Result<()> {
+/// Brings a network device of this namespace up.
+pub fn raise(name: &str) -> Result<()> {
     let any = socket(AddressFamily::INET, SocketType::DGRAM, None).context("make a socket")?;
     // SAFETY: all zeros is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the request is complete and alive during the call.
     let failed = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
-    ensure!(failed == 0, "bring loopback up: {}", std::io::Error::last_os_error());
+    ensure!(failed == 0, "bring {name} up: {}", std::io::Error::last_os_error());
     Ok(())
 }
 

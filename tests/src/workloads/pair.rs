@@ -66,6 +66,12 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
+    /// Counts an end of a connection that leaves no TIME_WAIT, though its kind does as a rule.
+    pub fn end_without_time_wait(&mut self, connection: Connection, kind: CloseKind) {
+        self.truth.at(connection.end).without_time_wait += 1;
+        self.end(connection, kind);
+    }
+
     /// Our side aborts.
     pub fn abort(&mut self, connection: Connection) -> Result<()> {
         reset_at_close(&connection.socket)?;

@@ -24,6 +24,8 @@ pub mod state {
     pub const SYN_SENT: u8 = 2;
     /// We sent a FIN.
     pub const FIN_WAIT1: u8 = 4;
+    /// It was acknowledged.
+    pub const FIN_WAIT2: u8 = 5;
     /// No connection.
     pub const CLOSE: u8 = 7;
     /// The peer sent a FIN.
@@ -206,6 +208,11 @@ pub fn await_state(socket: &OwnedFd, expected: u8) -> Result<()> {
 /// At most this many SYNs are sent again.
 pub fn set_syn_retries(socket: &OwnedFd, retries: i32) -> Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, &retries).context("TCP_SYNCNT")
+}
+
+/// Once closed, a socket does not wait in FIN_WAIT2 for the peer's FIN (tcp(7)): it is dropped, and the peer gets a RST.
+pub fn never_wait_in_fin_wait2(socket: &OwnedFd) -> Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, &-1i32).context("TCP_LINGER2")
 }
 
 /// What of the incoming segments a socket gets to see.

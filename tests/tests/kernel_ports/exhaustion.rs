@@ -27,7 +27,7 @@ fn shares(reuse: u8, timestamps: u8) -> Result<()> {
     let mut stays = cable.churn(&cable.client, &["connect", ADDRESS, "53", "0", "stay"], &[])?;
     let other = stays.outcome()?;
     ensure!((one.ok, other.ok) == (41, 53), "the workload itself is not complete: {one:?} {other:?}");
-    equal("the kernel's own count", cable.time_wait(&cable.client)?, 41 + 53)?;
+    cable.await_time_wait(&cable.client, 41 + 53)?;
     tracer.wait_until(|report| {
         equal("TIME_WAIT of the one that ended", owned(report, one.pid), 41)?;
         equal("TIME_WAIT of the other", owned(report, other.pid), 53)?;
@@ -131,7 +131,7 @@ fn where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free() {
             cable.churn(&cable.client, &["connect", ADDRESS, "59", "0", "stay"], &environment)?;
         let outcome = client.outcome()?;
         equal("connects", outcome.ok, 59)?;
-        equal("the kernel's own count at the server", cable.time_wait(&cable.server)?, 59)?;
+        cable.await_time_wait(&cable.server, 59)?;
         equal("the kernel's own count at the client", cable.time_wait(&cable.client)?, 0)?;
         let server_pid = server.child.id();
         tracer.wait_until(|report| {

@@ -16,9 +16,10 @@ use crate::release;
 
 /// Static, so that a guest's root needs nothing else.
 const STATIC: &str = "-C target-feature=+crt-static";
-/// The crate with the kernel tests, the program that makes known connections, and the product.
+/// The crate with the kernel tests, the programs that make known connections, and the product.
 const TESTS: &str = "portchurn-tests";
-const WORKLOAD: &str = "portchurn-workload";
+const WORKLOADS: [(&str, &str); 2] =
+    [("PORTCHURN_WORKLOAD", "portchurn-workload"), ("PORTCHURN_CHURN", "portchurn-churn")];
 const PRODUCT: &str = "portchurn";
 
 /// What a guest runs.
@@ -63,7 +64,8 @@ impl Payload {
         } else {
             tool("PORTCHURN_BIN", PRODUCT)?
         };
-        let used = vec![product, tool("PORTCHURN_WORKLOAD", WORKLOAD)?];
+        let workloads = WORKLOADS.into_iter().map(|(variable, name)| tool(variable, name));
+        let used = std::iter::once(Ok(product)).chain(workloads).collect::<Result<_>>()?;
         Ok(Self { init: executable(&tools, "vm-init")?, tests, tools: used })
     }
 
