@@ -97,9 +97,19 @@ impl Owners {
     pub fn end(&mut self, is_complete: bool) {
         // What one incomplete list missed, the next ones show.
         let oldest = if is_complete { self.reading } else { self.reading.saturating_sub(3) };
-        self.known.retain(|_, known| known.seen.max(known.since) >= oldest);
-        if self.owners.len() > self.known.len() + OWNERS_SPARE {
+        let (mut used, mut is_used) = (0, vec![false; self.owners.len()]);
+        self.known.retain(|_, known| {
+            let keep = known.seen.max(known.since) >= oldest;
+            if let Some(mark) = is_used.get_mut(known.owner as usize).filter(|mark| keep && !**mark) {
+                (*mark, used) = (true, used + 1);
+            }
+            keep
+        });
+        if self.owners.len() > 2 * used + OWNERS_SPARE {
             self.forget_unused_owners();
+        }
+        if self.known.capacity() > 4 * self.known.len() + OWNERS_SPARE {
+            self.known.shrink_to(2 * self.known.len());
         }
     }
 

@@ -46,7 +46,7 @@ pub struct TimeWait {
 pub struct TimeWaitOwner {
     /// `owned`, `before_attach`, or why nobody is known: `filtered`, `no_cookie`, `not_followed`.
     pub ownership: &'static str,
-    /// Process; `null` where nobody is known.
+    /// Process; `null` where nobody is known, and where it stands for all ended processes of a program.
     pub tgid: Option<u32>,
     /// What it runs.
     pub program: Option<String>,
@@ -73,6 +73,9 @@ pub struct TimeWaitDestination {
     pub local_port: Option<u16>,
     /// TIME_WAIT sockets.
     pub count: u64,
+    /// Processes that left them; 0 where nobody is known. Of ended ones that were put together, those whose sockets came
+    /// after the last reading may be in it twice.
+    pub processes: u64,
     /// Who closed first, of those listed at the last reading.
     pub closed_first_by: ClosedFirstBy,
     /// Age at the last reading, as in [`TimeWait::ages`].

@@ -14,9 +14,13 @@ const KEPT: usize = 32_768;
 /// How often the old ones are looked for. Nanoseconds.
 const SWEEP_EVERY_NS: u64 = 10 * 1_000_000_000;
 
+/// Which program, among those of [`Names`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProgramId(u32);
+
 #[derive(Debug)]
 struct Named {
-    program: u32,
+    program: ProgramId,
     ended_ns: Option<u64>,
 }
 
@@ -25,7 +29,7 @@ struct Named {
 pub struct Names {
     processes: HashMap<ProcessId, Named>,
     programs: Vec<String>,
-    by_program: HashMap<String, u32>,
+    by_program: HashMap<String, ProgramId>,
     swept_ns: u64,
 }
 
@@ -33,7 +37,7 @@ impl Names {
     /// Takes one interval in.
     pub fn apply(&mut self, sample: &Sample) {
         for process in &sample.processes {
-            let program = self.program(process);
+            let program = self.intern(process);
             self.processes.insert(process.id, Named { program, ended_ns: None });
         }
         for id in &sample.exits {
@@ -48,19 +52,28 @@ impl Names {
         }
     }
 
-    fn program(&mut self, process: &Process) -> u32 {
+    fn intern(&mut self, process: &Process) -> ProgramId {
         let key = ProgramKey::of(process);
         let name = display_name(&key.program, key.script.as_deref()).into_owned();
         *self.by_program.entry(name).or_insert_with_key(|name| {
             self.programs.push(name.clone());
-            self.programs.len() as u32 - 1
+            ProgramId(self.programs.len() as u32 - 1)
         })
     }
 
     /// What a process runs, or ran.
     pub fn program_of(&self, id: ProcessId) -> Option<&str> {
-        let named = self.processes.get(&id)?;
-        self.programs.get(named.program as usize).map(String::as_str)
+        self.program(self.processes.get(&id)?.program)
+    }
+
+    /// A program's name.
+    pub fn program(&self, id: ProgramId) -> Option<&str> {
+        self.programs.get(id.0 as usize).map(String::as_str)
+    }
+
+    /// What a process ran that has ended.
+    pub fn ended(&self, id: ProcessId) -> Option<ProgramId> {
+        self.processes.get(&id).filter(|named| named.ended_ns.is_some()).map(|named| named.program)
     }
 
     /// Whether a process has ended; `None`: nothing is known of it.

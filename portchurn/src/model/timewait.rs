@@ -1,5 +1,7 @@
 //! Whose TIME_WAIT sockets there are. Each reading of the kernel's tables is the truth; between two of them the ledger
 //! carries on: what ended meanwhile came in, what is a minute old went out, what a new connect took over went too.
+//! Where a program is started for each connection, its ended processes become one owner, so that a minute of them is not
+//! kept and told one by one.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +12,7 @@ use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWai
 use crate::model::culprit::Rules;
 use crate::model::forecast::expired;
 use crate::model::held::{Amount, Held};
-use crate::model::names::Names;
+use crate::model::names::{Names, ProgramId};
 use crate::model::rates::{Rates, Target};
 use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
@@ -27,6 +29,8 @@ struct Group {
     ages: [f64; AGE_STEPS],
     closed_first_by: ClosedFirstBy,
     held: Held,
+    /// Processes that it stands for.
+    processes: u64,
     /// Since the reading.
     entered: f64,
     /// Since the reading, an estimate.
@@ -43,7 +47,34 @@ impl Group {
 }
 
 /// What groups are told apart by.
-type GroupId = (Ownership, ChurnKey);
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Owner {
+    ownership: Ownership,
+    process: ProcessId,
+    /// All its ended processes: `process` is none, then.
+    ended: Option<ProgramId>,
+}
+
+impl Owner {
+    fn of(ownership: Ownership, key: &ChurnKey) -> Self {
+        Self { ownership, process: ProcessId::of(key), ended: None }
+    }
+
+    /// The same, or its program if it has ended.
+    fn folded(self, names: &Names) -> Self {
+        match names.ended(self.process) {
+            Some(program) => Self { process: ProcessId::default(), ended: Some(program), ..self },
+            None => self,
+        }
+    }
+}
+
+/// An owner, and where to; the process in the key is none of it.
+type GroupId = (Owner, ChurnKey);
+
+fn place_of(key: &ChurnKey) -> ChurnKey {
+    ChurnKey { tgid: 0, start_ns: 0, ..*key }
+}
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -52,14 +83,23 @@ pub struct Ledger {
     sysctls: HashMap<u32, Sysctls>,
     last: Option<SocketReading>,
     now_ns: u64,
+    /// Whether ended processes are put together.
+    folds: bool,
 }
 
 impl Ledger {
     /// Takes one interval in; `after_reading` is the share of it that lies after the latest reading.
-    pub fn apply(&mut self, sample: &Sample, rates: &Rates, interval_ns: u64, after_reading: f64) {
+    pub fn apply(
+        &mut self,
+        sample: &Sample,
+        rates: &Rates,
+        names: &Names,
+        interval_ns: u64,
+        after_reading: f64,
+    ) {
         self.now_ns = sample.at_ns;
         if let Some(reading) = &sample.sockets {
-            self.begin_again(reading);
+            self.begin_again(reading, names);
         }
         if self.last.is_none() {
             return;
@@ -68,19 +108,30 @@ impl Ledger {
         for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
             let ownership =
                 if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
-            self.groups.entry((ownership, *key)).or_default().entered +=
-                counts.time_wait as f64 * after_reading;
+            let group = self.group(ownership, key, names);
+            group.entered += counts.time_wait as f64 * after_reading;
+            group.processes = group.processes.max(1);
         }
     }
 
-    fn begin_again(&mut self, reading: &SocketReading) {
-        self.groups.clear();
+    fn group(&mut self, ownership: Ownership, key: &ChurnKey, names: &Names) -> &mut Group {
+        let owner = Owner::of(ownership, key);
+        let owner = if self.folds { owner.folded(names) } else { owner };
+        self.groups.entry((owner, place_of(key))).or_default()
+    }
+
+    fn begin_again(&mut self, reading: &SocketReading, names: &Names) {
+        self.groups = HashMap::new();
+        let lists = reading.namespaces.iter().flat_map(|namespace| &namespace.time_wait);
+        let ended = lists.filter(|group| names.ended(ProcessId::of(&group.key)).is_some());
+        self.folds = ended.count() > ENDED_MAX;
         for namespace in &reading.namespaces {
             if let Some(sysctls) = &namespace.sysctls {
                 self.sysctls.insert(namespace.netns, sysctls.clone());
             }
             for group in &namespace.time_wait {
-                let entry = self.groups.entry((group.ownership, group.key)).or_default();
+                let entry = self.group(group.ownership, &group.key, names);
+                entry.processes += u64::from(group.key.tgid != 0);
                 entry.listed += f64::from(group.count);
                 add_ages(&mut entry.ages, &group.ages);
                 entry.closed_first_by.local += u64::from(group.closed_local);
@@ -132,27 +183,24 @@ impl Ledger {
         let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
         let amounts = self.amounts(last, read_ago_s);
         let told = culprits.map(|rules| (rules, told(&amounts)));
-        let mut owners: BTreeMap<(Ownership, ProcessId), Vec<TimeWaitDestination>> = BTreeMap::new();
+        let mut owners: BTreeMap<Owner, Vec<TimeWaitDestination>> = BTreeMap::new();
         let mut by_ownership: BTreeMap<Ownership, u64> = BTreeMap::new();
         let mut ages = [0.0; AGE_STEPS];
-        for (id @ (ownership, key), group, amount) in amounts {
+        for (id @ (owner, key), group, amount) in amounts {
             let count = amount.left + amount.since;
             for (sum, one) in ages.iter_mut().zip(&group.ages) {
                 *sum += one;
             }
             if count > 0 {
-                *by_ownership.entry(*ownership).or_default() += count;
+                *by_ownership.entry(owner.ownership).or_default() += count;
                 let sites = told.as_ref().filter(|(_, told)| told.contains(id)).map(|(rules, _)| {
                     group.held.call_sites(amount, key.role == FlowRole::Connect as u8, stacks, rules)
                 });
-                owners
-                    .entry((*ownership, ProcessId::of(key)))
-                    .or_default()
-                    .push(TimeWaitDestination { call_sites: sites, ..destination(key, group, count) });
+                let to = TimeWaitDestination { call_sites: sites, ..destination(key, group, count) };
+                owners.entry(*owner).or_default().push(to);
             }
         }
-        let mut owners: Vec<_> =
-            owners.into_iter().map(|((ownership, id), list)| owner(ownership, id, list, names)).collect();
+        let mut owners: Vec<_> = owners.into_iter().map(|(id, list)| owner(id, list, names)).collect();
         owners.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
         Some(summed(last, read_ago_s, &by_ownership, &ages, owners))
     }
@@ -187,6 +235,9 @@ impl Ledger {
     }
 }
 
+/// So many owners and destinations of ended processes are told one by one.
+const ENDED_MAX: usize = 1000;
+
 /// A reading that is no older is shown as it is. Nanoseconds.
 const FRESH_NS: u64 = 50_000_000;
 
@@ -199,7 +250,7 @@ const TOLD_MAX: usize = 2000;
 
 /// Those that hold the most, of those that have an owner.
 fn told<'a>(amounts: &[(&'a GroupId, &Group, Amount)]) -> HashSet<&'a GroupId> {
-    let owned = amounts.iter().filter(|(id, ..)| id.0 == Ownership::Owned);
+    let owned = amounts.iter().filter(|(id, ..)| id.0.ownership == Ownership::Owned);
     let mut all: Vec<_> = owned.map(|(id, _, amount)| (amount.left + amount.since, *id)).collect();
     if all.len() > TOLD_MAX {
         all.select_nth_unstable_by(TOLD_MAX, |a, b| b.cmp(a));
@@ -287,23 +338,22 @@ fn incomplete_because(last: &SocketReading) -> Vec<String> {
     reasons
 }
 
-fn owner(
-    ownership: Ownership,
-    id: ProcessId,
-    mut destinations: Vec<TimeWaitDestination>,
-    names: &Names,
-) -> TimeWaitOwner {
+fn owner(id: Owner, mut destinations: Vec<TimeWaitDestination>, names: &Names) -> TimeWaitOwner {
     destinations.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| place(a).cmp(&place(b))));
-    let is_owned = ownership == Ownership::Owned;
+    let is_owned = id.ownership == Ownership::Owned;
+    let (program, exited) = match id.ended {
+        Some(program) => (names.program(program), Some(true)),
+        None => (names.program_of(id.process), names.has_ended(id.process)),
+    };
     TimeWaitOwner {
-        ownership: match ownership {
+        ownership: match id.ownership {
             Ownership::Owned => "owned",
             Ownership::BeforeAttach => "before_attach",
             Ownership::Unowned(reason) => reason.name(),
         },
-        tgid: is_owned.then_some(id.tgid),
-        program: names.program_of(id).filter(|_| is_owned).map(str::to_owned),
-        exited: names.has_ended(id).filter(|_| is_owned),
+        tgid: (is_owned && id.ended.is_none()).then_some(id.process.tgid),
+        program: program.filter(|_| is_owned).map(str::to_owned),
+        exited: exited.filter(|_| is_owned),
         count: destinations.iter().map(|destination| destination.count).sum(),
         destinations,
     }
@@ -322,6 +372,7 @@ fn destination(key: &ChurnKey, group: &Group, count: u64) -> TimeWaitDestination
         remote_port: is_connect.then_some(key.port),
         local_port: (!is_connect).then_some(key.port),
         count,
+        processes: group.processes,
         closed_first_by: group.closed_first_by,
         ages: group.ages.iter().map(|&count| count as u64).collect(),
         call_sites: None,

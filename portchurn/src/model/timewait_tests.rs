@@ -69,7 +69,7 @@ fn after(samples: Vec<Sample>) -> TimeWait {
     for sample in samples {
         names.apply(&sample);
         let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
-        ledger.apply(&sample, &rates, S, share);
+        ledger.apply(&sample, &rates, &names, S, share);
     }
     ledger.snapshot(&names, &Stacks::default(), None).unwrap()
 }
@@ -101,7 +101,13 @@ fn coverage_is_what_is_proven_of_what_the_kernel_holds() {
 #[test]
 fn nothing_is_said_before_the_first_reading_and_no_ratio_of_nothing() {
     let mut ledger = Ledger::default();
-    ledger.apply(&Sample { churn: vec![entered(7, 5)], ..sample(1) }, &Rates::default(), S, 1.0);
+    ledger.apply(
+        &Sample { churn: vec![entered(7, 5)], ..sample(1) },
+        &Rates::default(),
+        &Names::default(),
+        S,
+        1.0,
+    );
     assert!(ledger.snapshot(&Names::default(), &Stacks::default(), None).is_none());
     let seen = after(vec![Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) }]);
     assert_eq!((seen.total, seen.coverage_ratio), (0, None));
@@ -147,4 +153,37 @@ fn what_was_accepted_by_nobody_known_is_not_owned() {
     let nobody = (ChurnKey { tgid: 0, start_ns: 0, ..key(0) }, Counts { time_wait: 3, ..Counts::ZERO });
     let seen = after(vec![first, Sample { churn: vec![nobody], ..sample(2) }]);
     assert_eq!((seen.owned, seen.unowned), (0, 3));
+}
+
+/// One living process, and one ended process for each number from 1000 on, with a socket each.
+fn turnover(ended: u32) -> TimeWait {
+    let process = |tgid| Process {
+        id: ProcessId { tgid, start_ns: tgid.into() },
+        comm: "job".into(),
+        ..Process::default()
+    };
+    let all = (1000..1000 + ended).chain([7]);
+    let groups = all.clone().map(|tgid| group(Ownership::Owned, tgid, 1, 0)).collect();
+    let exits = (1000..1000 + ended).map(|tgid| ProcessId { tgid, start_ns: tgid.into() });
+    after(vec![
+        Sample { processes: all.map(process).collect(), exits: exits.collect(), ..sample(1) },
+        Sample { sockets: Some(reading(2, groups)), ..sample(2) },
+    ])
+}
+
+#[test]
+fn a_thousand_ended_processes_are_told_one_by_one() {
+    let seen = turnover(1000);
+    assert_eq!((seen.total, seen.owners.len()), (1001, 1001));
+}
+
+#[test]
+fn more_ended_processes_become_one_owner_and_nothing_is_lost() {
+    let seen = turnover(1001);
+    assert_eq!((seen.total, seen.owned, seen.owners.len()), (1002, 1002, 2));
+    let [ended, living] = &seen.owners[..] else { panic!("{:?}", seen.owners) };
+    assert_eq!((ended.tgid, ended.program.as_deref(), ended.exited), (None, Some("job"), Some(true)));
+    assert_eq!((ended.count, ended.destinations[0].processes), (1001, 1001));
+    assert_eq!(ended.destinations[0].closed_first_by.local, 1001);
+    assert_eq!((living.tgid, living.exited, living.count), (Some(7), Some(false), 1));
 }

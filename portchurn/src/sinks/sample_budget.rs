@@ -19,6 +19,7 @@ fn destination(count: u64) -> TimeWaitDestination {
         remote_port: Some(3306),
         local_port: None,
         count,
+        processes: 1,
         closed_first_by: ClosedFirstBy { local: count, ..ClosedFirstBy::default() },
         ages: vec![count / 12; 13],
         call_sites: None,

@@ -105,8 +105,8 @@ fn add(
         ..Row::default()
     });
     row.count += destination.count;
-    row.processes += u64::from(owner.tgid.is_some());
-    row.ended += u64::from(owner.exited == Some(true));
+    row.processes += destination.processes;
+    row.ended += if owner.exited == Some(true) { destination.processes } else { 0 };
     // Of several processes none is named.
     row.tgid = if row.processes == 1 { owner.tgid } else { None };
     let by = &destination.closed_first_by;
@@ -126,7 +126,7 @@ fn add(
 
 fn program(owner: &TimeWaitOwner) -> String {
     match (owner.tgid, &owner.program) {
-        (Some(_), Some(program)) => program.clone(),
+        (_, Some(program)) => program.clone(),
         (Some(tgid), None) => format!("(process {tgid})"),
         (None, _) => match owner.ownership {
             "before_attach" => "(before the attach)".to_owned(),
