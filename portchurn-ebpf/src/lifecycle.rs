@@ -3,7 +3,6 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use portchurn_common::conn::{Conn, flag};
-use portchurn_common::counters::Counters;
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Role};
 use portchurn_common::histogram::{Histogram, bucket, ns_to_us};
 use portchurn_common::record::FlowEvent;
@@ -11,10 +10,9 @@ use portchurn_common::tcp::{FailFacts, Step, TcpState, closed, failed, step};
 
 use crate::conns::{self, Found};
 use crate::keys::{self, add};
-use crate::maps::{KEY_SLOTS, LISTENERS};
+use crate::maps::LISTENERS;
 use crate::sock::Sock;
-use crate::who::{self, TaskState};
-use crate::{emit, listeners, looks, setting};
+use crate::{emit, listeners, looks, ownership, setting, who};
 
 /// One state change of one socket.
 #[inline(always)]
@@ -94,7 +92,7 @@ fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
         Step::ConnectFailed => fail(sock, found, id),
         // Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
         // seen in accept(), its owner.
-        _ if is_close => note_closer::<S>(found, id),
+        _ if is_close => ownership::note_closer::<S>(found, id),
         _ => close_end(sock, found, id, old),
     }
 }
@@ -103,7 +101,7 @@ fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
 fn accepted_and_closed<S: Sock>(sock: &S, id: u64) {
     accepted(sock);
     if let Some(found) = conns::find(id, S::COOKIES) {
-        note_closer::<S>(found, id);
+        ownership::note_closer::<S>(found, id);
     }
 }
 
@@ -252,76 +250,6 @@ fn accepted<S: Sock>(sock: &S) {
 }
 
 #[inline(always)]
-fn note_closer<S: Sock>(found: Found, id: u64) {
-    let state = TaskState::current::<S::Access>();
-    // MPTCP closes its subflows from a kernel worker.
-    if state.is_kernel_thread() {
-        return;
-    }
-    let tgid = who::current_tgid();
-    // SAFETY: points into the map.
-    unsafe {
-        let conn = found.conn;
-        (*conn).closer_tgid = tgid;
-        if state.is_exiting() {
-            (*conn).flags |= flag::EXITING;
-        }
-        if (*conn).flags & flag::OWNER_CERTAIN == 0 {
-            take_ownership::<S>(found, id, tgid);
-        }
-    }
-}
-
-/// The current process is certain to own this accepted connection. Its count moves to it from the listener's owner.
-#[inline(always)]
-pub fn take_ownership<S: Sock>(found: Found, id: u64, tgid: u32) {
-    // SAFETY: points into the map.
-    unsafe {
-        (*found.conn).flags |= flag::OWNER_CERTAIN;
-        if (*found.conn).owner_tgid != tgid {
-            move_to_current::<S>(found, id);
-        }
-    }
-}
-
-#[inline(never)]
-fn move_to_current<S: Sock>(found: Found, id: u64) {
-    let process = who::current::<crate::kernel::Probe>();
-    // SAFETY: points into the map.
-    unsafe {
-        let conn = found.conn;
-        let key = ChurnKey {
-            start_ns: process.start_ns,
-            tgid: process.tgid,
-            netns: KEY_SLOTS.get((*conn).key_ref.index()).map_or(0, |slot| slot.key.netns),
-            port: (*conn).local_port,
-            role: Role::Accept as u8,
-            ..ChurnKey::default()
-        };
-        let key_ref = keys::intern(&key);
-        let is_early = (*conn).flags & flag::BEFORE_ATTACH != 0;
-        if let Some(from) = keys::counters((*conn).key_ref) {
-            add(opened_counter(from, is_early), 1u32.wrapping_neg());
-        }
-        if key_ref == KeyRef::FILTERED {
-            conns::forget(found, id);
-            return;
-        }
-        if let Some(to) = keys::counters(key_ref) {
-            add(opened_counter(to, is_early), 1);
-        }
-        (*conn).key_ref = key_ref;
-        (*conn).owner_tgid = process.tgid;
-    }
-}
-
-#[inline(always)]
-unsafe fn opened_counter(counters: *mut Counters, before_attach: bool) -> *mut u32 {
-    // SAFETY: only addresses inside the map value are formed.
-    unsafe { if before_attach { &raw mut (*counters).before_attach } else { &raw mut (*counters).accepted } }
-}
-
-#[inline(always)]
 fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
     let conn = found.conn;
     // SAFETY: points into the map.
@@ -338,7 +266,7 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         // was ours, so this is process context.
         let is_abort = old == TcpState::Established.raw() || old == TcpState::CloseWait.raw();
         if is_abort && error == Some(0) {
-            note_closer::<S>(found, id);
+            ownership::note_closer::<S>(found, id);
         }
         // Where the error cannot be read, an abort is taken for the peer's: that blames nobody here.
         let errno = error.unwrap_or(if is_abort { ECONNRESET } else { 0 });

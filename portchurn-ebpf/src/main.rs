@@ -4,6 +4,7 @@
 //! ```text
 //! hooks/      one file per kernel function: thin entry points, one for each tier
 //! lifecycle   the heart: a state change becomes counts
+//! ownership   whose a connection is
 //! looks       several programs look at each change; which of them has it
 //! listeners   who listens on which port
 //! kernel      reading kernel memory: directly where the verifier knows the type, else by helper
@@ -30,6 +31,7 @@ mod lifecycle;
 mod listeners;
 mod looks;
 mod maps;
+mod ownership;
 mod sock;
 mod stack;
 mod who;

@@ -11,7 +11,7 @@ use portchurn_common::conn::flag;
 
 use crate::kernel::{Direct, Probe, register};
 use crate::sock::{KernelSock, Sock};
-use crate::{conns, lifecycle, setting, who};
+use crate::{conns, ownership, setting, who};
 
 /// The result follows the arguments, of which there were four, and two since 6.10.
 #[fexit(function = "inet_csk_accept")]
@@ -59,5 +59,5 @@ fn on_accept<S: Sock>(sock: *const u8) {
     if unsafe { (*found.conn).flags } & flag::ESTABLISHED == 0 {
         return;
     }
-    lifecycle::take_ownership::<S>(found, id, who::current_tgid());
+    ownership::take_ownership::<S>(found, id, who::current_tgid());
 }

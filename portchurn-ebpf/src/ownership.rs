@@ -1,0 +1,84 @@
+//! Whose a connection is. Who connects, owns; what is accepted belongs to whoever is seen in `accept()` or closes it, and until
+//! then to the process that listens (decision 0003).
+
+use portchurn_common::conn::flag;
+use portchurn_common::counters::Counters;
+use portchurn_common::flow::{ChurnKey, KeyRef, Role};
+
+use crate::conns::{self, Found};
+use crate::kernel::Probe;
+use crate::keys::{self, add};
+use crate::maps::KEY_SLOTS;
+use crate::sock::Sock;
+use crate::who::{self, TaskState};
+
+/// The current process closes: the one moment in which the closer can be known.
+#[inline(always)]
+pub fn note_closer<S: Sock>(found: Found, id: u64) {
+    let state = TaskState::current::<S::Access>();
+    // MPTCP closes its subflows from a kernel worker.
+    if state.is_kernel_thread() {
+        return;
+    }
+    let tgid = who::current_tgid();
+    // SAFETY: points into the map.
+    unsafe {
+        let conn = found.conn;
+        (*conn).closer_tgid = tgid;
+        if state.is_exiting() {
+            (*conn).flags |= flag::EXITING;
+        }
+        if (*conn).flags & flag::OWNER_CERTAIN == 0 {
+            take_ownership::<S>(found, id, tgid);
+        }
+    }
+}
+
+/// The current process is certain to own this accepted connection. Its count moves to it from the listener's owner.
+#[inline(always)]
+pub fn take_ownership<S: Sock>(found: Found, id: u64, tgid: u32) {
+    // SAFETY: points into the map.
+    unsafe {
+        (*found.conn).flags |= flag::OWNER_CERTAIN;
+        if (*found.conn).owner_tgid != tgid {
+            move_to_current::<S>(found, id);
+        }
+    }
+}
+
+#[inline(never)]
+fn move_to_current<S: Sock>(found: Found, id: u64) {
+    let process = who::current::<Probe>();
+    // SAFETY: points into the map.
+    unsafe {
+        let conn = found.conn;
+        let key = ChurnKey {
+            start_ns: process.start_ns,
+            tgid: process.tgid,
+            netns: KEY_SLOTS.get((*conn).key_ref.index()).map_or(0, |slot| slot.key.netns),
+            port: (*conn).local_port,
+            role: Role::Accept as u8,
+            ..ChurnKey::default()
+        };
+        let key_ref = keys::intern(&key);
+        let is_early = (*conn).flags & flag::BEFORE_ATTACH != 0;
+        if let Some(from) = keys::counters((*conn).key_ref) {
+            add(opened_counter(from, is_early), 1u32.wrapping_neg());
+        }
+        if key_ref == KeyRef::FILTERED {
+            conns::forget(found, id);
+            return;
+        }
+        if let Some(to) = keys::counters(key_ref) {
+            add(opened_counter(to, is_early), 1);
+        }
+        (*conn).key_ref = key_ref;
+        (*conn).owner_tgid = process.tgid;
+    }
+}
+
+#[inline(always)]
+unsafe fn opened_counter(counters: *mut Counters, before_attach: bool) -> *mut u32 {
+    // SAFETY: only addresses inside the map value are formed.
+    unsafe { if before_attach { &raw mut (*counters).before_attach } else { &raw mut (*counters).accepted } }
+}
