@@ -110,6 +110,13 @@ fn settle(cpu: Option<usize>) -> Result<()> {
     Ok(())
 }
 
+/// Lets this role live so many seconds longer than others.
+pub fn last(seconds: u64) {
+    let patience_s = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_add(PATIENCE_S);
+    // SAFETY: has no preconditions.
+    unsafe { libc::alarm(patience_s) };
+}
+
 /// Keeps this process on one processor.
 fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();

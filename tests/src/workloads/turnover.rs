@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::pair::{Connection, Ledger};
-use super::role::{Role, finish_all};
+use super::role::{Role, finish_all, last};
 use super::sockets::{accept_one, connect_to, listener, read_some, send_byte, stream};
 use super::{Plan, Workload};
 use crate::truth::{End, ProcessTruth};
@@ -64,6 +64,7 @@ fn soak(plan: &Plan) -> Result<Vec<ProcessTruth>> {
     let (listener, target) = listener(plan.family, plan.mptcp)?;
     let (stop, stopper) = std::io::pipe().context("make a pipe")?;
     let server = Role::start("server", None, |truth| {
+        last(plan.seconds);
         loop {
             let mut polled = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&stop, PollFlags::IN)];
             rustix::io::retry_on_intr(|| poll(&mut polled, None)).context("poll")?;
