@@ -14,7 +14,7 @@ use crate::commands::summary::Summary;
 use crate::live::collector::{Collector, Watchers};
 use crate::live::loader::{Options, StackMode};
 use crate::live::looks::{Look, Looker};
-use crate::live::memory::give_back;
+use crate::live::memory::{Own, give_back};
 use crate::live::stacks::Watcher;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
@@ -88,7 +88,7 @@ impl Session {
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
-        let namer = if takes_stacks { Some(Namer::start(give_back)?) } else { None };
+        let namer = if takes_stacks { Some(Namer::start(&Own)?) } else { None };
         let watchers = namer.as_ref().map(|namer| Watchers {
             // The kernel side tells of an exec where it has to forget an interpreter.
             stacks: Box::new(Stacks(namer.front(options.stacks == StackMode::Auto))),
@@ -100,6 +100,8 @@ impl Session {
         let counter = Counter::open(move |question| asked.send(question).is_ok())
             .inspect_err(|err| log::debug!("`portchurn who` cannot ask this one: {err:#}"))
             .ok();
+        // What the start needed, such as the types of the whole kernel.
+        give_back();
         let attached_ns = now_ns();
         let counts_skips =
             collector.hooks().iter().all(|hook| !hook.hook.required || hook.skips_counted() == Some(true));

@@ -3,7 +3,11 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::io::Write;
+use std::io::{BufWriter, Write};
+
+use serde::Serialize as _;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 
 use crate::model::row::Row;
 use crate::model::snapshot::Snapshot;
@@ -28,10 +32,14 @@ struct Json {
 
 impl Sink for Json {
     fn snapshot(&mut self, view: &View, snapshot: &Snapshot) -> io::Result<()> {
-        let pretty = view.page.terminal && !self.one_line;
-        let mut text = document(view, snapshot, pretty)?;
-        text.push('\n');
-        self.out.write_all(text.as_bytes())?;
+        if view.page.terminal && !self.one_line {
+            writeln!(self.out, "{}", document(view, snapshot)?)?;
+        } else {
+            // With whole stacks this is megabytes: never held as one text.
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, &mut self.out);
+            write_line(view, snapshot, &mut out)?;
+            out.flush()?;
+        }
         self.out.flush()
     }
 
@@ -40,12 +48,34 @@ impl Sink for Json {
     }
 }
 
-/// One snapshot as a JSON text, without a line end.
-pub fn document(view: &View, snapshot: &Snapshot, pretty: bool) -> io::Result<String> {
+/// What is written at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// One snapshot as an indented JSON text, without a line end.
+fn document(view: &View, snapshot: &Snapshot) -> io::Result<String> {
+    let narrowed = narrowed(view, snapshot);
+    Ok(escaped(serde_json::to_string_pretty(narrowed.as_ref().unwrap_or(snapshot))?))
+}
+
+/// One snapshot as a line of JSON.
+fn write_line(view: &View, snapshot: &Snapshot, out: &mut impl Write) -> io::Result<()> {
     let narrowed = narrowed(view, snapshot);
     let snapshot = narrowed.as_ref().unwrap_or(snapshot);
-    let text = if pretty { serde_json::to_string_pretty(snapshot) } else { serde_json::to_string(snapshot) }?;
-    Ok(escaped(text))
+    snapshot.serialize(&mut Serializer::with_formatter(&mut *out, OneLine))?;
+    out.write_all(b"\n")
+}
+
+/// Compact, and as safe as [`escaped`].
+struct OneLine;
+
+impl Formatter for OneLine {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.chars().any(is_hostile) {
+            out.write_all(escaped(fragment.to_owned()).as_bytes())
+        } else {
+            out.write_all(fragment.as_bytes())
+        }
+    }
 }
 
 /// The snapshot with only those programs and processes that are wanted; `None` if all are.
@@ -87,9 +117,10 @@ pub fn escaped(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde::Serialize as _;
+    use serde_json::{Serializer, Value};
 
-    use super::escaped;
+    use super::{OneLine, escaped};
     use crate::model::row::{Level, Row};
     use crate::sinks::tests::written;
     use crate::sinks::view::{Filtering, Page, View};
@@ -153,7 +184,7 @@ mod tests {
     #[test]
     fn call_sites_have_every_key_and_are_null_only_where_they_are_not_taken() {
         let view = View::new(Level::Program);
-        let text = super::document(&view, &crate::sinks::sample_with_sites(), false).unwrap();
+        let text = super::document(&view, &crate::sinks::sample_with_sites()).unwrap();
         let document: Value = serde_json::from_str(&text).unwrap();
         let destination = &document["programs"][0]["destinations"][0];
         for site in destination["call_sites"].as_array().unwrap() {
@@ -171,8 +202,7 @@ mod tests {
             &document["own_cost"],
             &["stacks_named", "naming_p99_us", "naming_max_us", "stack_effort"],
         );
-        let off: Value =
-            serde_json::from_str(&super::document(&view, &sample_snapshot(), false).unwrap()).unwrap();
+        let off: Value = serde_json::from_str(&super::document(&view, &sample_snapshot()).unwrap()).unwrap();
         assert_eq!(off["programs"][0]["destinations"][0].get("call_sites"), Some(&Value::Null));
     }
 
@@ -222,5 +252,8 @@ mod tests {
         let text = escaped(serde_json::to_string(name).unwrap());
         assert!(text.is_ascii(), "{text}");
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), name);
+        let mut line = Vec::new();
+        name.serialize(&mut Serializer::with_formatter(&mut line, OneLine)).unwrap();
+        assert_eq!(String::from_utf8(line).unwrap(), text, "a line is as safe");
     }
 }

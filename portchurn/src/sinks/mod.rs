@@ -29,7 +29,6 @@ mod lists_tests;
 #[cfg(test)]
 mod sample;
 
-pub use json::document as json_document;
 #[cfg(test)]
 pub(crate) use sample::{sample_snapshot, sample_with_held, sample_with_ports, sample_with_sites};
 pub use view::{Filtering, Page, RowFilter, SortKey, View};

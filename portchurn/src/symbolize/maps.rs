@@ -12,6 +12,8 @@ pub struct Mapping {
     pub file_offset: u64,
     /// Whether it holds code.
     pub executable: bool,
+    /// Whether it can be written to.
+    pub writable: bool,
     /// Device, as major and minor.
     pub device: (u32, u32),
     /// Inode; 0 for what is no file.
@@ -27,6 +29,11 @@ impl Mapping {
     /// Which file; `None`: none.
     pub fn inode(&self) -> Option<Inode> {
         (self.inode != 0).then_some((self.device, self.inode))
+    }
+
+    /// Whether it can only be read.
+    pub fn is_read_only_data(&self) -> bool {
+        !self.executable && !self.writable
     }
 }
 
@@ -48,6 +55,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         addresses: hex(start)?..hex(end)?,
         file_offset,
         executable: rights.as_bytes().get(2) == Some(&b'x'),
+        writable: rights.as_bytes().get(1) == Some(&b'w'),
         device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode,
         path: path.strip_suffix(" (deleted)").unwrap_or(path).to_owned(),

@@ -55,5 +55,17 @@ pub trait Unwinder: Sync {
     fn attach(&self, modules: &Modules) -> Attach;
 }
 
+/// Letting go of memory, which is not for this layer to do.
+pub trait Memory: Sync {
+    /// After much was freed.
+    fn give_back(&self);
+
+    /// Of every file that is mapped to be read, after it was looked at. Only for who maps such files.
+    fn give_back_files(&self);
+
+    /// The same while something is done that takes long. It must not unmap what is mapped when it begins.
+    fn giving_back_files(&self, work: &mut dyn FnMut());
+}
+
 /// Every language.
 pub const UNWINDERS: &[&dyn Unwinder] = &[&python::Python];

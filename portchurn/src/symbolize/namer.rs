@@ -11,6 +11,7 @@ use portchurn_common::histogram::{BUCKETS, bucket, quantile_us};
 use portchurn_common::stack::{CodeFrame, WalkEnd, stack_flag};
 
 use crate::model::sample::{Frame, Language, Stack};
+use crate::symbolize::Memory;
 use crate::symbolize::elf::ElfCache;
 use crate::symbolize::front::Front;
 use crate::symbolize::held::{Held, Missing};
@@ -71,8 +72,11 @@ impl Cost {
 }
 
 impl Namer {
-    /// Starts the thread. `give_back`: called when it has let go of much memory.
-    pub fn start(give_back: fn()) -> Result<Self> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(memory: &'static dyn Memory) -> Result<Self> {
         let (jobs, todo) = sync_channel(JOBS_MAX);
         let (results, done) = channel();
         let refusals = Refusals::default();
@@ -80,7 +84,7 @@ impl Namer {
         std::thread::Builder::new()
             .name("names".to_owned())
             .spawn(move || {
-                let mut native = Native::default();
+                let mut native = Native::new(memory);
                 loop {
                     match todo.recv_timeout(LOOK_UP) {
                         Ok(job) => {
@@ -91,9 +95,7 @@ impl Namer {
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => break,
                     }
-                    if native.rest() {
-                        give_back();
-                    }
+                    native.rest();
                 }
             })
             .context("start the thread for names")?;
@@ -160,7 +162,7 @@ impl Namer {
 
 /// Stacks that wait for the thread, of up to 36 KiB each. When there are more, the ring buffer fills up, the kernel side
 /// counts what has no room and sends it again at the next connection from the same place.
-const JOBS_MAX: usize = 256;
+const JOBS_MAX: usize = 128;
 /// Without work the thread looks up this often, to let go of what it does not need.
 const LOOK_UP: Duration = Duration::from_secs(2);
 /// Code objects that are kept: more than the kernel side remembers having sent.

@@ -1,6 +1,7 @@
 //! Compiled code: from registers and a copy of the stack to addresses (framehop), from addresses to names (blazesym, on
 //! places in files that are kept open). What has no name gets its module and offset; no frame is dropped.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -15,6 +16,7 @@ use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
 
 use crate::model::sample::{Frame, Language};
+use crate::symbolize::Memory;
 use crate::symbolize::elf::FileId;
 use crate::symbolize::held::Held;
 use crate::symbolize::modules::{Module, Modules};
@@ -23,12 +25,14 @@ use crate::symbolize::record::RawStack;
 /// Frames beyond are cut off.
 const FRAMES_MAX: usize = 256;
 /// Sections of files are kept up to this much, then read again where they are needed. Bytes.
-const SECTIONS_MAX: u64 = 16 << 20;
+const SECTIONS_MAX: u64 = 8 << 20;
 /// Debug information is read of files up to this size; of larger ones the symbols must do. Bytes.
-const DEBUG_FILE_MAX: u64 = 512 << 20;
+const DEBUG_FILE_MAX: u64 = 256 << 20;
 /// Files that are open for names at the same time: mapped, and with what was made of their debug information in memory,
 /// which is about as much again. Bytes of the files.
 const OPEN_MAX: u64 = 64 << 20;
+/// A file that takes much when it is opened, so that what was made of small ones goes before. Bytes.
+const LARGE: u64 = 8 << 20;
 /// Names are kept, so that what they were made from is seldom needed again: it goes when it was not used for so long.
 const REST: Duration = Duration::from_secs(1);
 /// The longest section that is read. Bytes.
@@ -134,8 +138,8 @@ pub enum End {
 type Process = (Arc<Held>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
 
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
-#[derive(Default)]
 pub struct Native {
+    memory: &'static dyn Memory,
     sections: HashMap<FileId, Sections>,
     sections_bytes: u64,
     process: Option<Process>,
@@ -149,15 +153,40 @@ pub struct Native {
 }
 
 impl Native {
+    /// Nothing known.
+    pub fn new(memory: &'static dyn Memory) -> Self {
+        Self {
+            memory,
+            sections: HashMap::new(),
+            sections_bytes: 0,
+            process: None,
+            symbolizer: None,
+            opened: HashSet::new(),
+            opened_bytes: 0,
+            used: None,
+            names: HashMap::new(),
+        }
+    }
+
     /// Unwinds and names a stack. Innermost first.
     pub fn resolve(&mut self, stack: &RawStack, held: &Arc<Held>, modules: &Modules) -> (Vec<Frame>, End) {
         let (addresses, end) = self.unwind(stack, held, modules);
+        // A return address is the one after the call.
+        let call =
+            |(index, &address): (usize, &u64)| if index == 0 { address } else { address.saturating_sub(1) };
+        let places: Vec<_> = addresses.iter().enumerate().map(call).collect();
+        let module = |place: u64| modules.find(place);
+        // Large files first, while nothing else is open: that is when they take most.
+        let mut order: Vec<_> = (0..places.len()).collect();
+        order.sort_by_key(|&index| Reverse(module(places[index]).map(|module| module.id.size())));
+        let mut names: Vec<Option<Arc<[Frame]>>> = vec![None; places.len()];
+        for index in order {
+            names[index] = module(places[index]).map(|module| self.name(module, places[index]));
+        }
         let mut frames = Vec::new();
-        for (index, address) in addresses.into_iter().enumerate() {
-            // A return address is the one after the call.
-            let lookup = if index == 0 { address } else { address.saturating_sub(1) };
-            match modules.find(lookup) {
-                Some(module) => frames.extend(self.name(module, lookup).iter().cloned()),
+        for (address, named) in addresses.into_iter().zip(names) {
+            match named {
+                Some(named) => frames.extend(named.iter().cloned()),
                 None => frames.push(unknown(address)),
             }
         }
@@ -242,7 +271,8 @@ impl Native {
     fn symbolizer_for(&mut self, file: FileId) -> &Symbolizer {
         if !self.opened.contains(&file) {
             let wanted = file.size().min(DEBUG_FILE_MAX);
-            if self.opened_bytes + wanted > OPEN_MAX {
+            let only_small = self.opened.iter().all(|file| file.size() < LARGE);
+            if self.opened_bytes + wanted > OPEN_MAX || file.size() >= LARGE && only_small {
                 self.close();
             }
             self.opened.insert(file);
@@ -259,13 +289,12 @@ impl Native {
         self.opened_bytes = 0;
     }
 
-    /// Lets go of what was not used for a while. Whether there was something.
-    pub fn rest(&mut self) -> bool {
-        if self.symbolizer.is_none() || self.used.is_some_and(|used| used.elapsed() < REST) {
-            return false;
+    /// Lets go of what was not used for a while.
+    pub fn rest(&mut self) {
+        if self.symbolizer.is_some() && self.used.is_none_or(|used| used.elapsed() >= REST) {
+            self.close();
+            self.memory.give_back();
         }
-        self.close();
-        true
     }
 
     /// The function at an address, and those that were inlined there. Innermost first.
@@ -274,19 +303,42 @@ impl Native {
         if let Some(known) = self.names.get(&(module.id, offset)) {
             return Arc::clone(known);
         }
-        let mut elf = Elf::new(format!("/proc/self/fd/{}", module.file.as_raw_fd()));
-        elf.debug_syms = module.id.size() <= DEBUG_FILE_MAX;
-        let source = Source::Elf(elf);
-        let found = self.symbolizer_for(module.id).symbolize_single(&source, Input::FileOffset(offset));
-        let frames: Arc<[Frame]> = match found {
-            Ok(Symbolized::Sym(symbol)) => Arc::from(frames_of(&symbol, module)),
-            _ => Arc::from([nameless(module, offset)]),
+        let frames: Arc<[Frame]> = match self.symbolize(module, offset) {
+            Some(frames) => Arc::from(frames),
+            None => Arc::from([nameless(module, offset)]),
         };
         self.used = Some(Instant::now());
         if self.names.len() > NAMES_MAX {
             self.names.clear();
         }
         self.names.insert((module.id, offset), Arc::clone(&frames));
+        frames
+    }
+
+    fn symbolize(&mut self, module: &Module, offset: u64) -> Option<Vec<Frame>> {
+        let memory = self.memory;
+        let is_new = !self.opened.contains(&module.id);
+        let symbolizer = self.symbolizer_for(module.id);
+        let source = |debug_syms: bool| {
+            let mut elf = Elf::new(format!("/proc/self/fd/{}", module.file.as_raw_fd()));
+            elf.debug_syms = debug_syms;
+            Source::Elf(elf)
+        };
+        let place = Input::FileOffset(offset);
+        let with_lines = source(module.id.size() <= DEBUG_FILE_MAX);
+        let mut found = None;
+        // All of a large file's debug information is looked through once, which takes half of it into our memory. What the
+        // symbolizer has mapped for its symbols stays mapped until it is dropped.
+        if is_new && module.id.size() >= LARGE && symbolizer.symbolize_single(&source(false), place).is_ok() {
+            memory.giving_back_files(&mut || found = symbolizer.symbolize_single(&with_lines, place).ok());
+        } else {
+            found = symbolizer.symbolize_single(&with_lines, place).ok();
+        }
+        let frames = match found? {
+            Symbolized::Sym(symbol) => Some(frames_of(&symbol, module)),
+            Symbolized::Unknown(_) => None,
+        };
+        memory.give_back_files();
         frames
     }
 }

@@ -2,8 +2,10 @@
 //! close. Both ends are traced: 11 state changes for each. It runs in a network namespace of its own, which takes its
 //! TIME_WAIT sockets with it when it ends, so that every round begins with none.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::repo;
 use crate::run::{capture, on_path};
 
 /// Connections before the clock starts.
@@ -52,16 +55,64 @@ impl Load {
     }
 }
 
+/// Which program makes the load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Language {
+    /// This one.
+    Native,
+    /// `load.py`
+    Python,
+}
+
+/// The system's Python is what most hosts have.
+const PYTHONS: [&str; 2] = ["/usr/bin/python3", "python3"];
+
+impl Language {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Python => "Python",
+        }
+    }
+
+    /// Whether it can be run.
+    pub(crate) fn is_here(self) -> bool {
+        self == Self::Native || python().is_some()
+    }
+
+    /// The program and its arguments.
+    fn command_line(self, cycles: u32, cpu: usize) -> Result<Vec<OsString>> {
+        let (cycles, cpu) = (cycles.to_string(), cpu.to_string());
+        Ok(match self {
+            Self::Native => {
+                let xtask = std::env::current_exe().context("find this program")?;
+                let arguments = ["bench-load", "--cycles", &cycles, "--cpu", &cpu];
+                std::iter::once(xtask.into()).chain(arguments.map(OsString::from)).collect()
+            }
+            Self::Python => {
+                let program = python().context("there is no Python here")?;
+                let script = repo::root()?.join("xtask/src/bench/load.py");
+                let numbers =
+                    [cycles, cpu].into_iter().chain([WARM_UP, RUN, DESTINATIONS].map(|n| n.to_string()));
+                [program.into(), script.into()].into_iter().chain(numbers.map(OsString::from)).collect()
+            }
+        })
+    }
+}
+
+fn python() -> Option<PathBuf> {
+    PYTHONS.iter().find_map(|name| on_path(name))
+}
+
 /// Runs one round in a process of its own.
-pub(crate) fn run(cycles: u32, cpu: usize) -> Result<Load> {
+pub(crate) fn run(language: Language, cycles: u32, cpu: usize) -> Result<Load> {
     ensure!(
         on_path("unshare").is_some() && on_path("ip").is_some(),
         "bench needs `unshare` and `ip`: install iproute2"
     );
-    let xtask = std::env::current_exe().context("find this program")?;
     let mut command = Command::new("unshare");
-    command.args(["--net", "--", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]).arg(xtask);
-    command.args(["bench-load", "--cycles", &cycles.to_string(), "--cpu", &cpu.to_string()]);
+    command.args(["--net", "--", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]);
+    command.args(language.command_line(cycles, cpu)?);
     let said = capture(command.stdin(Stdio::null())).context("run the load")?;
     serde_json::from_str(&said).context("read what the load says")
 }

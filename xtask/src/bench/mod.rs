@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: what tracing costs. Paired and interleaved: the same load runs without and with a tracer, in
 //! turns, so that whatever else the machine does meets both. Medians and quartiles, never a single number.
-//! Rows 1, 3, 4, 5 and 6 of the design's budget; nothing here is a test, and no test asserts a time.
+//! Rows 1 to 6 of the design's budget; nothing here is a test, and no test asserts a time.
 
 pub(crate) mod load;
 mod proc;
 mod report;
+mod sites;
 mod stats;
 mod tracer;
 
@@ -17,6 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::repo;
 use crate::run;
+use load::Language;
 use report::{Agent, Report, Round, Series, Traced};
 use tracer::{Kind, Tracer};
 
@@ -41,6 +43,9 @@ pub(crate) struct Args {
     /// Another portchurn than the one built here
     #[arg(long, value_name = "FILE")]
     portchurn: Option<PathBuf>,
+    /// Only the rows for call sites
+    #[arg(long)]
+    call_sites: bool,
     /// Leave tcplife out, even where it is installed
     #[arg(long)]
     no_tcplife: bool,
@@ -55,25 +60,37 @@ struct Plan {
     cycles: u32,
     cpu: usize,
     idle: Duration,
+    portchurn: PathBuf,
     tracers: Vec<Kind>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "bench attaches tracers: run it as root");
     let plan = plan(args)?;
+    if args.call_sites {
+        return report_sites(sites::measure(&plan, &plan.portchurn, &args.extra)?, args.json);
+    }
     let portchurn = &plan.tracers[0];
     let series = paired(&plan)?;
+    let call_sites = sites::measure(&plan, &plan.portchurn, &args.extra)?;
     eprintln!("bench: agent on an idle host, {} s", plan.idle.as_secs());
     let idle = idle(portchurn, plan.idle)?;
     eprintln!("bench: agent at the highest rate that one processor makes");
     let busy = busy(portchurn, &plan)?;
-    let report = Report::new(plan.cycles, plan.cpu, series, idle, busy)?;
+    let report = Report::new(plan.cycles, plan.cpu, series, call_sites, idle, busy)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
+        return Ok(());
     }
-    Ok(())
+    report.print()
+}
+
+fn report_sites(all: Vec<sites::Series>, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    all.iter().try_for_each(sites::Series::print)
 }
 
 fn plan(args: &Args) -> Result<Plan> {
@@ -81,7 +98,7 @@ fn plan(args: &Args) -> Result<Plan> {
         Some(path) => path.clone(),
         None => build()?,
     };
-    let mut tracers = vec![Kind::portchurn(portchurn, &args.extra)];
+    let mut tracers = vec![Kind::portchurn(portchurn.clone(), &args.extra)];
     match Kind::tcplife().filter(|_| !args.no_tcplife) {
         Some(tcplife) => tracers.push(tcplife),
         None => eprintln!("bench: no tcplife beside it (Debian: apt-get install libbpf-tools)"),
@@ -92,7 +109,7 @@ fn plan(args: &Args) -> Result<Plan> {
     };
     let (pairs, cycles, idle) = if args.quick { (2, 5_000, 3) } else { (args.pairs, args.cycles, 30) };
     ensure!(pairs > 0 && cycles > 0, "bench needs at least one pair and one connection");
-    Ok(Plan { pairs, cycles, cpu, idle: Duration::from_secs(idle), tracers })
+    Ok(Plan { pairs, cycles, cpu, idle: Duration::from_secs(idle), portchurn, tracers })
 }
 
 fn build() -> Result<PathBuf> {
@@ -109,7 +126,7 @@ fn build() -> Result<PathBuf> {
 /// slowly favours nobody.
 fn paired(plan: &Plan) -> Result<Vec<Series>> {
     eprintln!("bench: warm-up");
-    load::run(plan.cycles, plan.cpu)?;
+    load::run(Language::Native, plan.cycles, plan.cpu)?;
     let mut series: Vec<Series> = plan.tracers.iter().map(Series::new).collect();
     for pair in 1..=plan.pairs {
         let mut turns: Vec<Option<usize>> =
@@ -120,7 +137,7 @@ fn paired(plan: &Plan) -> Result<Vec<Series>> {
         let (mut plain, mut traced) = (None, Vec::new());
         for turn in turns {
             match turn {
-                None => plain = Some(load::run(plan.cycles, plan.cpu)?),
+                None => plain = Some(load::run(Language::Native, plan.cycles, plan.cpu)?),
                 Some(index) => traced.push((index, with_tracer(&plan.tracers[index], plan)?)),
             }
         }
@@ -138,7 +155,7 @@ fn paired(plan: &Plan) -> Result<Vec<Series>> {
 fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
     let mut tracer = Tracer::start(kind)?;
     let at = tracer.usage()?;
-    let load = load::run(plan.cycles, plan.cpu)?;
+    let load = load::run(Language::Native, plan.cycles, plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     tracer.wait_for_count(&load);
     let (attach, own) = (tracer.attach, tracer.own_figures());
@@ -174,7 +191,7 @@ fn busy(portchurn: &Kind, plan: &Plan) -> Result<(Agent, f64)> {
     let mut tracer = Tracer::start(portchurn)?;
     tracer.wait_for_reports(2)?;
     let at = tracer.usage()?;
-    let load = load::run(plan.cycles.saturating_mul(6), plan.cpu)?;
+    let load = load::run(Language::Native, plan.cycles.saturating_mul(6), plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     tracer.stop()?;
     Ok((agent, load.cycles_per_s()))

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::proc::Usage;
+use super::sites;
 use super::stats::{Spread, spread};
 use super::tracer::Kind;
 
@@ -119,6 +120,7 @@ pub(crate) struct Report {
     busy: Agent,
     busy_cycles_per_s: f64,
     series: Vec<Series>,
+    call_sites: Vec<sites::Series>,
 }
 
 impl Report {
@@ -126,6 +128,7 @@ impl Report {
         cycles: u32,
         cpu: usize,
         series: Vec<Series>,
+        call_sites: Vec<sites::Series>,
         idle: Agent,
         (busy, busy_cycles_per_s): (Agent, f64),
     ) -> Result<Self> {
@@ -139,10 +142,11 @@ impl Report {
             busy,
             busy_cycles_per_s,
             series,
+            call_sites,
         })
     }
 
-    pub(crate) fn print(&self) {
+    pub(crate) fn print(&self) -> Result<()> {
         println!(
             "kernel {}, {} processors; {} connections a round on processor {}: connect, accept, two closes, both ends traced",
             self.kernel, self.processors, self.cycles, self.load_on_processor
@@ -150,10 +154,12 @@ impl Report {
         for summary in &self.summaries {
             summary.print();
         }
+        self.call_sites.iter().try_for_each(sites::Series::print)?;
         println!("\nportchurn, agent alone              CPU of one processor        RSS");
         row("  idle host", &format!("{:.2} %", 100.0 * self.idle.cpu_ratio), &mib(self.idle.rss_bytes));
         let label = format!("  {:.0} connections/s", self.busy_cycles_per_s);
         row(&label, &format!("{:.2} %", 100.0 * self.busy.cpu_ratio), &mib(self.busy.rss_bytes));
+        Ok(())
     }
 }
 
@@ -173,12 +179,12 @@ impl Summary {
     }
 }
 
-fn spread_row(label: &str, spread: Spread, factor: f64, digits: usize) {
+pub(crate) fn spread_row(label: &str, spread: Spread, factor: f64, digits: usize) {
     let [q1, median, q3] = [spread.q1, spread.median, spread.q3].map(|value| value * factor);
     println!("{label:<34}{median:>10.digits$}   {q1:.digits$} … {q3:.digits$}");
 }
 
-fn row(label: &str, value: &str, more: &str) {
+pub(crate) fn row(label: &str, value: &str, more: &str) {
     println!("{label:<34}{value:>10}   {more}");
 }
 

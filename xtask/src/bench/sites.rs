@@ -1,0 +1,128 @@
+//! What lines of code cost: the same load with `--stack off` and with stacks, in turns, from a loop in Python and from one
+//! in compiled code. What is compared are the two sides of a pair, so that only the stacks are different.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::load::{self, Language, Load};
+use super::report::{row, spread_row};
+use super::stats::{Spread, spread};
+use super::tracer::{Kind, Tracer};
+use super::{Agent, Plan};
+
+/// The first is what the others are compared with.
+const MODES: [&str; 3] = ["off", "native", "auto"];
+
+/// One round of each mode.
+#[derive(Serialize)]
+struct Round {
+    /// CPU of the load per connection, in the order of [`MODES`]. Microseconds.
+    cpu_us: [f64; MODES.len()],
+    /// CPU of portchurn, of one processor.
+    agent_cpu_ratio: [f64; MODES.len()],
+    /// What portchurn's counts lack, and what it counted under no line.
+    missed: [u64; MODES.len()],
+}
+
+/// All rounds of one language.
+#[derive(Serialize)]
+pub(crate) struct Series {
+    language: &'static str,
+    rounds: Vec<Round>,
+}
+
+/// Runs all of them.
+pub(crate) fn measure(plan: &Plan, portchurn: &Path, extra: &[String]) -> Result<Vec<Series>> {
+    let mut all = Vec::new();
+    for language in [Language::Python, Language::Native] {
+        if !language.is_here() {
+            eprintln!("bench: no Python here, so none is measured");
+            continue;
+        }
+        eprintln!("bench: call sites, {}: warm-up", language.name());
+        load::run(language, plan.cycles, plan.cpu)?;
+        let mut rounds = Vec::new();
+        for pair in 1..=plan.pairs {
+            rounds.push(round(plan, portchurn, extra, language, pair % 2 == 0)?);
+            eprintln!(
+                "bench: call sites, {}, {pair}/{}: {}",
+                language.name(),
+                plan.pairs,
+                rounds[pair - 1].line()
+            );
+        }
+        all.push(Series { language: language.name(), rounds });
+    }
+    Ok(all)
+}
+
+/// One run in each mode, perhaps backwards, so that what changes slowly favours nobody.
+fn round(
+    plan: &Plan,
+    portchurn: &Path,
+    extra: &[String],
+    language: Language,
+    backwards: bool,
+) -> Result<Round> {
+    let mut round =
+        Round { cpu_us: [0.0; MODES.len()], agent_cpu_ratio: [0.0; MODES.len()], missed: [0; MODES.len()] };
+    let mut turns: Vec<_> = (0..MODES.len()).collect();
+    if backwards {
+        turns.reverse();
+    }
+    for turn in turns {
+        let stack = ["--stack", MODES[turn]].map(str::to_owned);
+        let arguments: Vec<String> = extra.iter().cloned().chain(stack).collect();
+        let kind = Kind::portchurn(portchurn.to_owned(), &arguments);
+        let (load, agent, counted) = traced(&kind, plan, language)?;
+        round.cpu_us[turn] = load.cpu_us_per_cycle();
+        round.agent_cpu_ratio[turn] = agent.cpu_ratio;
+        round.missed[turn] = kind.expects(&load).saturating_sub(counted);
+    }
+    Ok(round)
+}
+
+fn traced(kind: &Kind, plan: &Plan, language: Language) -> Result<(Load, Agent, u64)> {
+    let mut tracer = Tracer::start(kind)?;
+    let at = tracer.usage()?;
+    let load = load::run(language, plan.cycles, plan.cpu)?;
+    let agent = Agent::between(&at, &tracer.usage()?);
+    tracer.wait_for_count(&load);
+    let (counted, _) = tracer.stop_and_count(&load)?;
+    Ok((load, agent, counted))
+}
+
+impl Round {
+    fn line(&self) -> String {
+        let [off, with @ ..] = self.cpu_us;
+        let more: Vec<_> =
+            MODES[1..].iter().zip(with).map(|(mode, us)| format!("{mode} {:+.2}", us - off)).collect();
+        format!("off {off:.2} µs, {}", more.join(", "))
+    }
+}
+
+impl Series {
+    fn spread(&self, value: impl Fn(&Round) -> f64) -> Result<Spread> {
+        spread(self.rounds.iter().map(value)).context("no rounds")
+    }
+
+    /// Prints the rows.
+    pub(crate) fn print(&self) -> Result<()> {
+        println!("\n{:<34}{:>10}   quartiles", format!("call sites, {} loop", self.language), "median");
+        for (mode, name) in MODES.iter().enumerate() {
+            let label = format!("  CPU per connection, {name}, µs");
+            spread_row(&label, self.spread(|round| round.cpu_us[mode])?, 1.0, 2);
+        }
+        for (mode, name) in MODES.iter().enumerate().skip(1) {
+            let label = format!("  {name} minus off, µs");
+            spread_row(&label, self.spread(|round| round.cpu_us[mode] - round.cpu_us[0])?, 1.0, 2);
+            let label = format!("  agent CPU, {name}, % of one");
+            spread_row(&label, self.spread(|round| round.agent_cpu_ratio[mode])?, 100.0, 2);
+        }
+        let missed: u64 = self.rounds.iter().flat_map(|round| round.missed).sum();
+        row("  missing from the counts", &missed.to_string(), "three stacks a connection: open, two closes");
+        Ok(())
+    }
+}
