@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{complaint, portchurn, run_portchurn, run_workload};
+use portchurn_tests::harness::programs::{Held, complaint, portchurn, run_portchurn, run_workload};
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
@@ -178,12 +178,27 @@ fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
         tracer
             .wait_until(|report| matches_truth(&truth, report, Precision::Full))
             .context("binds in vain")?;
+        holders_are_named(&mut tracer).context("who holds the ports")?;
     }
     let least = made.least_runs(hook);
     let runs = run_counts::of_programs(tracer.pid(), hook)?;
     ensure!(runs >= least, "the program of {hook} ran {runs} times; what was made takes {least}");
     tracer.stop()?;
     Ok(runs)
+}
+
+/// One process binds and connects until no port is left: the record of it names that process, on both sides.
+fn holders_are_named(tracer: &mut Tracer) -> Result<()> {
+    let held = Held::open("bind-and-hold", &["--count", "24", "--netns", "own"])?;
+    let pid = held.client;
+    tracer.wait_until(|report| {
+        let mut events = report.exhaustion.as_array().into_iter().flatten();
+        let event = events.find(|event| event["failed"][0]["tgid"] == pid).context("no record of it")?;
+        ensure!(event["errno"] == "EADDRINUSE" && event["failed"][0]["count"] == 7, "{event}");
+        ensure!(event["holders"][0]["tgid"] == pid && event["holders"][0]["ports"] == 24, "{event}");
+        Ok(())
+    })?;
+    held.close().map(drop)
 }
 
 /// What the workloads made.
