@@ -192,9 +192,13 @@ fn holders_are_named(tracer: &mut Tracer) -> Result<()> {
     let held = Held::open("bind-and-hold", &["--count", "24", "--netns", "own"])?;
     let pid = held.client;
     tracer.wait_until(|report| {
-        let mut events = report.exhaustion.as_array().into_iter().flatten();
-        let event = events.find(|event| event["failed"][0]["tgid"] == pid).context("no record of it")?;
-        ensure!(event["errno"] == "EADDRINUSE" && event["failed"][0]["count"] == 7, "{event}");
+        let mut failures =
+            report.exhaustion.as_array().into_iter().flatten().flat_map(|event| {
+                event["failed"].as_array().into_iter().flatten().map(move |by| (event, by))
+            });
+        // The number of the namespace, and with it the record, may have been the workload's before.
+        let (event, by) = failures.find(|(_, by)| by["tgid"] == pid).context("no record of it")?;
+        ensure!(event["errno"] == "EADDRINUSE" && by["count"] == 7, "{event}");
         ensure!(event["holders"][0]["tgid"] == pid && event["holders"][0]["ports"] == 24, "{event}");
         Ok(())
     })?;
