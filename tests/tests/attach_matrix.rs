@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{complaint, portchurn, run_portchurn, run_workload};
+use portchurn_tests::harness::programs::{Held, complaint, portchurn, run_portchurn, run_workload};
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
@@ -194,6 +194,7 @@ fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
         tracer
             .wait_until(|report| matches_truth(&truth, report, Precision::Full))
             .context("binds in vain")?;
+        holders_are_named(&mut tracer).context("who holds the ports")?;
     }
     if hook == TIME_WAIT {
         tells_ends_apart(&mut tracer)?;
@@ -216,6 +217,24 @@ fn tells_ends_apart(tracer: &mut Tracer) -> Result<()> {
             .with_context(|| workload.join(" "))?;
     }
     Ok(())
+}
+
+/// One process binds and connects until no port is left: the record of it names that process, on both sides.
+fn holders_are_named(tracer: &mut Tracer) -> Result<()> {
+    let held = Held::open("bind-and-hold", &["--count", "24", "--netns", "own"])?;
+    let pid = held.client;
+    tracer.wait_until(|report| {
+        let mut failures =
+            report.exhaustion.as_array().into_iter().flatten().flat_map(|event| {
+                event["failed"].as_array().into_iter().flatten().map(move |by| (event, by))
+            });
+        // The number of the namespace, and with it the record, may have been the workload's before.
+        let (event, by) = failures.find(|(_, by)| by["tgid"] == pid).context("no record of it")?;
+        ensure!(event["errno"] == "EADDRINUSE" && by["count"] == 7, "{event}");
+        ensure!(event["holders"][0]["tgid"] == pid && event["holders"][0]["ports"] == 24, "{event}");
+        Ok(())
+    })?;
+    held.close().map(drop)
 }
 
 /// What the workloads made.

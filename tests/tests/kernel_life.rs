@@ -2,7 +2,7 @@
 //! get along. Needs the privileges of a tracer.
 
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,41 +14,9 @@ use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only};
-use portchurn_tests::harness::programs::{Running, portchurn, run_workload, start_workload};
+use portchurn_tests::harness::programs::{Held, portchurn, run_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::truth::Truth;
-
-/// A workload whose connections are open until it is told to close them.
-struct Held {
-    workload: Running,
-    client: u32,
-    server: u32,
-}
-
-impl Held {
-    fn open(arguments: &[&str]) -> Result<Self> {
-        let mut workload = start_workload(&[&["hold"], arguments].concat())?;
-        let stdout = workload.child.stdout.as_mut().context("a pipe was asked for")?;
-        let mut line = String::new();
-        // Byte by byte: what follows is for others to read.
-        while !line.ends_with('\n') {
-            let mut byte = [0];
-            stdout.read_exact(&mut byte).context("wait until all are open")?;
-            line.push(char::from(byte[0]));
-        }
-        let mut numbers = line.split_whitespace().skip(1).map(str::parse);
-        let mut number = || numbers.next()?.ok();
-        let (client, server) = number().zip(number()).with_context(|| format!("understand {line}"))?;
-        Ok(Self { workload, client, server })
-    }
-
-    fn close(mut self) -> Result<Truth> {
-        let mut stdin = self.workload.child.stdin.take().context("a pipe was asked for")?;
-        stdin.write_all(b"\n").context("give the word")?;
-        self.workload.finish()
-    }
-}
 
 const OPEN: u64 = 101;
 
@@ -68,7 +36,7 @@ fn sockets_from_before_the_attach_in_another_netns() {
 
 fn early(family: &str, netns: &str) -> Result<()> {
     let count = OPEN.to_string();
-    let held = Held::open(&["--early", "--count", &count, "--family", family, "--netns", netns])?;
+    let held = Held::open("hold", &["--early", "--count", &count, "--family", family, "--netns", netns])?;
     let mut tracer = Tracer::start(&[])?;
     let (client, server) = (held.client, held.server);
     tracer
@@ -93,7 +61,7 @@ fn early(family: &str, netns: &str) -> Result<()> {
 fn open_connections_are_open_now() {
     check("open_connections_are_open_now", || {
         let mut tracer = Tracer::start(&[])?;
-        let held = Held::open(&["--count", &OPEN.to_string()])?;
+        let held = Held::open("hold", &["--count", &OPEN.to_string()])?;
         let (client, server) = (held.client, held.server);
         tracer.wait_until(|report| {
             let sides = [

@@ -68,8 +68,28 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
         }
         place |= NO_PLACE;
     }
-    let mut key = SiteKey { key_ref, stack: 0, at: at as u32, counted: 1 };
-    capture::<PYTHON>(Passage { id, place }, &mut key, effort);
+    // SAFETY: no preconditions.
+    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    // SAFETY: this processor's own.
+    let (at, place) = unsafe { unknown_to_the_verifier(scratch, at as u32, place) };
+    let mut key = SiteKey { key_ref, stack: 0, at, counted: 1 };
+    capture::<PYTHON>(scratch, Passage { id, place }, &mut key, effort);
+}
+
+/// The same numbers, by way of memory whose contents it does not know: 6.1 goes through all that follows once for each
+/// value that it does, and has no time for that.
+///
+/// # Safety
+/// `scratch` must be this processor's.
+#[inline(always)]
+unsafe fn unknown_to_the_verifier(scratch: *mut Scratch, at: u32, place: u32) -> (u32, u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (moment, index) = (&raw mut (*scratch).record.site.at, &raw mut (*scratch).record.site_index);
+        core::ptr::write_volatile(moment, at);
+        core::ptr::write_volatile(index, place);
+        (core::ptr::read_volatile(moment), core::ptr::read_volatile(index))
+    }
 }
 
 /// Whose passage it is.
@@ -110,7 +130,7 @@ fn effort() -> u32 {
 }
 
 #[inline(always)]
-fn capture<const PYTHON: bool>(passage: Passage, key: &mut SiteKey, effort: u32) {
+fn capture<const PYTHON: bool>(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, effort: u32) {
     let state = TaskState::current::<Probe>();
     if state.is_kernel_thread() {
         key.stack = STACK_NONE;
@@ -122,8 +142,6 @@ fn capture<const PYTHON: bool>(passage: Passage, key: &mut SiteKey, effort: u32)
         passed(passage, key);
         return;
     }
-    // SAFETY: no preconditions.
-    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
     let tgid = who::current_tgid();
     let mut walk_end = WalkEnd::NoInterpreter;
     // SAFETY: the scratch memory is this processor's own while the program runs, which the kernel does not nest.

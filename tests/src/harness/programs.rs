@@ -1,6 +1,7 @@
 //! Finding and running the programs that the tests are about, as a user would.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -127,5 +128,41 @@ impl Running {
             ensure!(kernel.listen_overflows == 0, "the workload outran accept(): {kernel:?}");
         }
         Ok(truth)
+    }
+}
+
+/// A workload whose connections are open until it is told to close them.
+#[derive(Debug)]
+pub struct Held {
+    workload: Running,
+    /// The process that connects.
+    pub client: u32,
+    /// The one that accepts.
+    pub server: u32,
+}
+
+impl Held {
+    /// Starts it, and waits until all are open.
+    pub fn open(workload: &str, arguments: &[&str]) -> Result<Self> {
+        let mut workload = start_workload(&[&[workload], arguments].concat())?;
+        let stdout = workload.child.stdout.as_mut().context("a pipe was asked for")?;
+        let mut line = String::new();
+        // Byte by byte: what follows is for others to read.
+        while !line.ends_with('\n') {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).context("wait until all are open")?;
+            line.push(char::from(byte[0]));
+        }
+        let mut numbers = line.split_whitespace().skip(1).map(str::parse);
+        let mut number = || numbers.next()?.ok();
+        let (client, server) = number().zip(number()).with_context(|| format!("understand {line}"))?;
+        Ok(Self { workload, client, server })
+    }
+
+    /// Lets it close them; what it did.
+    pub fn close(mut self) -> Result<Truth> {
+        let mut stdin = self.workload.child.stdin.take().context("a pipe was asked for")?;
+        stdin.write_all(b"\n").context("give the word")?;
+        self.workload.finish()
     }
 }

@@ -1,5 +1,6 @@
 //! Connects that fail, that are not waited for, and sockets that connect again.
 
+use std::io::{Write as _, stdin, stdout};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -30,6 +31,11 @@ pub const WORKLOADS: &[Workload] = &[
         name: "bind-first",
         about: "as many binds to any port as there are ports, then 7 more (--netns own)",
         run: bind_first,
+    },
+    Workload {
+        name: "bind-and-hold",
+        about: "the same, but connected; prints 'open CLIENT SERVER' when no port is left, and closes after a line on stdin",
+        run: bind_and_hold,
     },
     Workload { name: "port-taken", about: "bound to a port whose four-tuple is taken", run: port_taken },
     Workload { name: "nonblocking", about: "connects that are polled for", run: nonblocking },
@@ -177,11 +183,7 @@ fn bind_first(plan: &Plan) -> Result<Vec<ProcessTruth>> {
             bound.push(socket);
         }
         for _ in 0..TOO_MANY {
-            let socket = stream(plan.family, false)?;
-            let any_port = bind(&socket, &SocketAddr::new(plan.family.loopback(), 0));
-            ensure!(any_port == Err(Errno::ADDRINUSE), "the bind was to fail, not {any_port:?}");
-            // Where it was to lead it does not say.
-            truth.failed(End::Connect(Ipv4Addr::UNSPECIFIED.into(), 0), "EADDRINUSE");
+            binds_in_vain(plan, truth)?;
         }
         // A certain port that is taken says nothing about how many are left.
         let socket = stream(plan.family, false)?;
@@ -189,6 +191,42 @@ fn bind_first(plan: &Plan) -> Result<Vec<ProcessTruth>> {
         ensure!(certain == Err(Errno::ADDRINUSE), "port 20000 was to be taken, not {certain:?}");
         Ok(())
     })
+}
+
+/// One process at both ends, whose connections hold all ports while it asks for more.
+fn bind_and_hold(plan: &Plan) -> Result<Vec<ProcessTruth>> {
+    ensure!(plan.own_netns, "bind-and-hold needs --netns own");
+    solo(plan, |truth| {
+        let (listener, target) = listener(plan.family, false)?;
+        netns::set("net/ipv4/ip_local_port_range", &format!("20000 {}", 20000 + plan.count - 1))?;
+        let mut held = Vec::new();
+        for _ in 0..plan.count {
+            let socket = stream(plan.family, false)?;
+            bind_any(&socket, plan.family)?;
+            held.push(connect_to_self_with(truth, socket, &listener, target)?);
+        }
+        for _ in 0..TOO_MANY {
+            binds_in_vain(plan, truth)?;
+        }
+        let own = std::process::id();
+        writeln!(stdout(), "open {own} {own}").context("tell that all are open")?;
+        stdin().read_line(&mut String::new()).context("wait for a line")?;
+        let mut ledger = Ledger::new(plan, truth);
+        for (near, far) in held {
+            ledger.close_first(near)?;
+            ledger.close_second(far)?;
+        }
+        Ok(())
+    })
+}
+
+/// A bind to any port that finds none. Where it was to lead it does not say.
+fn binds_in_vain(plan: &Plan, truth: &mut ProcessTruth) -> Result<()> {
+    let socket = stream(plan.family, false)?;
+    let any_port = bind(&socket, &SocketAddr::new(plan.family.loopback(), 0));
+    ensure!(any_port == Err(Errno::ADDRINUSE), "the bind was to fail, not {any_port:?}");
+    truth.failed(End::Connect(Ipv4Addr::UNSPECIFIED.into(), 0), "EADDRINUSE");
+    Ok(())
 }
 
 fn port_taken(plan: &Plan) -> Result<Vec<ProcessTruth>> {
