@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::repo;
-use crate::run::{self, capture, clean_command, on_path};
+use crate::run::{self, clean_command, on_path};
+use crate::{repo, vm};
 
 /// Arguments of `cargo xtask release`.
 #[derive(clap::Args)]
@@ -19,18 +19,13 @@ pub(crate) struct Args {
 
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
-/// Where `cargo xtask vm` keeps Debian's standard library for another processor.
-const FOREIGN_STD: &str = "target/vm/sysroot-";
-/// The compiler that library belongs to.
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repo::root()?;
     if let Some(arch) = &args.arch {
-        return build(&root, &Toolchain::find(&root, arch)?).map(drop);
+        return build(&root, &Toolchain::find(arch)?).map(drop);
     }
     for arch in ARCHITECTURES {
-        match Toolchain::find(&root, arch) {
+        match Toolchain::find(arch) {
             Ok(toolchain) => build(&root, &toolchain).map(drop)?,
             Err(missing) => println!("SKIP {arch}: {missing:#}"),
         }
@@ -41,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds for one architecture; the file.
 pub(crate) fn file(arch: &str) -> Result<PathBuf> {
     let root = repo::root()?;
-    build(&root, &Toolchain::find(&root, arch)?)
+    build(&root, &Toolchain::find(arch)?)
 }
 
 /// What builds for one architecture.
@@ -49,28 +44,19 @@ struct Toolchain {
     arch: String,
     linker: Option<String>,
     /// Compiler and sysroot, where the usual compiler has no standard library for it.
-    own_std: Option<(&'static str, PathBuf)>,
+    own_std: Option<(PathBuf, PathBuf)>,
 }
 
 impl Toolchain {
-    fn find(root: &Path, arch: &str) -> Result<Self> {
+    fn find(arch: &str) -> Result<Self> {
         let foreign = arch != std::env::consts::ARCH;
         let linker = foreign.then(|| format!("{arch}-linux-gnu-gcc"));
         if let Some(linker) = &linker {
             let package = format!("gcc-{}-linux-gnu", arch.replace('_', "-"));
             ensure!(on_path(linker).is_some(), "{linker} is missing: apt-get install {package}");
         }
-        let target = target(arch);
-        let usual = capture(Command::new("rustc").args(["--print=target-libdir", "--target", &target]))?;
-        if has_std(Path::new(usual.trim())) {
-            return Ok(Self { arch: arch.to_owned(), linker, own_std: None });
-        }
-        let sysroot = root.join(format!("{FOREIGN_STD}{arch}"));
-        ensure!(
-            has_std(&sysroot.join("lib/rustlib").join(&target).join("lib")),
-            "no standard library: `rustup target add {target}`, or `cargo xtask vm --arch {arch} --kernel 6.1` fetches Debian's"
-        );
-        Ok(Self { arch: arch.to_owned(), linker, own_std: Some((DEBIAN_RUSTC, sysroot)) })
+        let own_std = if foreign { vm::foreign_std(arch)? } else { None };
+        Ok(Self { arch: arch.to_owned(), linker, own_std })
     }
 
     /// A cargo with everything set for this architecture.
@@ -98,11 +84,6 @@ impl Toolchain {
 
 fn target(arch: &str) -> String {
     format!("{arch}-unknown-linux-gnu")
-}
-
-fn has_std(libraries: &Path) -> bool {
-    let Ok(files) = std::fs::read_dir(libraries) else { return false };
-    files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
 }
 
 fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {

@@ -84,6 +84,8 @@ impl Workload {
         if plan.own_netns {
             netns::enter_new()?;
             netns::set("net/ipv4/ip_local_port_range", "1024 65535")?;
+            // A machine with little memory has room for two thousand, and drops what comes after.
+            netns::set("net/ipv4/tcp_max_tw_buckets", "262144")?;
         }
         let processes = (self.run)(plan)?;
         Ok(Truth {

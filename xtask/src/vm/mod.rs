@@ -27,7 +27,9 @@ mod support;
 mod table;
 mod verdict;
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use self::accelerator::Choice;
@@ -120,6 +122,14 @@ impl Args {
         }
         self.kernel.iter().map(|name| kernel::find(name)).collect()
     }
+}
+
+/// Compiler and sysroot for another processor than this machine's, fetched where they are not there; `None` where the usual
+/// compiler has what it takes.
+pub(crate) fn foreign_std(arch: &str) -> Result<Option<(PathBuf, PathBuf)>> {
+    let arch = Arch::value_variants().iter().find(|known| known.name() == arch);
+    let arch = arch.context("a processor that nothing is built for")?;
+    Ok(cross::toolchain(&Layout::new()?, *arch)?.own_std)
 }
 
 /// Does what the command line asks for.

@@ -1,7 +1,7 @@
 //! What only the first process may or must do to the machine: modules, loopback, messages on the console, power. Must
 //! not know of tests.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
@@ -51,6 +51,13 @@ pub(crate) fn loopback_up() -> Result<()> {
         return Err(io::Error::last_os_error()).context("bring lo up");
     }
     Ok(())
+}
+
+/// With little memory the kernel keeps two thousand TIME_WAIT sockets, and drops what comes after: fewer than the tests of a
+/// minute make.
+pub(crate) fn make_room_for_time_wait() -> Result<()> {
+    let path = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+    fs::write(path, "65536").with_context(|| format!("write {path}"))
 }
 
 /// Ends every process but this one and collects what is left of them, so that no test meets the leftovers of another.

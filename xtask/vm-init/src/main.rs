@@ -47,6 +47,7 @@ fn work(plan: &Plan, results: &mut Results) -> Result<()> {
         machine::load_module(module)?;
     }
     machine::loopback_up()?;
+    machine::make_room_for_time_wait()?;
     if plan.host_root {
         mounts::host_root()?;
     } else {
