@@ -197,12 +197,12 @@ fn every_time_wait_is_held_by_the_line_that_opened_and_by_the_one_that_closed_it
         let mut script = two_lines(&cable, "53", "41", &[("STAY", "1")])?;
         let mut tracer = sites::start(PORT, &[])?;
         let said = Said::of(&mut script)?;
-        equal("the kernel's own count", cable.time_wait(&cable.client)?, 53 + 41)?;
+        cable.await_time_wait(&cable.client, 53 + 41)?;
         tracer.wait_until_settled(|report| held_as_said(report, &said, 53 + 41))?;
         // Its end makes room in the tables of keys and sites, which others take.
         drop(script);
         let others = others_take_its_place(&cable, &mut tracer)?;
-        equal("the kernel's own count", cable.time_wait(&cable.client)?, 53 + 41 + others)?;
+        cable.await_time_wait(&cable.client, 53 + 41 + others)?;
         tracer.wait_until_settled(|report| held_as_said(report, &said, 53 + 41))?;
         for lines in [&said.open, &said.close] {
             ensure!(lines.values().all(|line| !line.ports.is_empty()), "{said:?}");
