@@ -63,44 +63,50 @@ pub fn look_again<S: Sock>(sock: &S, old: u8, new: u8) {
 
 #[inline(always)]
 fn on_step<S: Sock>(sock: &S, step: Step, old: u8) {
+    let is_close = matches!(step, Step::CloseFirst | Step::CloseSecond);
+    let is_accept = matches!(step, Step::Accepted);
+    // The end of a simultaneous open looks like an arrival, but then user space holds the socket already.
+    let is_both = is_accept && sock.is_held() != Some(false) && !is_unseen(sock);
+    // TCP Fast Open: accepted and closed before the handshake was complete.
+    let is_late = is_close && old == TcpState::SynRecv.raw() && is_unseen(sock);
+    if is_late || is_accept && !is_both {
+        accepted(sock);
+    }
     match step {
         Step::ConnectBegin => connect_begin(sock),
-        Step::Accepted => accepted(sock),
-        Step::Connected | Step::ConnectFailed | Step::CloseFirst | Step::CloseSecond | Step::Closed => {
-            on_known(sock, step, old);
-        }
         Step::Listen => listeners::listen(sock),
         Step::Unlisten => listeners::unlisten(sock),
-        Step::Ignore => {}
-    }
-}
-
-/// A step of a connection that was noted. Looked for in one place, so that the code for it is there once.
-#[inline(always)]
-fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
-    let id = sock.id();
-    let is_close = matches!(step, Step::CloseFirst | Step::CloseSecond);
-    let Some(found) = conns::find(id, S::COOKIES) else {
-        // TCP Fast Open: accepted and closed before the handshake was complete.
-        if is_close && old == TcpState::SynRecv.raw() {
-            accepted_and_closed(sock, id);
-        }
-        return;
-    };
-    match step {
-        Step::Connected => complete_connect(sock, found),
-        Step::ConnectFailed => fail(sock, found, id),
-        // Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
-        // seen in accept(), its owner.
-        _ if is_close => ownership::note_closer::<S>(found, id),
-        _ => close_end(sock, found, id, old),
+        Step::Accepted if !is_both => {}
+        _ => on_known(sock, if is_both { Step::Connected } else { step }, old),
     }
 }
 
 #[inline(never)]
-fn accepted_and_closed<S: Sock>(sock: &S, id: u64) {
-    accepted(sock);
-    if let Some(found) = conns::find(id, S::COOKIES) {
+fn is_unseen<S: Sock>(sock: &S) -> bool {
+    conns::find(sock.id(), S::COOKIES).is_none()
+}
+
+/// A step of a connection that was noted. Looked for in one place, so that the code for it is there once: and no deeper, as the
+/// frames of all calls that are under way share 512 bytes.
+#[inline(always)]
+fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
+    let id = sock.id();
+    let Some(found) = conns::find(id, S::COOKIES) else { return };
+    // SAFETY: points into the map.
+    let is_established = unsafe { (*found.conn).flags } & flag::ESTABLISHED != 0;
+    let is_end = matches!(step, Step::Closed);
+    if matches!(step, Step::Connected) {
+        complete_connect(sock, found);
+    } else if matches!(step, Step::ConnectFailed) || is_end && !is_established && !is_past_handshake(old) {
+        fail(sock, found, id);
+    } else if is_end {
+        if !is_established {
+            opened_unseen(found.conn);
+        }
+        close_end(sock, found, id, old);
+    } else {
+        // Our side closes: the one moment in which the closer can be known, and for an accepted connection that was never
+        // seen in accept(), its owner.
         ownership::note_closer::<S>(found, id);
     }
 }
@@ -167,7 +173,7 @@ fn complete_connect<S: Sock>(sock: &S, found: Found) {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
     let kind = failed(FailFacts {
         sk_err: sock.error(),
@@ -192,25 +198,11 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
     conns::forget(found, id);
 }
 
-/// The end of a simultaneous open: whether it was one.
-#[inline(never)]
-fn opened_by_both<S: Sock>(sock: &S, id: u64) -> bool {
-    let Some(found) = conns::find(id, S::COOKIES) else { return false };
-    complete_connect(sock, found);
-    true
-}
-
 /// A passive open. Runs in the soft interrupt, so whoever is current has nothing to do with it: until somebody
 /// accepts or closes the connection, it counts for the process that listens, if that is one process.
 #[inline(always)]
 fn accepted<S: Sock>(sock: &S) {
     let id = sock.id();
-    // The end of a simultaneous open looks the same, but then user space holds the socket already.
-    if sock.is_held() != Some(false) {
-        if opened_by_both(sock, id) {
-            return;
-        }
-    }
     let remote = sock.remote();
     if !keys::passes_ip_version(remote.is_v4()) {
         return;
@@ -254,13 +246,6 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
     let conn = found.conn;
     // SAFETY: points into the map.
     unsafe {
-        if (*conn).flags & flag::ESTABLISHED == 0 {
-            if !is_past_handshake(old) {
-                fail(sock, found, id);
-                return;
-            }
-            opened_unseen(conn);
-        }
         let error = sock.error();
         // An abort goes to CLOSE without a FIN state: linger 0, unread data. Without an error on the socket it
         // was ours, so this is process context.
