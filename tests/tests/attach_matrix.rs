@@ -195,7 +195,7 @@ fn counts_when_forced(hook: &str, tier: &str) -> Result<u64> {
             .wait_until(|report| matches_truth(&truth, report, Precision::Full))
             .context("binds in vain")?;
         // Whose a socket is, its cookie proves; where there are none, nobody is named.
-        if tracer.latest.attached("inet_sock_set_state") == "tp_btf" {
+        if tracer.latest.attached(SPINE) == "tp_btf" {
             holders_are_named(&mut tracer).context("who holds the ports")?;
         }
     }

@@ -111,12 +111,13 @@ fn connects_without_a_port_are_counted_by_line() {
 fn connects_of_a_native_program_without_a_port_are_counted() {
     check("connects_of_a_native_program_without_a_port_are_counted", || {
         let _alone = Alone::wait()?;
-        let cable = Cable::new(&["ip_local_port_range=40000 40046", "tcp_tw_reuse=0"])?;
+        // Of an odd number of ports connect() leaves one out, but not always (`__inet_hash_connect`).
+        let cable = Cable::new(&["ip_local_port_range=40000 40047", "tcp_tw_reuse=0"])?;
         let mut tracer = sites::start(PORT, &[])?;
         let _server = cable.server(ADDRESS, false)?;
         let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "100", "0", "stay"], &[])?;
         let outcome = client.outcome()?;
-        equal("connects that found no port", outcome.errno_99, 53)?;
+        equal("connects that found no port", outcome.errno_99, 52)?;
         let program = churn()?.display().to_string();
         sites::wait_for(&mut tracer, &program, |destinations| {
             let [to] = destinations else { anyhow::bail!("one destination: {destinations:?}") };
