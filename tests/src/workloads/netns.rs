@@ -2,16 +2,23 @@
 //! it. It must not need any program such as `ip`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::sockets::state;
 use super::unavailable;
 use crate::truth::KernelCounters;
+
+/// How long ends may be under way after the last process is gone.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Moves this process, which must have one thread only, to a new network namespace whose loopback is up.
 pub fn enter_new() -> Result<()> {
@@ -52,8 +59,9 @@ pub fn set(variable: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/{variable}"), value).with_context(|| format!("set {variable} to {value}"))
 }
 
-/// What the kernel counted in this namespace since it exists.
+/// What the kernel counted in this namespace since it exists, once nothing is under way any more.
 pub fn counters() -> Result<KernelCounters> {
+    await_ends()?;
     let read = |name: &str| {
         fs::read_to_string(format!("/proc/self/net/{name}")).with_context(|| format!("read {name}"))
     };
@@ -68,6 +76,34 @@ pub fn counters() -> Result<KernelCounters> {
         })
     };
     counters().context("read the kernel's own counters")
+}
+
+/// A busy machine delivers over loopback when it comes to it (ksoftirqd): a process may be gone before its FIN has arrived.
+fn await_ends() -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut is_ending = false;
+        for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+            // A kernel without IPv6 has one table.
+            match fs::read_to_string(table) {
+                Ok(sockets) => is_ending |= has_ending(&sockets),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("read {table}")),
+            }
+        }
+        if !is_ending {
+            break;
+        }
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Whether a table of sockets has one whose FIN is out and not yet acknowledged.
+fn has_ending(table: &str) -> bool {
+    const ENDING: [u8; 3] = [state::FIN_WAIT1, state::CLOSING, state::LAST_ACK];
+    let states = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(3));
+    states.filter_map(|state| u8::from_str_radix(state, 16).ok()).any(|state| ENDING.contains(&state))
 }
 
 /// A counter of a file where a line of names precedes a line of values.
@@ -85,7 +121,18 @@ fn worded(text: &str, prefix: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{headed, worded};
+    use super::{has_ending, headed, worded};
+
+    #[test]
+    fn a_fin_that_is_under_way_is_seen() {
+        let table = |state: &str| {
+            format!(
+                "  sl  local_address rem_address   st tx_queue\n   0: 0100007F:9C40 0100007F:0CEA {state} 0\n"
+            )
+        };
+        assert!(has_ending(&table("04")) && has_ending(&table("09")) && has_ending(&table("0B")));
+        assert!(!has_ending(&table("06")) && !has_ending(&table("01")) && !has_ending("sl\n"));
+    }
 
     #[test]
     fn counters_are_found_by_name() {

@@ -30,6 +30,8 @@ pub mod state {
     pub const CLOSE: u8 = 7;
     /// The peer sent a FIN.
     pub const CLOSE_WAIT: u8 = 8;
+    /// The peer sent a FIN first, and ours is out.
+    pub const LAST_ACK: u8 = 9;
     /// Both FINs crossed.
     pub const CLOSING: u8 = 11;
 }
