@@ -61,6 +61,7 @@ fn equal(python: &Path, is_contained: bool) -> Result<()> {
     let (truth, lowest) = account(&written)?;
     ensure!((lowest == 1) == is_contained, "its own process number was {lowest}");
     sites::wait_for(&mut tracer, &written.display().to_string(), |destinations| {
+        sites::none_too_soon(destinations)?;
         sites::opens_are(destinations, truth.values().sum())?;
         let found = stacks(destinations, "open");
         let wrong: Vec<_> = truth.iter().filter(|(stack, count)| found.get(*stack) != Some(count)).collect();
@@ -77,7 +78,7 @@ fn every_python(test: impl Fn(&Path) -> Result<()>) -> Result<()> {
     if pythons.is_empty() {
         return Err(skip("there is no Python 3.7 or later here"));
     }
-    pythons.iter().try_for_each(|python| test(python))
+    pythons.iter().try_for_each(|python| sites::in_time(|| test(python)))
 }
 
 #[test]
@@ -109,6 +110,7 @@ fn closes(python: &Path) -> Result<()> {
     ensure!(total == 6, "the script did something else: {said}");
     let word = python::script("closes.py").display().to_string();
     sites::wait_for(&mut tracer, &word, |destinations| {
+        sites::none_too_soon(destinations)?;
         sites::opens_are(destinations, total)?;
         let mut found = BTreeMap::new();
         for site in destinations.iter().flat_map(|to| to.sites("close")) {

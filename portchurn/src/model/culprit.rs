@@ -178,6 +178,7 @@ const EVENT_LOOPS: &[&str] =
     &["/asyncio/", "/gevent/", "/eventlet/", "/tornado/ioloop", "/twisted/internet/", "/trio/", "/uvloop/"];
 const EVENT_LOOP: &str = "event loop: whoever scheduled this is not on the stack";
 const NO_APPLICATION: &str = "no application frame: the innermost frame that was found is shown";
+const ONLY_RUNTIME: &str = "no application frame: only the runtime's were found";
 
 /// The tables, and what the command line adds.
 #[derive(Clone, Debug, Default)]
@@ -217,6 +218,10 @@ impl Rules {
         let best = [Rank::Application, Rank::Package, Rank::Driver, Rank::Runtime]
             .into_iter()
             .find(|rank| ranks.iter().any(|(_, found)| found == rank));
+        // The C library's connect() is in every stack, and nobody's line of code.
+        if best == Some(Rank::Runtime) && language == Language::Native {
+            return Choice { language: Some(language.name()), note: Some(ONLY_RUNTIME), ..Choice::default() };
+        }
         let mut chosen = ranks.iter().filter(|(_, rank)| Some(*rank) == best).map(|(index, _)| *index);
         let culprit = chosen.next();
         let is_loop = culprit.is_some_and(|culprit| is_called_by_event_loop(&frames[culprit..]));
@@ -368,9 +373,17 @@ mod tests {
 
     #[test]
     fn a_stack_without_any_application_shows_what_there_is() {
-        let choice = Rules::default().choose(&[native("connect", "/usr/lib/libc.so.6")]);
+        let frames = [Frame::python("create_connection", "/usr/lib/python3.11/socket.py", 851)];
+        let choice = Rules::default().choose(&frames);
         assert_eq!(choice.culprit, Some(0));
         assert!(choice.note.is_some());
         assert_eq!(Rules::default().choose(&[]), super::Choice::default());
+    }
+
+    #[test]
+    fn the_c_library_is_never_to_blame() {
+        let choice = Rules::default().choose(&[native("connect", "/usr/lib/libc.so.6")]);
+        assert_eq!((choice.culprit, choice.called_from, choice.language), (None, None, Some("native")));
+        assert!(choice.note.is_some());
     }
 }
