@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::commands::options::{SelectArgs, Stack, TracerArgs, loader_options};
+use crate::commands::options::{SelectArgs, TracerArgs, loader_options};
 use crate::live::error::LoadError;
 use crate::live::loader;
 use crate::live::preflight::{Check, Status, checks};
@@ -68,10 +68,7 @@ pub fn run(args: &Args) -> Result<u8> {
         netns: None,
         filter: None,
     };
-    // Everything that could be attached, call sites included.
-    let mut tracer = args.tracer.clone();
-    tracer.stack.get_or_insert(Stack::Auto);
-    let attempt = loader::load(&loader_options(&select, &tracer, false)?);
+    let attempt = loader::load(&loader_options(&select, &args.tracer, false)?);
     let code = match &attempt {
         Ok(_) => 0,
         Err(err) => match err.downcast_ref::<LoadError>() {

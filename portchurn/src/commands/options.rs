@@ -76,7 +76,7 @@ pub struct TracerArgs {
     /// Room for this many connections at a time [default: 131072, or twice what is open]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
-    /// Lines of code: none, of compiled programs only, or of interpreters, too [default: off; auto in `sites`]
+    /// Lines of code: none, of compiled programs only, or of interpreters, too [default: auto; off in `trace`]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub stack: Option<Stack>,
     /// Code under this part of a path is the application's, whatever else it looks like
@@ -99,17 +99,15 @@ pub struct TracerArgs {
 impl TracerArgs {
     /// The command line that takes the same call sites.
     pub fn command_line(&self, command: &str) -> String {
-        let stack = self.stack.filter(|stack| *stack != Stack::Off);
-        let name = stack.and_then(|stack| stack.to_possible_value());
+        let name = self.stack.and_then(|stack| stack.to_possible_value());
         name.map_or_else(|| command.to_owned(), |name| format!("{command} --stack {}", name.get_name()))
     }
 }
 
 /// `--stack`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Stack {
     /// None; costs nothing
-    #[default]
     Off,
     /// Compiled code
     Native,
@@ -146,15 +144,17 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
             return Err(Usage(format!("there is no process {pid}")).into());
         }
     }
+    // A line per connection comes before where it was opened is known, so `trace` waits for that only when asked to.
+    let stack = tracer.stack.unwrap_or(if trace { Stack::Off } else { Stack::Auto });
     Ok(Options {
         filters: kernel_filters(select),
         filter_tgids: select.pids.clone(),
         filter_comm: select.comm.as_deref().and_then(Glob::new),
         filter_ports: port_filters(select),
         trace,
-        forced: forced(tracer),
+        forced: forced(tracer, stack),
         no_btf: tracer.no_btf,
-        stacks: tracer.stack.unwrap_or_default().into(),
+        stacks: stack.into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
         max_cpu_ratio: tracer.max_cpu.map(|percent| percent / 100.0),
         copies: Copies::default(),
@@ -162,16 +162,15 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
             keys: tracer.max_keys,
             conns: tracer.max_connections,
             trace,
-            stacks: tracer.stack.unwrap_or_default() != Stack::Off,
+            stacks: stack != Stack::Off,
         },
         host: host()?,
     })
 }
 
 /// Without call sites their programs are not even loaded, unless one was asked for.
-fn forced(tracer: &TracerArgs) -> Vec<Forced> {
+fn forced(tracer: &TracerArgs, stack: Stack) -> Vec<Forced> {
     let mut forced = Vec::new();
-    let stack = tracer.stack.unwrap_or_default();
     if stack != Stack::Auto {
         forced.push(Forced { hook: FORK, tier: None });
     }

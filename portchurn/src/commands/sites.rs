@@ -47,8 +47,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks, then prints.
 pub fn run(args: Args, quiet: bool) -> Result<u8> {
-    let mut args = args;
-    if *args.tracer.stack.get_or_insert(Stack::Auto) == Stack::Off {
+    if args.tracer.stack == Some(Stack::Off) {
         return Err(Usage("without stacks there are no call sites: leave --stack off out".to_owned()).into());
     }
     let options = loader_options(&args.select, &args.tracer, false)?;

@@ -143,7 +143,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
     let asks_for_processes = args.select.filter.as_ref().is_some_and(Filter::asks_for_processes);
     let usual = if asks_for_processes { Group::Process } else { Group::Program };
     let level = show.group_by.unwrap_or(usual).into();
-    let call_sites = args.tracer.stack.unwrap_or_default() != Stack::Off;
+    let call_sites = args.tracer.stack != Some(Stack::Off);
     let columns = show.columns.as_deref().map(|text| parse_columns(text, level, call_sites));
     let columns = columns.transpose().map_err(Usage)?;
     let sort = show.sort.as_deref().map(parse_sort).transpose().map_err(Usage)?.unwrap_or_default();

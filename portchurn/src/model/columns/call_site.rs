@@ -6,7 +6,7 @@ use crate::model::columns::{Align, Cell, Column, Cut};
 pub(super) const COLUMN: Column = Column {
     key: "call_site",
     header: "CALL SITE",
-    help: "Line of code behind most connections of the busiest destination, and its share; by default with --stack.",
+    help: "Line of code behind most connections of the busiest destination, and its share; not with `--stack off`.",
     align: Align::Left,
     cut: Cut::End,
     width: 32,

@@ -90,7 +90,7 @@ fn why_none(snapshot: &Snapshot) -> String {
         hook.and_then(|hook| hook.reason.as_deref()).filter(|reason| !reason.contains("on request"));
     match refusal {
         Some(reason) => format!("lines of code cannot be taken on this kernel: {reason}"),
-        None => "lines of code are not taken: start `portchurn top --stack auto` to see them here".to_owned(),
+        None => "lines of code are not taken: leave `--stack off` out to see them here".to_owned(),
     }
 }
 

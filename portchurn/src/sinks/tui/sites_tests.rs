@@ -128,7 +128,7 @@ fn without_call_sites_the_screen_says_how_to_have_them() {
     let mut state = state_of(off.clone());
     press(&mut state, KeyCode::Enter);
     press(&mut state, KeyCode::Enter);
-    assert_shows(&screen(&mut state, 80, 24), &["portchurn top --stack auto", "PID"]);
+    assert_shows(&screen(&mut state, 80, 24), &["leave `--stack off` out", "PID"]);
     off.hooks.push(HookState {
         name: "call_sites",
         attached: "none",
