@@ -166,7 +166,8 @@ fn build_id<'data>(
             let desc = note.desc();
             match (note.name(), note.n_type(endian)) {
                 (object::elf::ELF_NOTE_GNU, object::elf::NT_GNU_BUILD_ID) if desc.len() <= BUILD_ID_MAX => {
-                    return Some(desc.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
+                    let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+                    return Some(desc.iter().fold(String::new(), hex).into());
                 }
                 // As `go tool buildid` prints it.
                 (object::elf::ELF_NOTE_GO, object::elf::NT_GO_BUILD_ID) if desc.len() <= BUILD_ID_MAX => {
