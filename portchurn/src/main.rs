@@ -7,5 +7,6 @@ use portchurn::cli::Cli;
 
 fn main() -> ExitCode {
     portchurn::live::memory::share_one_heap();
+    portchurn::live::memory::outlive_files_that_shrink();
     portchurn::commands::run(Cli::parse())
 }

@@ -1,6 +1,7 @@
-//! What is made of call sites: a profile that another program reads, and a budget past which stacks stop and counts do
-//! not. Truth comes from the test's own connections. Needs the privileges of a tracer.
+//! What is made of call sites: every output tells of the same passages, a profile that another program reads, and a budget
+//! past which stacks stop and counts do not. Truth comes from the program that connects. Needs the privileges of a tracer.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,21 +13,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::printer::{Printer, links_of};
 use portchurn_tests::harness::programs::portchurn;
-use portchurn_tests::harness::{check, check_where_possible, skip};
+use portchurn_tests::harness::{check, check_where_possible, python, servers, sites, skip};
 use serde_json::Value;
 
 /// No test is about time: this only ends one that has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One connection, in lock-step: connect, accept, close, close.
-#[inline(never)]
-fn line_to_blame(listener: &TcpListener) -> Result<()> {
-    let near = TcpStream::connect(listener.local_addr()?).context("connect")?;
-    let (far, _) = listener.accept().context("accept")?;
-    drop(near);
-    drop(far);
-    Ok(())
+/// Has a name with angle brackets, as much of Rust, C++ and Python has.
+trait Blame {
+    fn line_to_blame(&self) -> Result<()>;
+}
+
+impl Blame for TcpListener {
+    /// One connection, in lock-step: connect, accept, close, close.
+    #[inline(never)]
+    fn line_to_blame(&self) -> Result<()> {
+        let near = TcpStream::connect(self.local_addr()?).context("connect")?;
+        let (far, _) = self.accept().context("accept")?;
+        drop(near);
+        drop(far);
+        Ok(())
+    }
 }
 
 /// portchurn, writing to a file.
@@ -82,7 +91,7 @@ impl Drop for Traced {
 /// Makes so many connections and returns the one destination when they have all ended.
 fn counted(tracer: &mut Traced, listener: &TcpListener, connections: u64) -> Result<Value> {
     for _ in 0..connections {
-        line_to_blame(listener)?;
+        listener.line_to_blame()?;
     }
     let snapshot = tracer.wait_for(|snapshot| snapshot["totals"]["closed"].as_u64() >= Some(connections))?;
     // Names may come one snapshot after the counts.
@@ -130,6 +139,97 @@ fn past_the_budget_stacks_stop_and_counts_are_exact() {
     });
 }
 
+/// How often each line of `often` and `seldom` was passed, as one output has it.
+type ByLine = BTreeMap<u64, u64>;
+
+/// The line in `often (load.py:12)`.
+fn line_in(frame: &str) -> Option<u64> {
+    let rest = ["often (load.py:", "seldom (load.py:"].iter().find_map(|start| frame.strip_prefix(start))?;
+    rest.split(')').next()?.parse().ok()
+}
+
+fn in_folded(text: &str) -> ByLine {
+    let mut lines = ByLine::new();
+    for (stack, count) in text.lines().filter_map(|line| line.rsplit_once(' ')) {
+        if let Some(line) = stack.split(';').find_map(line_in) {
+            *lines.entry(line).or_default() += count.parse().unwrap_or(0);
+        }
+    }
+    lines
+}
+
+/// From its titles: `often (load.py:12) (1,714 connections, 85.70%)`.
+fn in_svg(text: &str) -> ByLine {
+    let mut lines = ByLine::new();
+    for title in text.split("<title>").skip(1) {
+        let count = title.split(" connections").next().and_then(|start| start.rsplit('(').next());
+        if let (Some(line), Some(count)) = (line_in(title), count) {
+            *lines.entry(line).or_default() += count.replace(',', "").parse().unwrap_or(0);
+        }
+    }
+    lines
+}
+
+fn in_sites<'a>(sites: impl Iterator<Item = &'a Value>) -> ByLine {
+    let mut lines = ByLine::new();
+    for site in sites.filter(|site| site["at"] == "open" && site["language"] == "python") {
+        let count = site["count"].as_u64().unwrap_or(1);
+        *lines.entry(site["culprit"]["line"].as_u64().unwrap_or(0)).or_default() += count;
+    }
+    lines
+}
+
+fn in_json(text: &str) -> Result<ByLine> {
+    let document: Value = serde_json::from_str(text)?;
+    Ok(in_sites(document["sites"].as_array().context("sites")?.iter()))
+}
+
+fn in_trace(text: &str) -> Result<ByLine> {
+    let events: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let connects: Vec<_> = events.iter().filter(|event| event["event"] == "connect").collect();
+    ensure!(connects.len() as u64 == PASSAGES, "{} connects, it was {PASSAGES}", connects.len());
+    Ok(in_sites(connects.into_iter().map(|event| &event["call_site"])))
+}
+
+/// How often the program connects.
+const PASSAGES: u64 = 2003;
+
+#[test]
+fn every_output_tells_of_the_same_passages() {
+    check("every_output_tells_of_the_same_passages", || {
+        let folder = Folder::new()?;
+        let port = servers::accepting()?;
+        let mut tracer = sites::start(port, &[])?;
+        let links = links_of(tracer.pid())?;
+        let formats = ["sites -o folded", "sites -o svg", "sites -o json", "trace -o jsonl"];
+        let start = |format: &&str| {
+            let words: Vec<_> = format.split(' ').collect();
+            Printer::start(&words, port, folder.path())
+        };
+        let mut printers = formats.iter().map(start).collect::<Result<Vec<_>>>()?;
+        printers.iter_mut().try_for_each(|printer| printer.wait(links))?;
+        let said = python::run(&python::system()?, "load.py", [port.to_string(), PASSAGES.to_string()])?;
+        let truth: Vec<(u64, u64)> = serde_json::from_str(&said)?;
+        let truth: ByLine = truth.into_iter().collect();
+        sites::wait_for(&mut tracer, "", |destinations| sites::opens_are(destinations, PASSAGES))?;
+        tracer.stop()?;
+        for (printer, format) in printers.into_iter().zip(formats) {
+            let text = String::from_utf8(printer.finish()?.0)?;
+            let found = match format {
+                "sites -o folded" => in_folded(&text),
+                "sites -o svg" => in_svg(&text),
+                "sites -o json" => in_json(&text)?,
+                _ => in_trace(&text)?,
+            };
+            // The first ones may have passed before the interpreter was known.
+            let rest = PASSAGES.saturating_sub(found.values().sum());
+            sites::are_those(&found, &truth, rest).with_context(|| format.to_owned())?;
+            sites::say_named(format, PASSAGES - rest, PASSAGES, "the rest came too soon");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn go_reads_the_profile() {
     check_where_possible("go_reads_the_profile", || {
@@ -146,7 +246,7 @@ fn go_reads_the_profile() {
         let stop = Arc::new(AtomicBool::new(false));
         let load = {
             let (listener, stop) = (Arc::clone(&listener), Arc::clone(&stop));
-            thread::spawn(move || while !stop.load(Ordering::Relaxed) && line_to_blame(&listener).is_ok() {})
+            thread::spawn(move || while !stop.load(Ordering::Relaxed) && listener.line_to_blame().is_ok() {})
         };
         let status = child.wait().context("wait for portchurn");
         stop.store(true, Ordering::Relaxed);
@@ -156,7 +256,8 @@ fn go_reads_the_profile() {
             Some(4 | 5) => return Err(skip("not permitted, or the kernel cannot")),
             code => bail!("portchurn ended with {code:?}"),
         }
-        for (how, wanted) in [("-top", "line_to_blame"), ("-traces", &*format!("127.0.0.1:{port}"))] {
+        let name = "TcpListener as call_site_outputs::Blame>::line_to_blame";
+        for (how, wanted) in [("-top", name), ("-traces", &*format!("127.0.0.1:{port}"))] {
             let output = Command::new("go").args(["tool", "pprof", how]).arg(&file).output()?;
             let text = String::from_utf8(output.stdout)?;
             ensure!(output.status.success() && text.contains("Type: connections"), "{how}: {text}");

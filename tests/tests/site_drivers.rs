@@ -46,6 +46,10 @@ fn found(destinations: &[Destination]) -> Result<(Lines, u64)> {
         }
         ensure!(site.exact && site.sampled.is_none(), "not exact: {site:?}");
         ensure!(site.language.as_deref() == Some("python"), "no Python: {site:?}");
+        let mut files = site.frames().iter().filter_map(|frame| frame.file.as_deref());
+        let is_on_a_loop = files.any(|file| file.contains("/asyncio/"));
+        let says_so = site.note.as_deref().is_some_and(|note| note.starts_with("event loop: "));
+        ensure!(says_so == is_on_a_loop, "an event loop, or not? {site:?}");
         let culprit = site.culprit.clone().with_context(|| format!("nobody is to blame: {site:?}"))?;
         *lines.entry((culprit, site.called_from.clone())).or_default() += site.count;
     }

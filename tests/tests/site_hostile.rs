@@ -3,22 +3,17 @@
 //! and goes on to name the next program.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::broken::{PARTS, broken};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::native::{self, Language, Running};
-use portchurn_tests::harness::programs::{die_with_parent, portchurn};
+use portchurn_tests::harness::printer::{Printer, links_of};
 use portchurn_tests::harness::sites::{self, Site};
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::harness::{bpf, check, python, servers};
-use rustix::process::{Pid, Signal, kill_process};
+use portchurn_tests::harness::{check, python, servers};
 
 /// Names and lines of the program's own frames.
 fn own(site: &Site, program: &Path) -> Vec<(String, u64)> {
@@ -104,47 +99,6 @@ fn a_process_that_becomes_another_is_never_mistaken() {
         tracer.stop()?;
         Ok(())
     });
-}
-
-/// portchurn in one of its formats.
-struct Printer {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Printer {
-    fn start(format: &[&str], port: u16, folder: &Path) -> Result<Self> {
-        let output = folder.join(format.join(" "));
-        let mut command = Command::new(portchurn()?);
-        command.args(format).args(["--stack", "auto", "-D", &port.to_string(), "--duration", "5m"]);
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).stderr(Stdio::piped());
-        die_with_parent(&mut command);
-        let child = command.stdout(File::create(&output)?).spawn().context("start portchurn")?;
-        Ok(Self { child, output })
-    }
-
-    /// Waits until it is attached, as much as another one is.
-    fn wait(&mut self, links: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while links_of(self.child.id())? < links {
-            ensure!(self.child.try_wait()?.is_none(), "{:?} ended", self.output);
-            ensure!(Instant::now() < deadline, "{:?} does not attach", self.output);
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    /// Ends it as Ctrl-C does. What it printed, and what it complained of.
-    fn finish(self) -> Result<(Vec<u8>, Vec<u8>)> {
-        kill_process(Pid::from_child(&self.child), Signal::INT)?;
-        let output = self.child.wait_with_output()?;
-        ensure!(output.status.success(), "{:?} ended with {}", self.output, output.status);
-        Ok((std::fs::read(&self.output)?, output.stderr))
-    }
-}
-
-fn links_of(pid: u32) -> Result<usize> {
-    Ok(bpf::held_by(pid)?.iter().filter(|object| object.kind() == "link_id").count())
 }
 
 /// Whether a terminal would obey it, or a reader be misled.

@@ -109,26 +109,42 @@ fn names_and_lines(program: &Path) -> Result<()> {
     )
 }
 
-/// Places in the file, where there are no names.
-fn offsets(program: &Path) -> Result<()> {
-    let name = program.file_name().context("a name")?.to_string_lossy().into_owned();
-    let is_own = |file: &str| file.rsplit('/').next() == Some(&name);
+/// Addresses of nameless frames of this file, each with the file's build-id.
+fn addresses<'a>(frames: impl Iterator<Item = &'a Frame>, file: &Path, build_id: &str) -> Result<Vec<u64>> {
+    let name = file.file_name().context("a name")?.to_string_lossy().into_owned();
+    let address = |frame: &Frame| {
+        ensure!(frame.file.is_none() && frame.line.is_none(), "out of nowhere: {frame:?}");
+        ensure!(frame.build_id.as_deref() == Some(build_id), "it is {build_id}: {frame:?}");
+        let address = frame.function.strip_prefix(&name).and_then(|rest| rest.strip_prefix("+0x"));
+        u64::from_str_radix(address.with_context(|| format!("no address: {frame:?}"))?, 16).context("read it")
+    };
+    frames.filter(|frame| is_of(frame, file)).map(address).collect()
+}
+
+/// A copy without names. Each frame is a place in the file, and leads to the name, given the original.
+fn stripped(language: Language, original: &Path) -> Result<()> {
+    let copy = native::strip(original, "stripped")?;
+    let build_id = native::build_id(language, original)?;
     compare(
-        program,
+        &copy,
         |truth| {
             // The innermost has the address of another call on the same line.
-            let own = truth.addresses.iter().filter(|(file, _)| is_own(file)).skip(1);
-            let places: Vec<String> = own.map(|(_, address)| format!("{name}+{address:#x}")).collect();
-            let modules = files(truth.addresses.iter().map(|(file, _)| file.as_str()));
-            (places, modules)
+            let own = truth.addresses.iter().filter(|(file, _)| Path::new(file) == copy).skip(1);
+            let addresses: Vec<_> = own.map(|(_, address)| *address).collect();
+            (truth.places.clone(), addresses, files(truth.addresses.iter().map(|(file, _)| file.as_str())))
         },
         |site, _| {
-            let calls: Vec<_> = site.frames().iter().skip_while(|frame| !is_of(frame, program)).collect();
+            let calls: Vec<_> = site.frames().iter().skip_while(|frame| !is_of(frame, &copy)).collect();
             let modules = files(calls.iter().map(|frame| frame.module.as_deref().unwrap_or("(none)")));
-            let own: Vec<_> = calls.iter().filter(|frame| is_of(frame, program)).collect();
-            let places: Vec<String> = own.iter().map(|frame| frame.function.clone()).collect();
-            // What Rust's standard library adds is part of the program: the program's own frames are the outer ones.
-            Ok((places.into_iter().skip(1).collect(), modules))
+            let addresses = addresses(calls.into_iter(), &copy, &build_id)?;
+            let named = native::names(original, &addresses)?;
+            let is_own = |(function, line): &(String, u64)| {
+                *line > 0 && !LIBRARIES.iter().any(|start| function.contains(start))
+            };
+            let innermost = named.iter().position(|places| places.iter().any(is_own)).context("a name")?;
+            let places = named.into_iter().flatten().filter(is_own);
+            let places = places.map(|(function, line)| (short(&function).to_owned(), line)).collect();
+            Ok((places, addresses[innermost + 1..].to_vec(), modules))
         },
     )
 }
@@ -138,9 +154,10 @@ fn c_stacks_are_those_of_the_program() {
     check("c_stacks_are_those_of_the_program", || {
         let folder = Folder::new()?;
         let build = |name, arguments: &[&str]| native::build(Language::C, folder.path(), name, arguments);
-        names_and_lines(&build("c-plain", &["-g"])?)?;
+        let plain = build("c-plain", &["-g"])?;
+        names_and_lines(&plain)?;
         names_and_lines(&build("c-frames", &["-g", "-fno-omit-frame-pointer"])?)?;
-        offsets(&build("c-stripped", &["-s"])?)
+        stripped(Language::C, &plain)
     });
 }
 
@@ -149,9 +166,10 @@ fn cpp_stacks_are_those_of_the_program() {
     check("cpp_stacks_are_those_of_the_program", || {
         let folder = Folder::new()?;
         let build = |name, arguments: &[&str]| native::build(Language::Cpp, folder.path(), name, arguments);
-        names_and_lines(&build("cpp-plain", &["-g"])?)?;
+        let plain = build("cpp-plain", &["-g"])?;
+        names_and_lines(&plain)?;
         names_and_lines(&build("cpp-frames", &["-g", "-fno-omit-frame-pointer"])?)?;
-        offsets(&build("cpp-stripped", &["-s"])?)
+        stripped(Language::Cpp, &plain)
     });
 }
 
@@ -160,8 +178,11 @@ fn rust_stacks_are_those_of_the_program() {
     check("rust_stacks_are_those_of_the_program", || {
         let folder = Folder::new()?;
         let build = |name, arguments: &[&str]| native::build(Language::Rust, folder.path(), name, arguments);
-        names_and_lines(&build("rust-plain", &["-g"])?)?;
-        names_and_lines(&build("rust-frames", &["-g", "-Cforce-frame-pointers=yes"])?)
+        // Linkers other than the system's write one only when asked.
+        let plain = build("rust-plain", &["-g", "-Clink-arg=-Wl,--build-id"])?;
+        names_and_lines(&plain)?;
+        names_and_lines(&build("rust-frames", &["-g", "-Cforce-frame-pointers=yes"])?)?;
+        stripped(Language::Rust, &plain)
     });
 }
 
@@ -181,15 +202,17 @@ fn go_stacks_are_those_of_the_runtime() {
             },
         )?;
         let stripped = build("go-stripped", &["-ldflags=-s -w"])?;
-        let place = |address: u64| format!("go-stripped+{address:#x}");
+        let build_id = native::build_id(Language::Go, &stripped)?;
         compare(
             &stripped,
-            |truth| truth.addresses.iter().skip(1).map(|(_, address)| place(*address)).collect::<Vec<_>>(),
+            |truth| truth.addresses.iter().skip(1).map(|(_, address)| *address).collect::<Vec<_>>(),
             |site, truths| {
                 // Inside of the call that connects, the program says nothing: its frames begin with the caller of that.
                 let caller = truths[0].addresses.get(1).context("a caller")?.1;
-                let functions = site.frames().iter().map(|frame| frame.function.clone());
-                Ok(functions.skip_while(|function| *function != place(caller)).collect())
+                let elsewhere = site.frames().iter().find(|frame| !is_of(frame, &stripped));
+                ensure!(elsewhere.is_none(), "all of Go is in the program: {elsewhere:?}");
+                let addresses = addresses(site.frames().iter(), &stripped, &build_id)?;
+                Ok(addresses.into_iter().skip_while(|address| *address != caller).collect())
             },
         )
     });

@@ -16,6 +16,7 @@ use crate::live::loader::{Options, StackMode};
 use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Wanted};
 use crate::model::culprit::Rules;
+use crate::sinks::text::quoted;
 
 /// Which connections. All but the last are decided in the kernel and cost nothing per connection.
 #[derive(Clone, Debug, clap::Args)]
@@ -100,7 +101,11 @@ impl TracerArgs {
     /// The command line that takes the same call sites.
     pub fn command_line(&self, command: &str) -> String {
         let name = self.stack.and_then(|stack| stack.to_possible_value());
-        name.map_or_else(|| command.to_owned(), |name| format!("{command} --stack {}", name.get_name()))
+        let stack = name.map(|name| format!(" --stack {}", name.get_name())).into_iter();
+        let app = self.app_path.iter().map(|path| format!(" --app-path {}", quoted(path)));
+        let skip = self.skip_path.iter().map(|path| format!(" --skip-path {}", quoted(path)));
+        let max_cpu = self.max_cpu.iter().map(|percent| format!(" --max-cpu {percent}"));
+        stack.chain(app).chain(skip).chain(max_cpu).fold(command.to_owned(), |line, part| line + &part)
     }
 }
 
@@ -284,7 +289,9 @@ pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{parse_duration, parse_glob, parse_netns, parse_percent, tcp_in_use};
+    use clap::Parser as _;
+
+    use super::{TracerArgs, parse_duration, parse_glob, parse_netns, parse_percent, tcp_in_use};
 
     #[test]
     fn durations_have_units_or_are_seconds() {
@@ -303,6 +310,20 @@ mod tests {
         for nonsense in ["0", "-1", "NaN", "inf", "much", ""] {
             assert!(parse_percent(nonsense).is_err(), "{nonsense}");
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        tracer: TracerArgs,
+    }
+
+    #[test]
+    fn what_call_sites_are_taken_with_can_be_had_again() {
+        let words = "top --stack native --app-path /it's --skip-path /lib --max-cpu 5".split(' ');
+        let line = Only::try_parse_from(words).unwrap().tracer.command_line("portchurn top");
+        let wanted = r"portchurn top --stack native --app-path '/it'\''s' --skip-path '/lib' --max-cpu 5";
+        assert_eq!(line, wanted);
     }
 
     #[test]

@@ -88,10 +88,11 @@ impl Session {
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
-        let namer = if takes_stacks { Some(Namer::start(&Own)?) } else { None };
+        let walks = options.stacks == StackMode::Auto;
+        let namer = if takes_stacks { Some(Namer::start(&Own, walks)?) } else { None };
         let watchers = namer.as_ref().map(|namer| Watchers {
             // The kernel side tells of an exec where it has to forget an interpreter.
-            stacks: Box::new(Stacks(namer.front(options.stacks == StackMode::Auto))),
+            stacks: Box::new(Stacks(namer.front(walks))),
             looker: Box::new(Looks(namer.looker())),
         });
         let mut collector = Collector::attach(options, watchers, now_ns())?;

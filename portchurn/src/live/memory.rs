@@ -35,6 +35,35 @@ pub fn give_back() {
     }
 }
 
+/// Lets us outlive a file that becomes shorter while it is mapped for its names: whoever may write to a file that a process
+/// has mapped can do that, and what lies beyond the end raises SIGBUS. Such a page is one of zeros from then on, which
+/// readers of files take for broken contents, as there may be anyway.
+pub fn outlive_files_that_shrink() {
+    // SAFETY: all zeros is a valid `sigaction`, and the handler has the signature that SA_SIGINFO asks for.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = zeros_instead as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Makes no calls but those that signal-safety(7) lists, and mmap, which is a bare system call.
+extern "C" fn zeros_instead(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel hands over what it says of a SIGBUS. The page is mapped, cannot be read, and stays where it is.
+    unsafe {
+        let page_len = libc::sysconf(libc::_SC_PAGESIZE) as usize;
+        let page = (*info).si_addr().map_addr(|address| address & !(page_len - 1));
+        let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        if (*info).si_code != libc::BUS_ADRERR
+            || libc::mmap(page, page_len, libc::PROT_READ, how, -1, 0) == libc::MAP_FAILED
+        {
+            // Raised again by the same instruction, it ends us.
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+        }
+    }
+}
+
 /// Our own memory.
 pub struct Own;
 
@@ -101,7 +130,7 @@ fn whole(maps: &[Mapping]) -> impl Iterator<Item = &Mapping> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Own, whole};
+    use super::{Own, outlive_files_that_shrink, whole};
     use crate::symbolize::Memory as _;
     use crate::symbolize::maps::parse;
 
@@ -119,6 +148,18 @@ c000-d000 r--p 00004000 fe:01 14 /srv/part\n";
         let maps = parse(text);
         let found: Vec<_> = whole(&maps).map(|mapping| mapping.path.as_str()).collect();
         assert_eq!(found, ["/srv/program"; 2]);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_zeros_beyond_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 200_000]).unwrap();
+        // SAFETY: that it changes is what is tested; nothing relies on its bytes.
+        let mapped = unsafe { memmap2::Mmap::map(file.as_file()) }.unwrap();
+        outlive_files_that_shrink();
+        file.as_file().set_len(10).unwrap();
+        let read = |at: usize| std::hint::black_box(&mapped)[at];
+        assert_eq!((read(0), read(10), read(199_999), read(100_000)), (7, 0, 0, 0));
     }
 
     #[test]

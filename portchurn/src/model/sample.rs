@@ -1,6 +1,8 @@
 //! The one input type of the model: everything that one interval saw. Raw facts only, never a derived number, so that
 //! a recording of samples gains from a newer model.
 
+use std::sync::Arc;
+
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::histogram::BUCKETS;
@@ -263,6 +265,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Executable or library.
     pub module: Option<String>,
+    /// Which build of it, where the function has no name: whoever has that build finds the name by the offset.
+    pub build_id: Option<Arc<str>>,
     /// Language.
     pub language: Language,
 }
@@ -275,6 +279,7 @@ impl Frame {
             file: Some(file.into()),
             line: Some(line),
             module: None,
+            build_id: None,
             language: Language::Python,
         }
     }
@@ -286,6 +291,7 @@ impl Frame {
             file: None,
             line: None,
             module: module.map(str::to_owned),
+            build_id: None,
             language: Language::Native,
         }
     }

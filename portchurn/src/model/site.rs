@@ -155,7 +155,7 @@ pub fn remark(at: At, count: u64, note: &str) -> CallSite {
 
 /// Why a count has no line.
 pub const NOT_TAKEN: &str = "no stack was taken";
-const NOT_OURS: &str = "ended by the peer, or by a process that was not seen closing";
+const NOT_OURS: &str = "ended by the peer, or no stack was taken";
 const UNREAD: &str = "not read: over the budget for copies of stacks, or not in time";
 /// What is counted as one.
 pub const FOLDED: &str = "more places than are kept one by one";

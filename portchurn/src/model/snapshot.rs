@@ -118,6 +118,7 @@ pub(crate) fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -
         file: Option<&'a str>,
         line: Option<u32>,
         module: Option<&'a str>,
+        build_id: Option<&'a str>,
         language: &'static str,
     }
     let frames = stack.as_ref().map_or(&[][..], |stack| &stack.frames);
@@ -126,6 +127,7 @@ pub(crate) fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -
         file: frame.file.as_deref(),
         line: frame.line,
         module: frame.module.as_deref(),
+        build_id: frame.build_id.as_deref(),
         language: frame.language.name(),
     }))
 }

@@ -63,7 +63,11 @@ fn call_sites() -> Vec<CallSite> {
         Frame::python("fetch", "/srv/app/fetch.py", 3),
         Frame::python("Handle._run", "/usr/lib/python3.11/asyncio/events.py", 80),
     ];
-    let hostile = vec![Frame::python("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7)];
+    let stripped = native("agent+0x1f00", "/opt/agent");
+    let hostile = vec![
+        Frame::python("\u{1b}[2Jevil</text>", "/srv/\u{202e}yp.x;y", 7),
+        Frame { build_id: Some("8c1f2e\u{1b}".into()), ..stripped },
+    ];
     vec![
         CallSite {
             called_from: Some(place("main", "/srv/app/worker.py", 87)),

@@ -91,6 +91,11 @@ pub fn clean(text: &str, unicode: bool) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// One word for a POSIX shell.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// Cells that a text takes on a terminal.
 pub fn width(text: &str) -> usize {
     text.width()

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
-use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _};
+use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
 
 /// Which file: it keeps meaning the same one after it was replaced.
@@ -52,6 +52,8 @@ pub struct Segment {
 pub struct ElfFacts {
     /// What is loaded.
     pub segments: Vec<Segment>,
+    /// Which build it is: `NT_GNU_BUILD_ID` in hexadecimal, or what Go's linker writes in its place.
+    pub build_id: Option<Arc<str>>,
     /// Names of the libraries that it needs.
     pub needed: Vec<String>,
     /// Address of `_PyRuntime`: CPython 3.7 or later is in here.
@@ -66,6 +68,10 @@ pub struct ElfFacts {
     pub thread_data_offset: Option<u32>,
 }
 
+/// Notes that are longer are not read. Bytes.
+const NOTES_MAX: u64 = 64 << 10;
+/// Longer ones are none: SHA-1 is usual, Go's are of 83 characters. Bytes.
+const BUILD_ID_MAX: usize = 128;
 /// Words of `_PyRuntime` that are read.
 const DEBUG_WORDS: usize = 96;
 
@@ -74,7 +80,8 @@ impl ElfFacts {
     pub fn read(file: &File, symbols: bool) -> Option<Self> {
         let cache = ReadCache::new(file);
         let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
-        let mut facts = Self { needed: needed(&elf, &cache), ..Self::default() };
+        let mut facts =
+            Self { build_id: build_id(&elf, &cache), needed: needed(&elf, &cache), ..Self::default() };
         for segment in elf.segments() {
             let (file_offset, file_size) = segment.file_range();
             facts.segments.push(Segment { file_offset, file_size, address: segment.address() });
@@ -144,6 +151,35 @@ impl ElfFacts {
             (segment.address & !(PAGE - 1)).wrapping_add(file_offset - (segment.file_offset & !(PAGE - 1)));
         Some(mapped_at.wrapping_sub(stated))
     }
+}
+
+/// From the notes that are loaded, which a stripped file keeps.
+fn build_id<'data>(
+    elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>,
+    data: &'data ReadCache<&File>,
+) -> Option<Arc<str>> {
+    let endian = elf.endian();
+    let short = elf.elf_program_headers().iter().filter(|header| header.p_filesz(endian) <= NOTES_MAX);
+    let mut go = None;
+    for mut notes in short.filter_map(|header| header.notes(endian, data).ok().flatten()) {
+        while let Ok(Some(note)) = notes.next() {
+            let desc = note.desc();
+            match (note.name(), note.n_type(endian)) {
+                (object::elf::ELF_NOTE_GNU, object::elf::NT_GNU_BUILD_ID) if desc.len() <= BUILD_ID_MAX => {
+                    let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+                    return Some(desc.iter().fold(String::new(), hex).into());
+                }
+                // As `go tool buildid` prints it.
+                (object::elf::ELF_NOTE_GO, object::elf::NT_GO_BUILD_ID) if desc.len() <= BUILD_ID_MAX => {
+                    go = std::str::from_utf8(desc)
+                        .ok()
+                        .filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+                _ => {}
+            }
+        }
+    }
+    go.map(Arc::from)
 }
 
 fn needed<'data>(

@@ -72,15 +72,15 @@ impl Cost {
 }
 
 impl Namer {
-    /// Starts the thread.
+    /// Starts the thread. `with_interpreters`: whether interpreters are walked.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(memory: &'static dyn Memory) -> Result<Self> {
+    pub fn start(memory: &'static dyn Memory, with_interpreters: bool) -> Result<Self> {
         let (jobs, todo) = sync_channel(JOBS_MAX);
         let (results, done) = channel();
         let refusals = Refusals::default();
-        let mut worker = Worker { refusals: Arc::clone(&refusals), ..Worker::default() };
+        let mut worker = Worker { with_interpreters, refusals: Arc::clone(&refusals), ..Worker::default() };
         std::thread::Builder::new()
             .name("names".to_owned())
             .spawn(move || {
@@ -170,6 +170,7 @@ const CODES_MAX: usize = 65_536;
 
 #[derive(Default)]
 struct Worker {
+    with_interpreters: bool,
     codes: HashMap<(u64, u64, u32), Arc<RawCode>>,
     refusals: Refusals,
     files: ElfCache,
@@ -250,11 +251,16 @@ impl Worker {
         let runs_python = modules
             .is_some_and(|modules| modules.list.iter().any(|module| module.facts.python_runtime.is_some()));
         if runs_python {
-            return Some("interpreter not yet known: too soon after its start".to_owned());
+            let why = if self.with_interpreters { NOT_YET_KNOWN } else { NOT_ASKED_FOR };
+            return Some(why.to_owned());
         }
         reason(end).map(str::to_owned)
     }
 }
+
+/// Until a process was looked at, which begins with its exec, or with the attach.
+const NOT_YET_KNOWN: &str = "interpreter not yet known: too soon after its start, or after the attach";
+const NOT_ASKED_FOR: &str = "interpreter frames were not asked for";
 
 /// Why there are not all frames.
 fn reason(end: Result<End, Missing>) -> Option<&'static str> {
@@ -283,6 +289,7 @@ fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
             file: None,
             line: None,
             module: None,
+            build_id: None,
             language: Language::Python,
         };
     };
@@ -292,6 +299,7 @@ fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
         file: Some(code.file.clone()),
         line: found.or((!code.table_is_cut).then_some(code.first_line)),
         module: None,
+        build_id: None,
         language: Language::Python,
     }
 }

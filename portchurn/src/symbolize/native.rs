@@ -356,6 +356,7 @@ fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
         file,
         line,
         module: Some(module.path.clone()),
+        build_id: None,
         language: Language::Native,
     };
     let inlined =
@@ -365,10 +366,11 @@ fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
     frames
 }
 
-/// `libfoo.so+0x1234`: as much as a stripped file allows, and enough to find the name later.
+/// `libfoo.so+0x1234` and which build of it: as much as a stripped file allows, and enough to find the name later.
 fn nameless(module: &Module, offset: u64) -> Frame {
     let address = module.facts.address_of(offset).unwrap_or(offset);
-    Frame::native(format!("{}+{address:#x}", module.name()), Some(&module.path))
+    let function = format!("{}+{address:#x}", module.name());
+    Frame { build_id: module.facts.build_id.clone(), ..Frame::native(function, Some(&module.path)) }
 }
 
 fn unknown(address: u64) -> Frame {

@@ -21,6 +21,7 @@ pub mod mounts;
 pub mod named_netns;
 pub mod namespaces;
 pub mod native;
+pub mod printer;
 pub mod privileges;
 pub mod programs;
 pub mod python;

@@ -116,6 +116,50 @@ pub fn build<A: AsRef<OsStr>>(
     Ok(path)
 }
 
+/// A copy without any names. Its code lies where it lies in the original.
+pub fn strip(original: &Path, name: &str) -> Result<PathBuf> {
+    let path = original.with_file_name(name);
+    compile(Command::new(program("strip")?).arg("-o").arg(&path).arg(original))?;
+    Ok(path)
+}
+
+/// What binutils say of addresses in a file with debug information: of each the function and its line, with those that are
+/// inlined there, innermost first.
+pub fn names(file: &Path, addresses: &[u64]) -> Result<Vec<Vec<(String, u64)>>> {
+    let mut command = Command::new(program("addr2line")?);
+    command.args(["-a", "-f", "-i", "-C", "-e"]).arg(file);
+    let text = said(command.args(addresses.iter().map(|address| format!("{address:#x}"))))?;
+    let mut lines = text.lines().peekable();
+    let mut all = Vec::new();
+    while lines.next().is_some() {
+        let mut places = Vec::new();
+        // The next address begins so; functions and their files come in pairs.
+        while let Some(function) = lines.next_if(|line| !line.starts_with("0x")) {
+            let line = lines.next().and_then(|place| place.rsplit(':').next()).context("a line")?;
+            let number = line.split(' ').next().unwrap_or_default();
+            places.push((function.to_owned(), number.parse().unwrap_or(0)));
+        }
+        all.push(places);
+    }
+    Ok(all)
+}
+
+/// The build-id of a file, by the tools of its language.
+pub fn build_id(language: Language, file: &Path) -> Result<String> {
+    if language == Language::Go {
+        return Ok(said(Command::new(program("go")?).args(["tool", "buildid"]).arg(file))?.trim().to_owned());
+    }
+    let notes = said(Command::new(program("readelf")?).args(["-n", "-W"]).arg(file))?;
+    let id = notes.split("Build ID: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    Ok(id.with_context(|| format!("no build-id: {notes}"))?.to_owned())
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 /// A library that programs may load.
 pub fn build_library(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("libplugin.so");
@@ -126,10 +170,7 @@ pub fn build_library(folder: &Path) -> Result<PathBuf> {
 }
 
 fn compile(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {complaint}");
-    Ok(())
+    said(command).map(drop)
 }
 
 /// Go builds its standard library once: target/test-go.

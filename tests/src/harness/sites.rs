@@ -86,6 +86,8 @@ pub struct Frame {
     pub line: Option<u64>,
     /// File with the code.
     pub module: Option<String>,
+    /// Which build of it, where there is no name.
+    pub build_id: Option<String>,
     /// `python` or `native`.
     pub language: String,
 }
@@ -147,8 +149,13 @@ fn snapshot(tracer: &Tracer) -> Result<Snapshot> {
 
 /// Starts a tracer that takes stacks of connections to this port.
 pub fn start(port: u16, arguments: &[&str]) -> Result<Tracer> {
+    start_taking("auto", port, arguments)
+}
+
+/// The same with only some of them: a value of `--stack`.
+pub fn start_taking(which: &str, port: u16, arguments: &[&str]) -> Result<Tracer> {
     let port = port.to_string();
-    let tracer = Tracer::start(&[&["--stack", "auto", "-D", &port], arguments].concat())?;
+    let tracer = Tracer::start(&[&["--stack", which, "-D", &port], arguments].concat())?;
     let hooks = snapshot(&tracer)?.hooks;
     let hook = hooks.iter().find(|hook| hook.name == "call_sites").context("no hook for call sites")?;
     if hook.attached == "none" {

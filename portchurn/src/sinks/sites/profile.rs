@@ -11,14 +11,16 @@ pub(super) struct Profile {
     body: Vec<u8>,
     strings: HashMap<String, u64>,
     table: Vec<String>,
+    mappings: HashMap<(u64, u64), u64>,
     functions: HashMap<(u64, u64), u64>,
-    locations: HashMap<(u64, u64), u64>,
+    locations: HashMap<(u64, u64, u64), u64>,
 }
 
 /// Field numbers of `Profile`.
 mod field {
     pub(super) const SAMPLE_TYPE: u32 = 1;
     pub(super) const SAMPLE: u32 = 2;
+    pub(super) const MAPPING: u32 = 3;
     pub(super) const LOCATION: u32 = 4;
     pub(super) const FUNCTION: u32 = 5;
     pub(super) const STRING_TABLE: u32 = 6;
@@ -32,6 +34,7 @@ impl Profile {
             body: Vec::new(),
             strings: HashMap::new(),
             table: Vec::new(),
+            mappings: HashMap::new(),
             functions: HashMap::new(),
             locations: HashMap::new(),
         };
@@ -82,6 +85,25 @@ impl Profile {
         index
     }
 
+    /// Which build of which file the frame is of; 0 where that is not told.
+    fn mapping(&mut self, frame: &Frame) -> u64 {
+        let Some(build_id) = &frame.build_id else { return 0 };
+        let key = (self.string(frame.module.as_deref().unwrap_or_default()), self.string(build_id));
+        let next = self.mappings.len() as u64 + 1;
+        if let Some(&known) = self.mappings.get(&key) {
+            return known;
+        }
+        self.mappings.insert(key, next);
+        let mut mapping = Vec::new();
+        number(&mut mapping, 1, next);
+        number(&mut mapping, 5, key.0);
+        number(&mut mapping, 6, key.1);
+        // Whether functions are named: readers look for no other names, then.
+        number(&mut mapping, 7, 1);
+        bytes(&mut self.body, field::MAPPING, &mapping);
+        next
+    }
+
     fn function(&mut self, frame: &Frame) -> u64 {
         let file = frame.file.as_deref().or(frame.module.as_deref()).unwrap_or_default();
         let key = (self.string(&frame.function), self.string(file));
@@ -93,24 +115,26 @@ impl Profile {
         let mut function = Vec::new();
         number(&mut function, 1, next);
         number(&mut function, 2, key.0);
-        number(&mut function, 3, key.0);
+        // Without a system name. With one that is equal, `go tool pprof` takes the name for a mangled one and what is in
+        // angle brackets for C++'s: `<module>` would be unknown.
         number(&mut function, 4, key.1);
         bytes(&mut self.body, field::FUNCTION, &function);
         next
     }
 
     fn location(&mut self, frame: &Frame) -> u64 {
-        let key = (self.function(frame), u64::from(frame.line.unwrap_or(0)));
+        let key = (self.mapping(frame), self.function(frame), u64::from(frame.line.unwrap_or(0)));
         let next = self.locations.len() as u64 + 1;
         if let Some(&known) = self.locations.get(&key) {
             return known;
         }
         self.locations.insert(key, next);
         let mut line = Vec::new();
-        number(&mut line, 1, key.0);
-        number(&mut line, 2, key.1);
+        number(&mut line, 1, key.1);
+        number(&mut line, 2, key.2);
         let mut location = Vec::new();
         number(&mut location, 1, next);
+        number(&mut location, 2, key.0);
         bytes(&mut location, 4, &line);
         bytes(&mut self.body, field::LOCATION, &location);
         next

@@ -108,6 +108,8 @@ struct Profile {
     sample_type: Vec<ValueType>,
     #[prost(message, repeated, tag = "2")]
     sample: Vec<Sample>,
+    #[prost(message, repeated, tag = "3")]
+    mapping: Vec<Mapping>,
     #[prost(message, repeated, tag = "4")]
     location: Vec<Location>,
     #[prost(message, repeated, tag = "5")]
@@ -145,9 +147,23 @@ struct Label {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct Mapping {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(int64, tag = "5")]
+    filename: i64,
+    #[prost(int64, tag = "6")]
+    build_id: i64,
+    #[prost(bool, tag = "7")]
+    has_functions: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct Location {
     #[prost(uint64, tag = "1")]
     id: u64,
+    #[prost(uint64, tag = "2")]
+    mapping_id: u64,
     #[prost(message, repeated, tag = "4")]
     line: Vec<Line>,
 }
@@ -183,7 +199,7 @@ fn told(profile: &Profile, sample: &Sample) -> Vec<String> {
         let location = profile.location.iter().find(|location| location.id == *id).unwrap();
         let [line] = &location.line[..] else { panic!("one line for each location") };
         let function = profile.function.iter().find(|function| function.id == line.function_id).unwrap();
-        assert_eq!(function.name, function.system_name);
+        assert_eq!(function.system_name, 0, "else names are taken for mangled ones");
         format!("{} {}:{}", string(function.name), string(function.filename), line.line)
     };
     sample.location_id.iter().map(frame).collect()
@@ -206,6 +222,13 @@ fn a_profile_means_the_same_to_a_reader_that_is_not_ours() {
     assert_eq!(frames[3..], ["getSession /srv/app/db.py:31", "main /srv/app/worker.py:87"]);
     let labels: Vec<_> = most.label.iter().map(|label| (string(label.key), string(label.str))).collect();
     assert_eq!(labels, [("program", "python3 worker.py"), ("destination", "10.0.0.2:3306")]);
+    let [mapping] = &profile.mapping[..] else { panic!("one file without names") };
+    assert_eq!((string(mapping.filename), string(mapping.build_id)), ("/opt/agent", "8c1f2e\\x1b"));
+    assert!(mapping.has_functions);
+    let of_it: Vec<_> =
+        profile.location.iter().filter(|location| location.mapping_id == mapping.id).collect();
+    assert_eq!(of_it.len(), 1, "{of_it:?}");
+    assert!(profile.location.iter().all(|location| [0, mapping.id].contains(&location.mapping_id)));
     let nameless = profile.sample.iter().find(|sample| sample.value[0] == 3).unwrap();
     assert_eq!(told(&profile, nameless), ["[no stack was taken] :0"]);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::row::Level;
-use crate::sinks::text::is_hostile;
+use crate::sinks::text::{is_hostile, quoted};
 use crate::sinks::tui::place::PlaceWords;
 use crate::sinks::view::View;
 
@@ -87,11 +87,6 @@ fn place_terms(place: &PlaceWords) -> Vec<String> {
     }
     terms.extend(place.local_port.map(|port| format!("lport={port}")));
     terms
-}
-
-/// For a POSIX shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

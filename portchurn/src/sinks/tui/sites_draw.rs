@@ -200,7 +200,10 @@ fn frame_line(
     let place = match (&frame.file, frame.line, &frame.module) {
         (Some(file), Some(line), _) => format!("{file}:{line}"),
         (Some(file), None, _) => file.clone(),
-        (None, _, Some(module)) => module.clone(),
+        (None, _, Some(module)) => match &frame.build_id {
+            Some(build_id) => format!("{module} build-id {build_id}"),
+            None => module.clone(),
+        },
         (None, ..) => ink.glyphs.empty.to_owned(),
     };
     let mark = mark.map_or(String::new(), |mark| format!("  {mark}"));
