@@ -269,7 +269,8 @@ pub struct Interpreter {
     pub image: u64,
     /// Address of the pointer to the first interpreter state.
     pub interpreters: u64,
-    /// Address of the key of thread-specific data that holds the thread state; 0: walk the list of thread states.
+    /// Address of the key of thread-specific data that holds the thread state; 0: walk the list of thread states, as where
+    /// it leads to the state of no or another thread.
     pub thread_key: u64,
     /// Address of the type of code objects, by which each is known to be one.
     pub code_type: u64,
@@ -325,10 +326,6 @@ pub struct Interpreter {
     pub text_ascii: u32,
     /// Size of the header of other text.
     pub text_compact: u32,
-    /// In the state of text: how far the width of its characters is shifted beyond the usual.
-    pub text_state_shift: u32,
-    /// Keeps the size a multiple of eight.
-    pub zero: u32,
 }
 
 impl Interpreter {
@@ -364,8 +361,6 @@ impl Interpreter {
         code_instructions: 0,
         text_ascii: 48,
         text_compact: 72,
-        text_state_shift: 0,
-        zero: 0,
     };
 }
 

@@ -160,6 +160,8 @@ pub struct Scratch {
     pub record: StackRecord,
     pub code: CodeRecord,
     pub object: [u8; OBJECT_LEN],
+    /// Of the interpreter frames in `record`.
+    pub hash: u64,
 }
 
 /// One scratch area for each processor, by its number. Nobody else looks at it.

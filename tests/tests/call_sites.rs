@@ -133,3 +133,19 @@ fn closes(python: &Path) -> Result<()> {
 fn closes_are_the_line_s_that_let_go() {
     check("closes_are_the_line_s_that_let_go", || every_python(closes));
 }
+
+/// Nothing is known of these but what they say of themselves.
+#[test]
+fn pythons_from_3_14_on_are_read_like_the_others() {
+    check("pythons_from_3_14_on_are_read_like_the_others", || {
+        let pythons = python::newest();
+        if pythons.is_empty() {
+            return Err(skip("no Python 3.14 or later: `cargo xtask test` fetches it where it can be had"));
+        }
+        pythons.iter().try_for_each(|python| {
+            equal(python, false)?;
+            equal(python, true)?;
+            closes(python)
+        })
+    });
+}

@@ -12,6 +12,7 @@ mod ebpf;
 mod layers;
 mod needs;
 mod protos;
+mod pythons;
 mod release;
 mod repo;
 mod run;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::run::{self, on_path};
-use crate::setup;
+use crate::{pythons, setup};
 
 /// Programs that tests call, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -22,6 +22,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     // Servers. Those whose package starts nothing by itself: each test starts its own.
     ("mariadbd", "mariadb-server-core"),
     ("redis-check-rdb", "redis-tools"),
+    // Lets newer Pythons run with the libraries that they were built for.
+    ("patchelf", "patchelf"),
 ];
 
 /// Drivers as Debian has them, for Debian's Python.
@@ -52,7 +54,11 @@ pub(crate) fn install(root: &Path) -> Result<()> {
     }
     packages.extend(DRIVERS);
     setup::install(&packages)?;
-    drivers(root)
+    drivers(root)?;
+    if std::env::consts::ARCH == "x86_64" {
+        pythons::provide(root);
+    }
+    Ok(())
 }
 
 /// A Python that has the system's packages (mysqlclient would have to be compiled) and above them today's.

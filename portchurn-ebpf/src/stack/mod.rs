@@ -27,7 +27,7 @@ use portchurn_common::tcp::{Step, TcpState, step};
 
 use crate::conns::{self, NO_PLACE};
 use crate::kernel::{Access, Probe};
-use crate::maps::{INTERPRETERS, SCRATCH, STACK_CONTROL, STACKS, Scratch};
+use crate::maps::{SCRATCH, STACK_CONTROL, STACKS, Scratch};
 use crate::who::{self, TaskState};
 use crate::{emit, setting};
 
@@ -68,8 +68,7 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
         }
         place |= NO_PLACE;
     }
-    // SAFETY: no preconditions.
-    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    let Some(scratch) = scratch() else { return };
     // SAFETY: this processor's own.
     let (at, place) = unsafe { unknown_to_the_verifier(scratch, at as u32, place) };
     let mut key = SiteKey { key_ref, stack: 0, at, counted: 1 };
@@ -90,6 +89,13 @@ unsafe fn unknown_to_the_verifier(scratch: *mut Scratch, at: u32, place: u32) ->
         core::ptr::write_volatile(index, place);
         (core::ptr::read_volatile(moment), core::ptr::read_volatile(index))
     }
+}
+
+/// This processor's own memory while the program runs, which the kernel does not nest.
+#[inline(always)]
+fn scratch() -> Option<*mut Scratch> {
+    // SAFETY: no preconditions.
+    SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// Whose passage it is.
@@ -143,8 +149,8 @@ fn capture<const PYTHON: bool>(scratch: *mut Scratch, passage: Passage, key: &mu
         return;
     }
     let tgid = who::current_tgid();
-    let mut walk_end = WalkEnd::NoInterpreter;
-    // SAFETY: the scratch memory is this processor's own while the program runs, which the kernel does not nest.
+    let mut walk_end = WalkEnd::NoInterpreter as u32;
+    // SAFETY: the scratch memory is this processor's own.
     unsafe {
         let record = &raw mut (*scratch).record;
         (*record).frames_len = 0;
@@ -152,22 +158,17 @@ fn capture<const PYTHON: bool>(scratch: *mut Scratch, passage: Passage, key: &mu
         (*record).flags = 0;
         (*record).image = 0;
         if PYTHON && setting!(stack_interpreters) != 0 {
-            if let Some(interpreter) = INTERPRETERS.get_ptr(tgid) {
-                (*record).flags = stack_flag::INTERPRETER;
-                (*record).image = (*interpreter).image;
-                let walked = python::walk(interpreter, scratch);
-                walk_end = walked.end;
-                if walked.end as u32 == WalkEnd::Complete as u32 {
-                    key.stack = stack_id(walked.hash, true);
-                    if let Some((index, site)) = passed(passage, key) {
-                        if sites::is_new(site) {
-                            python::send_code(interpreter, scratch);
-                            native_beside(scratch, tgid, effort);
-                            send(scratch, key, index, site, walk_end);
-                        }
+            walk_end = python::walk_interpreter();
+            if walk_end == WalkEnd::Complete as u32 {
+                key.stack = stack_id((*scratch).hash, true);
+                if let Some((index, site)) = passed(passage, key) {
+                    if sites::is_new(site) {
+                        python::send_code_objects();
+                        native_beside(scratch, tgid, effort);
+                        send(scratch, key, index, site, walk_end);
                     }
-                    return;
                 }
+                return;
             }
         }
         if setting!(stack_native) == 0 || effort != Effort::Full as u32 {
@@ -203,7 +204,7 @@ unsafe fn native_beside(scratch: *mut Scratch, tgid: u32, effort: u32) {
 /// # Safety
 /// `scratch` must be this processor's.
 #[inline(always)]
-unsafe fn native(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, tgid: u32, walk_end: WalkEnd) {
+unsafe fn native(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, tgid: u32, walk_end: u32) {
     // SAFETY: the caller's promise.
     unsafe {
         let record = &raw mut (*scratch).record;
@@ -223,7 +224,7 @@ unsafe fn native(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, tgi
 /// # Safety
 /// `scratch` must be this processor's, `site` must point into the map.
 #[inline(never)]
-unsafe fn send(scratch: *mut Scratch, key: &SiteKey, index: u32, site: *mut Site, walk_end: WalkEnd) {
+unsafe fn send(scratch: *mut Scratch, key: &SiteKey, index: u32, site: *mut Site, walk_end: u32) {
     let process = who::current::<Probe>();
     // SAFETY: the caller's promise.
     unsafe {
@@ -234,7 +235,7 @@ unsafe fn send(scratch: *mut Scratch, key: &SiteKey, index: u32, site: *mut Site
         (*record).tid = bpf_get_current_pid_tgid() as u32;
         (*record).site = *key;
         (*record).site_index = index;
-        (*record).walk_end = walk_end as u32;
+        (*record).walk_end = walk_end;
         let stack_len = core::hint::black_box((*record).stack_len) & regs::LEN_MASK;
         let len = core::mem::offset_of!(StackRecord, stack) as u64 + u64::from(stack_len);
         let ring = (&raw const STACKS).cast_mut().cast();

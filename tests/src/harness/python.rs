@@ -16,10 +16,22 @@ const SYSTEM: &str = "/usr/bin/python3";
 pub fn all() -> Vec<PathBuf> {
     let mut found: Vec<_> = [SYSTEM].map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    for entry in std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten() {
+    found.extend(by_version(&home.join(".pyenv/versions"), 7));
+    found
+}
+
+/// Those from 3.14 on, which `cargo xtask test` fetches.
+pub fn newest() -> Vec<PathBuf> {
+    by_version(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-pythons"), 14)
+}
+
+/// The Pythons in a folder that has one for each version, from a minor version on.
+fn by_version(folder: &Path, from: u32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let python = entry.path().join("bin/python3");
         let minor = entry.file_name().to_string_lossy().split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
-        if entry.file_name().to_string_lossy().starts_with("3.") && minor >= Some(7) && python.exists() {
+        if entry.file_name().to_string_lossy().starts_with("3.") && minor >= Some(from) && python.exists() {
             found.push(python);
         }
     }

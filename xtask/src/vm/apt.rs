@@ -88,6 +88,17 @@ impl Apt {
         Ok(found)
     }
 
+    /// Unpacks package files. Nothing of theirs is run.
+    pub(crate) fn unpack(files: &[PathBuf], into: &Path) -> Result<()> {
+        fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
+        for file in files {
+            let status = Command::new("dpkg-deb").arg("-x").arg(file).arg(into).status();
+            let status = status.context("run dpkg-deb")?;
+            ensure!(status.success(), "dpkg-deb -x {} failed: {status}", file.display());
+        }
+        Ok(())
+    }
+
     fn depends(&self, package: &str) -> Result<Vec<String>> {
         let text = self.run("apt-cache", &["depends", "--no-recommends", "--no-suggests", package])?;
         Ok(parse_depends(&text))

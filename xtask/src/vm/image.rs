@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::apt::Apt;
 use super::kernel::{Arch, Line};
@@ -92,12 +91,7 @@ fn fetch(vm_directory: &Path, line: &'static Line, arch: Arch) -> Result<Image> 
     remove(&partial)?;
     remove(&directory)?;
     let unpacked = partial.join("unpacked");
-    fs::create_dir_all(&unpacked).with_context(|| format!("create {}", unpacked.display()))?;
-    for file in &files {
-        let status =
-            Command::new("dpkg-deb").arg("-x").arg(file).arg(&unpacked).status().context("run dpkg-deb")?;
-        ensure!(status.success(), "dpkg-deb -x {} failed: {status}", file.display());
-    }
+    Apt::unpack(&files, &unpacked)?;
     let release = assemble(&unpacked, &partial)?;
     remove(&unpacked)?;
     fs::write(partial.join(DONE), format!("{} {release}\n", line.name)).context("mark the kernel as done")?;

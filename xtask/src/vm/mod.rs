@@ -27,12 +27,13 @@ mod support;
 mod table;
 mod verdict;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use self::accelerator::Choice;
+use self::apt::Apt;
 use self::kernel::{Arch, DEFAULT, LINES, Line};
 use self::layout::Layout;
 
@@ -130,6 +131,12 @@ pub(crate) fn foreign_std(arch: &str) -> Result<Option<(PathBuf, PathBuf)>> {
     let arch = Arch::value_variants().iter().find(|known| known.name() == arch);
     let arch = arch.context("a processor that nothing is built for")?;
     Ok(cross::toolchain(&Layout::new()?, *arch)?.own_std)
+}
+
+/// Packages of another Debian suite than this machine's, unpacked into a folder.
+pub(crate) fn unpack_packages(suite: &str, packages: &[String], into: &Path) -> Result<()> {
+    let apt = Apt::open(&Layout::new()?.vm, &[suite], Arch::X86_64)?;
+    Apt::unpack(&apt.download(packages)?, into)
 }
 
 /// Does what the command line asks for.

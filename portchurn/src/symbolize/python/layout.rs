@@ -1,11 +1,11 @@
-//! Where each version of CPython keeps its fields. Read from the debug information of builds of each version (3.7 to
-//! 3.12), or from the interpreter's own description of itself (3.13 and later). What is not known is refused.
+//! Where each version of CPython keeps its fields: up to 3.12 as the debug information of builds of each version has it,
+//! from then on as the interpreter describes itself (`described`). What is not known is refused.
 
 use portchurn_common::settings::UNKNOWN;
-use portchurn_common::stack::Interpreter;
+use portchurn_common::stack::{Interpreter, OBJECT_LEN};
 
 use crate::symbolize::modules::Module;
-use crate::symbolize::python::version;
+use crate::symbolize::python::{described, version};
 
 /// What differs between versions before 3.13. Bytes.
 struct Layout {
@@ -130,11 +130,7 @@ const LAYOUTS: &[Layout] = &[
 ];
 
 /// Frames of this owner are no function's: C entered the interpreter there. From 3.12 on.
-const OWNER_SHIM: u32 = 3;
-/// `_PyRuntime.autoTSSkey` of 3.13, its key; the description does not have it.
-const THREAD_KEY_3_13: u32 = 2160 + 4;
-/// The first word of a description.
-const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
+pub(super) const OWNER_SHIM: u32 = 3;
 
 /// How to walk the interpreter of a process.
 pub(super) fn interpreter(
@@ -151,7 +147,7 @@ pub(super) fn interpreter(
     let version = version(module).ok_or("a CPython of unknown version")?;
     let mut found = match LAYOUTS.iter().find(|layout| layout.version == version) {
         Some(layout) => from_layout(layout, runtime),
-        None => from_description(version, &facts.python_debug_offsets, runtime)?,
+        None => described::interpreter(version, &facts.python_debug_offsets, runtime)?,
     };
     found.image = u64::from(tgid) << 32 ^ runtime ^ random();
     found.code_type = code_type;
@@ -203,83 +199,22 @@ fn from_layout(layout: &Layout, runtime: u64) -> Interpreter {
     found
 }
 
-/// Where the groups of a description begin. Words; they move with each version.
-struct Groups {
-    version: u32,
-    thread: usize,
-    frame: usize,
-    code: usize,
-    thread_id: usize,
-}
-
-const GROUPS: &[Groups] = &[
-    Groups { version: 0x30d, thread: 19, frame: 28, code: 34, thread_id: 5 },
-    Groups { version: 0x30e, thread: 22, frame: 31, code: 39, thread_id: 5 },
-];
-
-fn from_description(version: u32, words: &[u64], runtime: u64) -> Result<Interpreter, String> {
-    let named = format!("CPython {}.{}", version >> 8, version & 0xff);
-    let groups = GROUPS
-        .iter()
-        .find(|groups| groups.version == version)
-        .ok_or_else(|| format!("{named} is not known: names are read from 3.7 to 3.14"))?;
-    if words.first() != Some(&COOKIE) || words.get(1).map(|word| (word >> 16) as u32) != Some(version) {
-        return Err(format!("{named} does not describe itself as expected"));
-    }
-    if words.get(2) != Some(&0) {
-        return Err(format!("{named} without a global lock (free-threaded) is not known"));
-    }
-    let word = |index: usize| {
-        let value = words.get(index).copied().filter(|&value| value < 1 << 20);
-        value.map(|value| value as u32).ok_or_else(|| format!("{named} does not describe itself as expected"))
-    };
-    let fields = Fields {
-        frame_back: word(groups.frame + 1)?,
-        frame_code: word(groups.frame + 2)?,
-        frame_position: word(groups.frame + 3)?,
-        frame_owner: word(groups.frame + 5)?,
-        frame_entry: UNKNOWN,
-        file: word(groups.code + 1)?,
-        name: word(groups.code + 3)?,
-        table: word(groups.code + 4)?,
-        first_line: word(groups.code + 5)?,
-    };
-    let has_key = version == 0x30d;
-    Ok(fields.pack(Interpreter {
-        version,
-        interpreters: runtime + u64::from(word(5)?),
-        thread_key: if has_key { runtime + u64::from(THREAD_KEY_3_13) } else { 0 },
-        interpreter_next: word(8)?,
-        interpreter_threads: word(9)?,
-        thread_next: word(groups.thread + 2)?,
-        thread_frame: word(groups.thread + 4)?,
-        thread_id: word(groups.thread + groups.thread_id)?,
-        shim_owner: OWNER_SHIM,
-        position_is_pointer: 1,
-        code_instructions: word(groups.code + 9)?,
-        text_ascii: 40,
-        text_compact: 56,
-        text_state_shift: if has_key { 0 } else { 14 },
-        ..Interpreter::UNKNOWN
-    }))
-}
-
 /// Offsets from the start of a frame and of a code object.
-struct Fields {
-    frame_code: u32,
-    frame_back: u32,
-    frame_position: u32,
-    frame_owner: u32,
-    frame_entry: u32,
-    first_line: u32,
-    file: u32,
-    name: u32,
-    table: u32,
+pub(super) struct Fields {
+    pub(super) frame_code: u32,
+    pub(super) frame_back: u32,
+    pub(super) frame_position: u32,
+    pub(super) frame_owner: u32,
+    pub(super) frame_entry: u32,
+    pub(super) first_line: u32,
+    pub(super) file: u32,
+    pub(super) name: u32,
+    pub(super) table: u32,
 }
 
 impl Fields {
     /// The kernel side reads each object in one piece: from where, how much, and where in it the fields are.
-    fn pack(&self, into: Interpreter) -> Interpreter {
+    pub(super) fn pack(&self, into: Interpreter) -> Interpreter {
         let frame_base = self.frame_code.min(self.frame_back).min(self.frame_position) & !7;
         let code_base = self.first_line.min(self.file).min(self.name).min(self.table) & !7;
         let relative = |offset: u32| if offset == UNKNOWN { UNKNOWN } else { offset - frame_base };
@@ -307,35 +242,25 @@ impl Fields {
     }
 }
 
+/// Whether the kernel side can read each object at once, and finds the fields where words lie.
+pub(super) fn fits(found: &Interpreter) -> bool {
+    let words = [found.frame_code, found.frame_back, found.code_file, found.code_name, found.code_table];
+    let position = if found.position_is_pointer != 0 { 8 } else { 4 };
+    (found.frame_len as usize) < OBJECT_LEN
+        && (found.code_len as usize) < OBJECT_LEN
+        && words.iter().all(|word| word.is_multiple_of(8))
+        && found.frame_position.is_multiple_of(position)
+        && found.code_first_line.is_multiple_of(4)
+}
+
 #[cfg(test)]
 mod tests {
-    use portchurn_common::stack::OBJECT_LEN;
-
-    use super::{COOKIE, LAYOUTS, from_description, from_layout};
+    use super::{LAYOUTS, fits, from_layout};
 
     #[test]
     fn every_layout_fits_what_the_kernel_side_reads_at_once() {
         for layout in LAYOUTS {
-            let found = from_layout(layout, 0x1000);
-            assert!((found.frame_len as usize) < OBJECT_LEN && (found.code_len as usize) < OBJECT_LEN);
-            for word in
-                [found.frame_code, found.frame_back, found.code_file, found.code_name, found.code_table]
-            {
-                assert_eq!(word % 8, 0, "version {:x}", layout.version);
-            }
-            assert_eq!(found.code_first_line % 4, 0);
+            assert!(fits(&from_layout(layout, 0x1000)), "version {:x}", layout.version);
         }
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused_politely() {
-        assert!(from_description(0x306, &[], 0).unwrap_err().contains("3.6 is not known"));
-        assert!(from_description(0x310, &[], 0).unwrap_err().contains("3.16"));
-        let mut words = vec![0; 96];
-        assert!(from_description(0x30d, &words, 0).is_err());
-        (words[0], words[1]) = (COOKIE, 0x030d_00f0);
-        assert!(from_description(0x30d, &words, 0).is_ok());
-        words[2] = 1;
-        assert!(from_description(0x30d, &words, 0).unwrap_err().contains("free-threaded"));
     }
 }

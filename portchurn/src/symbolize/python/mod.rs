@@ -1,5 +1,6 @@
 //! CPython 3.7 and later: which file is one, where its state lies in a process, and what its code objects say.
 
+mod described;
 mod layout;
 pub mod lines;
 
