@@ -30,14 +30,24 @@ pub fn agree(expected: u64, counted: u64) -> bool {
     expected.abs_diff(counted) <= (counted / SLACK_SHARE).max(SLACK)
 }
 
+/// A reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// When it ended.
+    pub ended: Instant,
+    /// Processor time that it took.
+    pub cost: Duration,
+    /// Whether it showed the same as the one before.
+    pub is_still: bool,
+    /// Whether the model carries all of it on. Pools of bound ports it does not.
+    pub is_carried: bool,
+}
+
 /// What is known about the last reading, and since.
 #[derive(Debug)]
 pub struct Pace {
-    /// When it ended.
-    ended: Instant,
-    /// Processor time that it took.
-    cost: Duration,
-    /// Whether it showed the same as the one before, and nothing has happened since.
+    last: Read,
+    /// Whether nothing has happened since, nor between it and the one before.
     is_still: bool,
     /// When it was last in agreement with the kernel; `None`: it is known not to be.
     agreed: Option<Instant>,
@@ -49,9 +59,17 @@ pub struct Pace {
 
 impl Pace {
     /// After a reading.
-    pub fn after(before: Option<&Self>, ended: Instant, cost: Duration, is_still: bool) -> Self {
-        let hurried = before.and_then(|before| if before.is_hurried { Some(ended) } else { before.hurried });
-        Self { ended, cost, is_still, agreed: Some(ended), is_crowded: false, is_hurried: false, hurried }
+    pub fn after(before: Option<&Self>, last: Read) -> Self {
+        let hurried =
+            before.and_then(|before| if before.is_hurried { Some(last.ended) } else { before.hurried });
+        Self {
+            last,
+            is_still: last.is_still,
+            agreed: Some(last.ended),
+            is_crowded: false,
+            is_hurried: false,
+            hurried,
+        }
     }
 
     /// Something goes on: no time to rest.
@@ -71,7 +89,7 @@ impl Pace {
 
     /// Whether it makes a difference at this moment if the ledger is right.
     pub fn wants_check(&self, now: Instant) -> bool {
-        now + HOLDS >= self.ended + self.spaced(SOON)
+        now + HOLDS >= self.last.ended + self.spaced(SOON)
     }
 
     /// The ledger was compared with the kernel.
@@ -82,25 +100,26 @@ impl Pace {
     /// When to read next, as things stand.
     pub fn due(&self, now: Instant) -> Instant {
         let agrees = self.agreed.is_some_and(|agreed| now < agreed + HOLDS);
-        let mut wait = self.spaced(if agrees { LATER } else { SOON });
+        let is_known = agrees && (self.last.is_carried || self.is_still);
+        let mut wait = self.spaced(if is_known { LATER } else { SOON });
         if self.is_still && self.agreed.is_some() {
             wait = (wait + STILL).min(LATEST);
         }
         if self.is_crowded {
             wait = wait.min(self.spaced(CROWDED));
         }
-        let due = self.ended + wait;
+        let due = self.last.ended + wait;
         if !self.is_hurried {
             return due;
         }
         // The first tells who holds the ports; while it goes on, no more is to be learned than usual.
         let next_hurried = self.hurried.map(|hurried| hurried + self.spaced(SOON));
-        let soonest = self.ended + self.cost * HURRIED;
+        let soonest = self.last.ended + self.last.cost * HURRIED;
         due.min(next_hurried.map_or(soonest, |next| next.max(soonest)))
     }
 
     fn spaced(&self, times: u32) -> Duration {
-        (self.cost * times).clamp(SOONEST, LATEST)
+        (self.last.cost * times).clamp(SOONEST, LATEST)
     }
 }
 
@@ -108,14 +127,18 @@ impl Pace {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{HOLDS, LATEST, Pace, SOONEST, STILL, agree};
+    use super::{HOLDS, LATEST, Pace, Read, SOONEST, STILL, agree};
 
     const MS: Duration = Duration::from_millis(1);
     const S: Duration = Duration::from_secs(1);
 
+    fn read(ended: Instant, cost_ms: u32) -> Read {
+        Read { ended, cost: MS * cost_ms, is_still: false, is_carried: true }
+    }
+
     fn after(cost_ms: u32) -> (Pace, Instant) {
         let at = Instant::now();
-        (Pace::after(None, at, MS * cost_ms, false), at)
+        (Pace::after(None, read(at, cost_ms)), at)
     }
 
     #[test]
@@ -148,14 +171,25 @@ mod tests {
     #[test]
     fn where_nothing_happens_it_rests_until_something_does() {
         let at = Instant::now();
-        let mut pace = Pace::after(None, at, 2 * MS, true);
+        let still = |cost_ms| Read { is_still: true, ..read(at, cost_ms) };
+        let mut pace = Pace::after(None, still(2));
         assert_eq!(pace.due(at) - at, 2 * S + STILL);
         pace.check(at, false);
         assert_eq!(pace.due(at) - at, SOONEST, "it only seemed so");
         pace.check(at, true);
         pace.wake();
         assert_eq!(pace.due(at) - at, 2 * S);
-        assert_eq!(Pace::after(None, at, 90 * MS, true).due(at) - at, LATEST);
+        assert_eq!(Pace::after(None, still(90)).due(at) - at, LATEST);
+    }
+
+    #[test]
+    fn what_nobody_carries_on_is_read_soon_while_anything_happens() {
+        let at = Instant::now();
+        let pools = Read { is_still: true, is_carried: false, ..read(at, 20) };
+        let mut pace = Pace::after(None, pools);
+        assert_eq!(pace.due(at) - at, 20 * S + STILL);
+        pace.wake();
+        assert_eq!(pace.due(at) - at, 4 * S);
     }
 
     #[test]
@@ -163,12 +197,12 @@ mod tests {
         let (mut pace, at) = after(90);
         pace.hurry();
         assert_eq!(pace.due(at) - at, 900 * MS);
-        let read = at + S;
-        let mut pace = Pace::after(Some(&pace), read, 90 * MS, false);
+        let later = at + S;
+        let mut pace = Pace::after(Some(&pace), read(later, 90));
         pace.hurry();
-        assert_eq!(pace.due(read) - read, 18 * S, "again only as often as what differs");
-        let pace = Pace::after(Some(&Pace::after(Some(&pace), read, 90 * MS, false)), read, 2 * MS, false);
-        assert_eq!(pace.due(read) - read, 2 * S, "nobody asked again");
+        assert_eq!(pace.due(later) - later, 18 * S, "again only as often as what differs");
+        let pace = Pace::after(Some(&Pace::after(Some(&pace), read(later, 90))), read(later, 2));
+        assert_eq!(pace.due(later) - later, 2 * S, "nobody asked again");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::live::owners::Owners;
-use crate::live::pace::{Pace, agree};
+use crate::live::pace::{Pace, Read, agree};
 use crate::model::sockets::{Expected, NamespaceReading, SocketReading, Sysctls, Unread};
 use crate::sources::netns::{in_namespace, network_namespaces, own_namespace};
 use crate::sources::sock_diag::{SockDiag, StateSet};
@@ -132,9 +132,13 @@ impl Worker {
             };
             let Ok(waiting) = waiting else { return };
             let reading = self.read();
-            let is_still = self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading));
-            let cost = Duration::from_nanos(reading.cpu_ns);
-            pace = Some(Pace::after(pace.as_ref(), Instant::now(), cost, is_still));
+            let read = Read {
+                ended: Instant::now(),
+                cost: Duration::from_nanos(reading.cpu_ns),
+                is_still: self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)),
+                is_carried: reading.namespaces.iter().all(|namespace| namespace.pools.is_empty()),
+            };
+            pace = Some(Pace::after(pace.as_ref(), read));
             self.last = Some(reading.clone());
             if readings.send(reading).is_err() {
                 return;
