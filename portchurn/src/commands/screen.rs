@@ -96,7 +96,14 @@ impl Viewer {
     /// Whether to go on.
     fn on_terminal_event(&mut self, session: &mut Session, event: &TerminalEvent) -> Result<bool> {
         let action = match event {
-            TerminalEvent::Key(key) => self.state.on_key(*key),
+            TerminalEvent::Key(key) => {
+                let showed_list = self.state.shows_list();
+                let action = self.state.on_key(*key);
+                if self.state.shows_list() && !showed_list {
+                    session.collector.hurry_reading();
+                }
+                action
+            }
             TerminalEvent::Mouse(mouse) => {
                 self.state.on_mouse(*mouse);
                 Action::None

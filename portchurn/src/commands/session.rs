@@ -240,6 +240,9 @@ impl Session {
         self.keep_within_budget(&sample);
         self.summary.add(&sample);
         self.model.apply(&sample);
+        if let Some(expected) = self.model.expected_time_wait() {
+            self.collector.expect(expected);
+        }
         Ok(sample)
     }
 }

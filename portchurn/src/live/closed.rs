@@ -101,6 +101,11 @@ impl Closed {
         key.map(|key| ChurnKey { start_ns: cut_to_ticks(key.start_ns), ..key })
     }
 
+    /// How many keys were taken back so far.
+    pub fn retired(&self) -> u64 {
+        self.retired.noted()
+    }
+
     /// Network namespaces of the keys in use.
     pub fn namespaces(&self) -> Vec<u32> {
         let slots = (0..self.slots.len()).map(|index| self.slots.get(index).key);

@@ -26,7 +26,7 @@ use crate::live::sites::Sites;
 use crate::live::stacks::{StackThread, Watcher};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
-use crate::model::sockets::{SocketReading, Unowned};
+use crate::model::sockets::{Expected, SocketReading, Unowned};
 use crate::model::who::Query;
 use crate::sources::procfs::{Presence, Procfs, cut_to_ticks};
 
@@ -167,6 +167,20 @@ impl Collector {
     pub fn read_sockets_now(&mut self) {
         if let Some(reader) = &mut self.reader {
             reader.read_now();
+        }
+    }
+
+    /// Says how many TIME_WAIT there should be: as long as the kernel counts as many, its tables need not be read.
+    pub fn expect(&self, expected: Expected) {
+        if let Some(reader) = &self.reader {
+            reader.expect(expected);
+        }
+    }
+
+    /// Asks for a fresh reading, which a later sample will hold: somebody looks.
+    pub fn hurry_reading(&self) {
+        if let Some(reader) = &self.reader {
+            reader.hurry();
         }
     }
 

@@ -9,7 +9,7 @@
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
-//! reader      the socket tables, on a thread of its own    search  who opened a connection
+//! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
 //! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
 //! turns       how soon these two get a processor
 //! collector   tables and records → Sample
@@ -26,6 +26,7 @@ pub mod loader;
 pub mod looks;
 pub mod memory;
 pub mod owners;
+pub mod pace;
 pub mod preflight;
 pub mod reader;
 pub mod records;

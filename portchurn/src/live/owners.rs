@@ -1,13 +1,13 @@
 //! Whose a socket is: its cookie → the connection that the kernel side followed. What was proven once is remembered for
 //! as long as the TIME_WAIT lives, though its place in the table of connections may be another's by then.
 
-use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 use portchurn_common::conn::{CLOSED, Conn, flag};
 use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::tcp::CloseKind;
 
 use crate::live::closed::Closed;
+use crate::live::retired::RETIRED_MAX;
 use crate::model::sockets::{Ownership, SitePair, Unowned};
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
@@ -60,6 +60,8 @@ pub struct Owners {
     reading: u32,
     probed: Vec<u64>,
     harvested_ns: u64,
+    /// Keys that had been taken back when the table was looked after last.
+    retired: u64,
     /// Why a socket that is not found was not followed.
     otherwise: Unowned,
     resolved: u32,
@@ -78,6 +80,7 @@ impl Owners {
             reading: 0,
             probed: vec![0; PROBED_PLACES],
             harvested_ns: 0,
+            retired: 0,
             otherwise,
             resolved: 0,
         }
@@ -156,16 +159,23 @@ impl Owners {
         })
     }
 
-    /// Reads ends out of the table before others take their places, if it turns over that fast. To be called a few
-    /// times a second; it costs a look at some hundred places unless there is reason.
+    /// Whether there is hardly room for more ends, of which the next reading shows which to keep.
+    pub fn is_crowded(&self) -> bool {
+        self.known.len() > KNOWN_MAX / 4 * 3
+    }
+
+    /// Reads ends out of the table before others take their places, or their keys are forgotten, if it turns over that
+    /// fast. To be called a few times a second; it costs a look at some hundred places unless there is reason.
     pub fn harvest(&mut self) {
         let stride = (self.closed.len() / PROBED_PLACES).max(1);
         let places = (0..self.closed.len()).step_by(stride).take(PROBED_PLACES);
         let now: Vec<_> = places.map(|place| self.closed.id_at(place) & !CLOSED).collect();
         let changed = now.iter().zip(&self.probed).filter(|(now, before)| now != before).count();
-        if changed * 8 < now.len() {
+        let retired = self.closed.retired();
+        if changed * 8 < now.len() && retired - self.retired < RETIRED_MAX as u64 / 2 {
             return;
         }
+        self.retired = retired;
         self.probed = now;
         let mut newest_ns = self.harvested_ns;
         for place in 0..self.closed.len() {
@@ -194,24 +204,24 @@ impl Owners {
 
     /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there.
     fn resolve_ended(&mut self, cookie: u64) -> Resolved {
-        // What was not found once may have been about to be written.
-        if self.known.get(&cookie).is_none_or(|known| known.owner == Known::NOBODY) {
-            let known = self.find_ended(cookie);
-            if let Some(present) = self.known.get_mut(&cookie) {
-                *present = Known { seen: present.seen, ..known };
-            } else if self.known.len() < KNOWN_MAX {
-                self.known.insert(cookie, known);
-            } else {
-                return self.resolved(known, false);
+        let reading = self.reading;
+        let before = self.known.get_mut(&cookie).map(|known| {
+            let before = *known;
+            known.seen = reading;
+            before
+        });
+        let known = match before {
+            Some(known) if known.owner != Known::NOBODY => known,
+            // What was not found once may have been about to be written.
+            _ => {
+                let known = Known { seen: reading, ..self.find_ended(cookie) };
+                if before.is_some() || self.known.len() < KNOWN_MAX {
+                    self.known.insert(cookie, known);
+                }
+                known
             }
-        }
-        let Entry::Occupied(mut entry) = self.known.entry(cookie) else {
-            return self.resolved(NOT_KNOWN, false);
         };
-        let repeated = entry.get().seen == self.reading;
-        entry.get_mut().seen = self.reading;
-        let known = *entry.get();
-        self.resolved(known, repeated)
+        self.resolved(known, before.is_some_and(|known| known.seen == reading))
     }
 
     fn find_ended(&mut self, cookie: u64) -> Known {

@@ -1,5 +1,5 @@
 //! Reads the socket tables on a thread of its own, so that no refresh ever waits for a host with many sockets, and as
-//! rarely as its own cost demands: never more than a hundredth of one processor.
+//! rarely as [`Pace`] demands: when the kernel counts another number of TIME_WAIT than is known, else once in a while.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,20 +11,14 @@ use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::live::owners::Owners;
-use crate::model::sockets::{NamespaceReading, SocketReading, Sysctls, Unread};
+use crate::live::pace::{Pace, Read, agree};
+use crate::model::sockets::{Expected, NamespaceReading, SocketReading, Sysctls, Unread};
 use crate::sources::netns::{in_namespace, network_namespaces, own_namespace};
 use crate::sources::sock_diag::{SockDiag, StateSet};
 use crate::sources::socket_count::SocketCount;
+use crate::sources::sockstat::{time_wait_here, time_wait_of};
 use crate::sources::sysctls::tcp_sysctls;
 
-/// Processor time of a reading × this is the least time to the next one.
-const SPACING: u32 = 100;
-/// The least time between two readings that nobody asked for.
-const SOONEST: Duration = Duration::from_secs(1);
-/// The longest. Between two readings the model carries on by itself, and errs more the longer it must.
-const LATEST: Duration = Duration::from_secs(60);
-/// How much longer it rests while nothing changes.
-const IDLE: Duration = Duration::from_secs(10);
 /// How often the table of connections is looked after.
 const HARVEST_EVERY: Duration = Duration::from_millis(250);
 
@@ -36,6 +30,8 @@ enum Command {
     Hurry,
     /// Something goes on: no time to rest.
     Wake,
+    /// This is how many TIME_WAIT there should be.
+    Expect(Expected),
 }
 
 /// The running thread. It ends when this is dropped.
@@ -75,7 +71,7 @@ impl Reader {
         }
     }
 
-    /// Asks for a fresh reading soon, within the budget of one processor's tenth.
+    /// Asks for a fresh reading soon: what happens, it would explain.
     pub fn hurry(&self) {
         self.tell(Command::Hurry);
     }
@@ -83,6 +79,11 @@ impl Reader {
     /// Says that connections come and go: what was still when the tables were read last is not any more.
     pub fn wake(&self) {
         self.tell(Command::Wake);
+    }
+
+    /// Says how many TIME_WAIT there should be at this moment.
+    pub fn expect(&self, expected: Expected) {
+        self.tell(Command::Expect(expected));
     }
 
     fn tell(&self, command: Command) {
@@ -123,26 +124,21 @@ impl Worker {
     }
 
     fn run(mut self, orders: &Receiver<Command>, readings: &Sender<SocketReading>) {
-        let (mut next, mut busy) = (Instant::now(), Instant::now());
+        let mut pace: Option<Pace> = None;
         loop {
-            let mut waiting = None;
-            while waiting.is_none() && Instant::now() < next {
-                let pause = next.saturating_duration_since(Instant::now()).min(HARVEST_EVERY);
-                match orders.recv_timeout(pause) {
-                    Ok(Command::Now(done)) => waiting = Some(done),
-                    Ok(Command::Hurry) => next = next.min(self.soonest()),
-                    Ok(Command::Wake) => next = next.min(busy),
-                    Err(RecvTimeoutError::Timeout) => self.owners.harvest(),
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-            let reading = self.read();
-            busy = Instant::now() + spaced(&reading);
-            next = if self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)) {
-                busy + IDLE
-            } else {
-                busy
+            let waiting = match &mut pace {
+                Some(pace) => self.wait(pace, orders),
+                None => Ok(None),
             };
+            let Ok(waiting) = waiting else { return };
+            let reading = self.read();
+            let read = Read {
+                ended: Instant::now(),
+                cost: Duration::from_nanos(reading.cpu_ns),
+                is_still: self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)),
+                is_carried: reading.namespaces.iter().all(|namespace| namespace.pools.is_empty()),
+            };
+            pace = Some(Pace::after(pace.as_ref(), read));
             self.last = Some(reading.clone());
             if readings.send(reading).is_err() {
                 return;
@@ -153,10 +149,62 @@ impl Worker {
         }
     }
 
-    /// When a reading that something calls for may begin.
-    fn soonest(&self) -> Instant {
-        let cost = self.last.as_ref().map_or(Duration::ZERO, cost);
-        Instant::now() + cost * (SPACING / 10)
+    /// Waits until it is time for the next reading; who waits for that, if anybody asked. An error: it is over.
+    fn wait(
+        &mut self,
+        pace: &mut Pace,
+        orders: &Receiver<Command>,
+    ) -> Result<Option<Sender<()>>, RecvTimeoutError> {
+        let mut harvest = Instant::now() + HARVEST_EVERY;
+        loop {
+            let now = Instant::now();
+            if now >= harvest {
+                harvest = now + HARVEST_EVERY;
+                self.owners.harvest();
+                if self.owners.is_crowded() {
+                    pace.crowd();
+                }
+            }
+            let due = pace.due(now);
+            if due <= now {
+                return Ok(None);
+            }
+            match orders.recv_timeout(due.min(harvest) - now) {
+                Ok(Command::Now(done)) => return Ok(Some(done)),
+                Ok(Command::Hurry) => pace.hurry(),
+                Ok(Command::Wake) => pace.wake(),
+                Ok(Command::Expect(expected)) => self.compare(&expected, pace),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(over @ RecvTimeoutError::Disconnected) => return Err(over),
+            }
+        }
+    }
+
+    fn compare(&self, expected: &Expected, pace: &mut Pace) {
+        let now = Instant::now();
+        let Some(last) = self.last.as_ref().filter(|last| last.at_ns == expected.read_ns) else { return };
+        if !pace.wants_check(now) {
+            return;
+        }
+        let agrees = expected.namespaces.iter().all(|&(netns, sum)| {
+            let read = last.namespaces.iter().find(|namespace| namespace.netns == netns);
+            let closing = read.map_or(0, |namespace| u64::from(namespace.closing));
+            match (sum, self.counted(netns)) {
+                (Some(sum), Some(counted)) => agree(sum + closing, counted),
+                // A namespace that is gone has none.
+                (sum, None) => sum == Some(0),
+                (None, _) => false,
+            }
+        });
+        pace.check(now, agrees);
+    }
+
+    /// TIME_WAIT sockets as the kernel counts them.
+    fn counted(&self, netns: u32) -> Option<u64> {
+        if netns == self.own_netns {
+            return time_wait_here();
+        }
+        time_wait_of(netns, self.paths.get(&netns)?)
     }
 
     fn read(&mut self) -> SocketReading {
@@ -204,14 +252,9 @@ impl Worker {
     fn read_namespace(&mut self, netns: u32) -> Result<NamespaceReading> {
         let (mut diag, sysctls) = self.open(netns)?;
         let mut count = SocketCount::new(netns, sysctls);
-        let holders = diag.visit(StateSet::LISTENERS_AND_BOUND, |socket| count.add_holder(socket))?;
         let owners = &mut self.owners;
-        let seen = diag.visit(StateSet::CONNECTIONS, |socket| count.add(socket, owners))?;
-        Ok(NamespaceReading {
-            interrupted: seen.interrupted || holders.interrupted,
-            truncated: seen.truncated || holders.truncated,
-            ..count.finish()
-        })
+        let seen = diag.visit(StateSet::ALL_AND_BOUND, |socket| count.add(socket, owners))?;
+        Ok(NamespaceReading { interrupted: seen.interrupted, truncated: seen.truncated, ..count.finish() })
     }
 
     /// Opened anew each time: an open line would keep alive a namespace that everybody else has left.
@@ -236,15 +279,6 @@ impl Worker {
     }
 }
 
-fn cost(reading: &SocketReading) -> Duration {
-    Duration::from_nanos(reading.cpu_ns)
-}
-
-/// How long to wait after it: so long that the cost is a hundredth.
-fn spaced(reading: &SocketReading) -> Duration {
-    (cost(reading) * SPACING).clamp(SOONEST, LATEST)
-}
-
 /// Enough to tell whether anything goes on.
 fn sockets(reading: &SocketReading) -> (u64, u64) {
     let mut sum = (0, 0);
@@ -262,22 +296,13 @@ fn now_ns(clock: ClockId) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{LATEST, SOONEST, sockets, spaced};
+    use super::sockets;
     use crate::model::sockets::{NamespaceReading, SocketReading, TupleReading};
 
-    fn reading(cpu_ms: u64, established: u32) -> SocketReading {
+    fn reading(cpu_ns: u64, established: u32) -> SocketReading {
         let tuple = TupleReading { established, ..TupleReading::default() };
         let namespace = NamespaceReading { tuples: vec![tuple], ..NamespaceReading::default() };
-        SocketReading { cpu_ns: cpu_ms * 1_000_000, namespaces: vec![namespace], ..SocketReading::default() }
-    }
-
-    #[test]
-    fn a_reading_never_costs_more_than_a_hundredth() {
-        assert_eq!(spaced(&reading(1, 5)), SOONEST);
-        assert_eq!(spaced(&reading(150, 5)), Duration::from_secs(15));
-        assert_eq!(spaced(&reading(5000, 5)), LATEST);
+        SocketReading { cpu_ns, namespaces: vec![namespace], ..SocketReading::default() }
     }
 
     #[test]

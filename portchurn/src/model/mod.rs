@@ -134,6 +134,11 @@ impl Model {
         self.exhaustions.apply(sample, &self.ports, &self.names);
     }
 
+    /// How many TIME_WAIT there should be by now; `None` before the first reading.
+    pub fn expected_time_wait(&self) -> Option<sockets::Expected> {
+        self.time_wait.expected()
+    }
+
     /// Counts from here on. What is open stays known, as if portchurn had been attached at this moment.
     pub fn restart(&mut self) {
         self.context.attached_ns = self.last_ns;

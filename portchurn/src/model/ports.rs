@@ -36,6 +36,8 @@ struct Recycling {
     counted: Option<u64>,
     /// That should have happened since one did.
     expected: f64,
+    /// None happened, though enough should have: so it was at the latest reading.
+    is_inert: bool,
 }
 
 /// All budgets.
@@ -83,13 +85,13 @@ impl Ports {
         let recycling = self.recycling.entry(namespace.netns).or_default();
         let counted = namespace.sysctls.as_ref().and_then(|sysctls| sysctls.recycled);
         if counted != recycling.counted {
-            *recycling = Recycling { counted, expected: 0.0 };
+            *recycling = Recycling { counted, ..Recycling::default() };
         }
+        recycling.is_inert = counted.is_some() && recycling.expected > EXPECTED_RECYCLES;
     }
 
     fn is_inert(&self, netns: u32) -> bool {
-        let seen = self.recycling.get(&netns);
-        seen.is_some_and(|seen| seen.counted.is_some() && seen.expected > EXPECTED_RECYCLES)
+        self.recycling.get(&netns).is_some_and(|seen| seen.is_inert)
     }
 
     /// Who holds the ports of a destination, most first, and when that was read.
@@ -185,18 +187,24 @@ fn used_by_target(namespace: &NamespaceReading) -> HashMap<Target, f64> {
 
 /// Ports that `connect()` may choose from at all.
 pub(super) fn available(sysctls: &Sysctls, blocked: PortCount) -> PortCount {
-    let mut count = PortCount::default();
-    let is_reserved = |port: u16| sysctls.reserved.iter().any(|&(low, high)| (low..=high).contains(&port));
-    for port in (sysctls.port_low..=sysctls.port_high)
-        .filter(|&port| sysctls.reserved.is_empty() || !is_reserved(port))
-    {
-        count.all += 1;
-        count.first_half += u32::from(port & 1 == sysctls.port_low & 1);
-    }
-    PortCount {
-        all: count.all.saturating_sub(blocked.all),
-        first_half: count.first_half.saturating_sub(blocked.first_half),
-    }
+    let whole = ports_within(sysctls, (sysctls.port_low, sysctls.port_high));
+    // The kernel lists each reserved port once.
+    sysctls.reserved.iter().map(|&reserved| ports_within(sysctls, reserved)).chain([blocked]).fold(
+        whole,
+        |left, taken| PortCount {
+            all: left.all.saturating_sub(taken.all),
+            first_half: left.first_half.saturating_sub(taken.first_half),
+        },
+    )
+}
+
+/// Ports of the local range that lie between two, both included.
+fn ports_within(sysctls: &Sysctls, (low, high): (u16, u16)) -> PortCount {
+    let (low, end) = (low.max(sysctls.port_low), u32::from(high.min(sysctls.port_high)) + 1);
+    let all = end.saturating_sub(low.into());
+    // Every other one, beginning with the first that has the parity of the range's low end.
+    let first_half = (all + u32::from(low & 1 == sysctls.port_low & 1)) / 2;
+    PortCount { all, first_half }
 }
 
 /// Whether so few ports of the half that is tried first are left that a connect meets a waiting one.

@@ -4,7 +4,7 @@
 use portchurn_common::flow::{Address, ChurnKey, Role};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
-use super::{ALARM_RATIO, Ports};
+use super::{ALARM_RATIO, Ports, available};
 use crate::model::budget::{BudgetKind, PortBudget};
 use crate::model::names::Names;
 use crate::model::pools::{BINDS_BY_NAMESPACE, BINDS_NOT_VISIBLE};
@@ -27,6 +27,8 @@ struct Churn {
     sysctls: Sysctls,
     /// Every so many seconds the tables are read.
     read_every_s: u64,
+    /// Whether the kernel counts ports that were taken over.
+    recycles: bool,
 }
 
 impl Churn {
@@ -38,7 +40,7 @@ impl Churn {
             timestamps: 1,
             ..Sysctls::default()
         };
-        Self { per_s, remote: SERVER, sysctls, read_every_s: 1 }
+        Self { per_s, remote: SERVER, sysctls, read_every_s: 1, recycles: false }
     }
 
     fn with(self, tw_reuse: u8, timestamps: u8, remote: Address) -> Self {
@@ -75,9 +77,10 @@ impl Churn {
         let count = u64::from(self.per_s);
         let mut counts = Counts { attempts: count, opened: count, time_wait: count, ..Counts::ZERO };
         counts.closed[CloseKind::Local as usize] = count;
+        let recycled = if self.recycles { Some(at_s) } else { self.sysctls.recycled };
         let namespace = NamespaceReading {
             netns: 5,
-            sysctls: Some(self.sysctls.clone()),
+            sysctls: Some(Sysctls { recycled, ..self.sysctls.clone() }),
             tuples: vec![self.tuple(at_s)],
             ..NamespaceReading::default()
         };
@@ -167,6 +170,34 @@ fn a_peer_without_timestamps_shows_by_what_does_not_happen() {
     let row = churn.after(13);
     assert!(!row.reuse && row.reuse_because.contains("peer"), "{}", row.reuse_because);
     assert!(row.seconds_to_exhaustion.is_some());
+}
+
+#[test]
+fn that_nothing_was_taken_over_only_a_reading_tells() {
+    let churn = Churn { read_every_s: 5, recycles: true, ..Churn::new(100).with(1, 1, SERVER) };
+    for at_s in 10..=30 {
+        let row = churn.after(at_s);
+        assert!(row.reuse, "at {at_s}: {}", row.reuse_because);
+    }
+}
+
+#[test]
+fn ports_are_counted_as_they_lie_in_the_range() {
+    let of = |port_low, port_high, reserved: &[(u16, u16)]| {
+        let sysctls = Sysctls { port_low, port_high, reserved: reserved.to_vec(), ..Sysctls::default() };
+        let count = available(&sysctls, PortCount::default());
+        let is_free = |port: &u16| !reserved.iter().any(|(low, high)| (low..=high).contains(&port));
+        let free: Vec<u16> = (port_low..=port_high).filter(is_free).collect();
+        let first_half = free.iter().filter(|&&port| port & 1 == port_low & 1).count();
+        assert_eq!((count.all as usize, count.first_half as usize), (free.len(), first_half));
+    };
+    of(32_768, 60_999, &[]);
+    of(1, u16::MAX, &[(1, 1), (3, 8), (65_535, 65_535)]);
+    for (low, high) in [(10, 10), (10, 13), (11, 13), (11, 14)] {
+        of(low, high, &[]);
+        of(low, high, &[(1, 9), (11, 12), (14, 99), (200, 300)]);
+        of(low, high, &[(1, 99)]);
+    }
 }
 
 #[test]

@@ -34,6 +34,15 @@ pub struct SocketReading {
     pub unread: Vec<Unread>,
 }
 
+/// How many TIME_WAIT sockets there should be by now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expected {
+    /// When the reading that this carries on was complete. Nanoseconds, CLOCK_MONOTONIC.
+    pub read_ns: u64,
+    /// By network namespace; `None`: it is at its limit, and which of the ends made one is not known.
+    pub namespaces: Vec<(u32, Option<u64>)>,
+}
+
 /// A network namespace that could not be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unread {
@@ -56,6 +65,8 @@ pub struct NamespaceReading {
     pub truncated: bool,
     /// Sockets that were listed twice, and counted once.
     pub repeated: u64,
+    /// Mini-sockets that still wait for the peer's FIN: the kernel counts them with TIME_WAIT.
+    pub closing: u32,
     /// TIME_WAIT sockets by owner and destination.
     pub time_wait: Vec<TimeWaitGroup>,
     /// Sockets that hold a local port of the range, by source and destination.

@@ -18,7 +18,7 @@ use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::Role;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Ages, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
+    AGE_STEP_S, AGE_STEPS, Ages, Expected, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
 };
 use crate::model::stacks::Stacks;
 
@@ -203,6 +203,20 @@ impl Ledger {
         let mut owners: Vec<_> = owners.into_iter().map(|(id, list)| owner(id, list, names)).collect();
         owners.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.tgid.cmp(&b.tgid)));
         Some(summed(last, read_ago_s, &by_ownership, &ages, owners))
+    }
+
+    /// How many there should be by now; `None` before the first reading.
+    pub fn expected(&self) -> Option<Expected> {
+        let last = self.last.as_ref()?;
+        let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
+        let mut sums: BTreeMap<_, _> = last.namespaces.iter().map(|namespace| (namespace.netns, 0)).collect();
+        for ((_, key), _, amount) in self.amounts(last, read_ago_s) {
+            *sums.entry(key.netns).or_default() += amount.left + amount.since;
+        }
+        let shares = self.entered_shares(read_ago_s);
+        let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
+        let namespaces = sums.into_iter().map(|(netns, sum)| (netns, has_room(netns).then_some(sum)));
+        Some(Expected { read_ns: last.at_ns, namespaces: namespaces.collect() })
     }
 
     /// How many sockets each group has by now.

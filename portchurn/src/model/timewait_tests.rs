@@ -63,15 +63,20 @@ fn entered(tgid: u32, count: u64) -> (ChurnKey, Counts) {
     (key(tgid), Counts { time_wait: count, opened: count, ..Counts::ZERO })
 }
 
-/// One sample per second, as the model would hand it on.
 fn after(samples: Vec<Sample>) -> TimeWait {
+    let (ledger, names) = applied(samples);
+    ledger.snapshot(&names, &Stacks::default(), None).unwrap()
+}
+
+/// One sample per second, as the model would hand it on.
+fn applied(samples: Vec<Sample>) -> (Ledger, Names) {
     let (mut ledger, rates, mut names) = (Ledger::default(), Rates::default(), Names::default());
     for sample in samples {
         names.apply(&sample);
         let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
         ledger.apply(&sample, &rates, &names, S, share);
     }
-    ledger.snapshot(&names, &Stacks::default(), None).unwrap()
+    (ledger, names)
 }
 
 fn sample(at_s: u64) -> Sample {
@@ -133,6 +138,21 @@ fn at_the_limit_the_kernel_makes_no_more() {
     let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 900, 0)])), ..sample(1) };
     let later = Sample { churn: vec![entered(7, 400), entered(8, 100)], ..sample(2) };
     assert_eq!(after(vec![first, later]).total, 1000);
+}
+
+#[test]
+fn the_sum_is_foretold_for_each_namespace_until_ends_find_no_room() {
+    let expected = |samples| applied(samples).0.expected().unwrap().namespaces;
+    assert!(Ledger::default().expected().is_none());
+    let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 900, 0)])), ..sample(1) };
+    assert_eq!(expected(vec![first.clone()]), [(5, Some(900))]);
+    let elsewhere = (ChurnKey { netns: 6, ..key(7) }, Counts { time_wait: 3, ..Counts::ZERO });
+    let later = Sample { churn: vec![entered(7, 60), entered(8, 40), elsewhere], ..sample(2) };
+    assert_eq!(expected(vec![first.clone(), later.clone()]), [(5, Some(1000)), (6, Some(3))]);
+    let full = Sample { churn: vec![entered(7, 1)], ..sample(3) };
+    assert_eq!(expected(vec![first, later, full]), [(5, None), (6, Some(3))], "whose got in is not known");
+    let empty = Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) };
+    assert_eq!(expected(vec![empty]), [(5, Some(0))]);
 }
 
 #[test]

@@ -12,4 +12,5 @@ pub mod sock_diag;
 pub mod socket_count;
 pub mod socket_owners;
 pub mod socket_search;
+pub mod sockstat;
 pub mod sysctls;

@@ -67,7 +67,7 @@ pub(super) fn numbered_entries(directory: &Path) -> Vec<u32> {
 }
 
 /// `net:[4026531833]` reads the same as the target of a file descriptor.
-fn inode_of_link(path: &Path) -> Option<u32> {
+pub(super) fn inode_of_link(path: &Path) -> Option<u32> {
     match FDTarget::from_str(read_link(path).ok()?.to_str()?).ok()? {
         FDTarget::Net(inode) => inode.try_into().ok(),
         _ => None,

@@ -7,14 +7,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use netlink_packet_core::{
     DoneBuffer, ErrorBuffer, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, Parseable,
+    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    Parseable,
 };
-use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
-};
-use netlink_packet_sock_diag::{SOCK_DIAG_BY_FAMILY, SockDiagMessage};
+use netlink_packet_sock_diag::inet::{InetResponseHeader, Timer};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use portchurn_common::flow::{AF_INET, AF_INET6, Address, IPPROTO_TCP};
+use portchurn_common::flow::Address;
 use portchurn_common::tcp::TcpState;
 use rustix::io::Errno;
 
@@ -31,11 +29,9 @@ impl StateSet {
     pub const TIME_WAIT: Self = Self::of(&[TcpState::TimeWait]);
     /// Everything that is, or was, a connection: all but listeners and closed sockets.
     pub const CONNECTIONS: Self = Self::ALL.without(TcpState::Listen).without(TcpState::Close);
-
-    /// Sockets that took a local port and neither listen nor connect. Since 6.8; older kernels list none.
-    pub const BOUND: Self = Self(1 << BOUND_INACTIVE);
-    /// Everything that keeps a local port from others without being a connection.
-    pub const LISTENERS_AND_BOUND: Self = Self(Self::of(&[TcpState::Listen]).0 | Self::BOUND.0);
+    /// Every state, and sockets that took a local port and neither listen nor connect: these since 6.8, older kernels
+    /// list none.
+    pub const ALL_AND_BOUND: Self = Self(Self::ALL.0 | 1 << BOUND_INACTIVE);
 
     /// These states.
     pub const fn of(states: &[TcpState]) -> Self {
@@ -97,7 +93,7 @@ pub struct Completeness {
 /// A list of sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Dump {
-    /// The sockets, IPv4 before IPv6. A busy table changes while it is read: a socket may appear twice.
+    /// The sockets. A busy table changes while it is read: a socket may appear twice.
     pub sockets: Vec<Socket>,
     /// See [`Completeness::interrupted`].
     pub interrupted: bool,
@@ -146,33 +142,25 @@ impl SockDiag {
         Ok(Dump { sockets, interrupted: seen.interrupted, truncated: seen.truncated || dropped })
     }
 
-    /// Shows every socket in these states to `visitor`, and keeps none: for a table of unknown size.
+    /// Shows every socket in these states to `visitor`, and keeps none: for a table of unknown size. Listeners come first,
+    /// then what is bound and no more, then connections (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c).
     pub fn visit(&mut self, states: StateSet, mut visitor: impl FnMut(&Socket)) -> Result<Completeness> {
         let mut seen = Completeness::default();
-        for family in [AF_INET, AF_INET6] {
-            self.request(family, states).context("ask for the list of TCP sockets")?;
-            let ended = self.replies(&mut seen, &mut visitor).context("read the list of TCP sockets")?;
-            if !ended {
-                // The end of this list may still be on its way: it must not become the beginning of the next.
-                self.socket = connect()?;
-            }
+        self.request(states).context("ask for the list of TCP sockets")?;
+        let ended = self.replies(&mut seen, &mut visitor).context("read the list of TCP sockets")?;
+        if !ended {
+            // The end of this list may still be on its way: it must not become the beginning of the next.
+            self.socket = connect()?;
         }
         Ok(seen)
     }
 
-    fn request(&mut self, family: u16, states: StateSet) -> Result<()> {
+    fn request(&mut self, states: StateSet) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         header.sequence_number = self.sequence;
-        let request = InetRequest {
-            family: family as u8,
-            protocol: IPPROTO_TCP as u8,
-            extensions: ExtensionFlags::empty(),
-            states: StateFlags::from_bits_retain(states.0),
-            socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
-        };
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(BothFamilies(states)));
         message.finalize();
         self.buffer.resize(message.buffer_len(), 0);
         message.serialize(&mut self.buffer);
@@ -206,6 +194,31 @@ impl SockDiag {
 /// Lists the TCP sockets in these states, in the network namespace of this thread.
 pub fn dump(states: StateSet) -> Result<Dump> {
     SockDiag::open()?.dump(states)
+}
+
+/// `TCPDIAG_GETSOCK` of include/uapi/linux/inet_diag.h, the older request: the kernel answers it for IPv4 and IPv6 at once.
+/// Asked for one family after the other, it walks twice through all sockets of both, which is what a list costs.
+const TCPDIAG_GETSOCK: u16 = 18;
+
+/// `struct inet_diag_req` of include/uapi/linux/inet_diag.h.
+struct BothFamilies(StateSet);
+
+/// `offsetof(struct inet_diag_req, idiag_states)`.
+const STATES_AT: usize = 52;
+
+impl NetlinkSerializable for BothFamilies {
+    fn message_type(&self) -> u16 {
+        TCPDIAG_GETSOCK
+    }
+
+    fn buffer_len(&self) -> usize {
+        STATES_AT + 8
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+        buffer[STATES_AT..STATES_AT + 4].copy_from_slice(&self.0.0.to_ne_bytes());
+    }
 }
 
 /// `MSG_TRUNC` of include/linux/socket.h: return the real length of a reply even if it did not fit.
@@ -257,7 +270,7 @@ fn read_message(
 ) -> Result<Progress> {
     let payload = message.payload();
     match message.message_type() {
-        SOCK_DIAG_BY_FAMILY => {
+        TCPDIAG_GETSOCK => {
             // The header alone: the attributes, never asked for, would be allocated one by one.
             let header = InetResponseHeader::parse(payload).context("a socket is malformed")?;
             if let Some(socket) = socket_of(&header, payload) {

@@ -15,7 +15,9 @@ use rustix::fs::fstat;
 use rustix::net::sockopt::socket_cookie;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::{Completeness, Dump, Progress, SockDiag, Socket, StateSet, cookie_of, dump, read_reply};
+use super::{
+    Completeness, Dump, Progress, SockDiag, Socket, StateSet, TCPDIAG_GETSOCK, cookie_of, dump, read_reply,
+};
 use crate::sources::netns::{in_namespace, network_namespaces};
 
 fn find(dump: &Dump, cookie: u64) -> Option<Socket> {
@@ -252,7 +254,7 @@ fn garbage_is_an_error_and_never_a_panic() {
         let (progress, ..) = read(&bad);
         assert!(length == 17 || progress.is_err(), "{length}");
     }
-    assert!(read(&message(20, 0, 5, &[2, 1, 0])).0.is_err(), "a socket cut short");
+    assert!(read(&message(TCPDIAG_GETSOCK, 0, 5, &[2, 1, 0])).0.is_err(), "a socket cut short");
 }
 
 fn skip(why: &str) {

@@ -74,6 +74,7 @@ pub struct SocketCount {
     tuples_folded: u64,
     sources: HashMap<Address, Source>,
     repeated: u64,
+    closing: u32,
 }
 
 impl SocketCount {
@@ -90,11 +91,21 @@ impl SocketCount {
             tuples_folded: 0,
             sources: HashMap::new(),
             repeated: 0,
+            closing: 0,
         }
     }
 
-    /// Takes a listener, or a socket that was bound and no more. All of these come before the connections.
-    pub fn add_holder(&mut self, socket: &Socket) {
+    /// Takes a socket. Those that are no connections come first.
+    pub fn add(&mut self, socket: &Socket, resolver: &mut impl Resolver) {
+        if matches!(socket.state, TcpState::Listen | TcpState::Close) {
+            self.add_holder(socket);
+        } else {
+            self.add_connection(socket, resolver);
+        }
+    }
+
+    /// A listener, or a socket that was bound and no more.
+    fn add_holder(&mut self, socket: &Socket) {
         if socket.state == TcpState::Listen {
             self.listening.insert(socket.local_port);
         } else if !socket.local.is_unspecified()
@@ -107,8 +118,8 @@ impl SocketCount {
         self.blocked.insert(socket.local_port);
     }
 
-    /// Takes a connection, or what is left of it.
-    pub fn add(&mut self, socket: &Socket, resolver: &mut impl Resolver) {
+    /// A connection, or what is left of it.
+    fn add_connection(&mut self, socket: &Socket, resolver: &mut impl Resolver) {
         let resolved = resolver.resolve(self.netns, socket);
         if resolved.repeated {
             self.repeated += 1;
@@ -120,6 +131,8 @@ impl SocketCount {
         };
         if socket.state == TcpState::TimeWait {
             self.add_time_wait(socket, &resolved, is_accepted);
+        } else {
+            self.closing += u32::from(socket.expires_ms.is_some());
         }
         if !is_accepted && self.in_range(socket.local_port) {
             self.add_port(socket, &resolved);
@@ -239,6 +252,7 @@ impl SocketCount {
             netns: self.netns,
             sysctls: self.sysctls,
             repeated: self.repeated,
+            closing: self.closing,
             time_wait: self.time_wait.into_values().collect(),
             tuples,
             tuples_folded: self.tuples_folded,

@@ -95,7 +95,7 @@ fn ports_are_counted_by_destination_and_time_wait_by_owner() {
 #[test]
 fn the_server_s_side_holds_no_port_of_the_range() {
     let mut count = SocketCount::new(5, Some(sysctls()));
-    count.add_holder(&socket(0, TcpState::Listen, 40_050));
+    count.add(&socket(0, TcpState::Listen, 40_050), &mut Script::default());
     let server_side = Socket { remote_port: 51_000, ..socket(100, TcpState::TimeWait, 40_050) };
     count.add(&server_side, &mut Script::default());
     let reading = count.finish();
@@ -109,8 +109,8 @@ fn the_server_s_side_holds_no_port_of_the_range() {
 fn what_is_bound_first_blocks_its_port_for_all_and_makes_a_pool() {
     let mut count = SocketCount::new(5, Some(sysctls()));
     let mut script = Script::default();
-    count.add_holder(&socket(0, TcpState::Close, 40_021));
-    count.add_holder(&socket(0, TcpState::Close, 40_011));
+    count.add(&socket(0, TcpState::Close, 40_021), &mut Script::default());
+    count.add(&socket(0, TcpState::Close, 40_011), &mut Script::default());
     count.add(&socket(50, TcpState::Established, 40_000), &mut script);
     count.add(&socket(1, TcpState::TimeWait, 40_001), &mut script);
     let reading = count.finish();

@@ -42,6 +42,11 @@ impl State {
         self.mode = Mode::List(Pane { command, scroll: 0 });
     }
 
+    /// Whether a list of sockets or ports is open.
+    pub fn shows_list(&self) -> bool {
+        matches!(self.mode, Mode::List(_))
+    }
+
     /// Shows a text until it is closed.
     pub fn show_text(&mut self, title: impl Into<String>, lines: Vec<String>) {
         self.mode = Mode::Text(Text { title: title.into(), lines, scroll: 0 });
