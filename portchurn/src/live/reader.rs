@@ -108,7 +108,13 @@ struct Worker {
     paths: HashMap<u32, PathBuf>,
     /// Namespaces in which the last reading found a TIME_WAIT.
     waiting: Vec<u32>,
-    last: Option<SocketReading>,
+    last: Option<Last>,
+}
+
+/// What is remembered of the last reading.
+struct Last {
+    cost: Duration,
+    sockets: (u64, u64),
 }
 
 impl Worker {
@@ -138,12 +144,12 @@ impl Worker {
             }
             let reading = self.read();
             busy = Instant::now() + spaced(&reading);
-            next = if self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)) {
+            next = if self.last.as_ref().is_some_and(|last| last.sockets == sockets(&reading)) {
                 busy + IDLE
             } else {
                 busy
             };
-            self.last = Some(reading.clone());
+            self.last = Some(Last { cost: cost(&reading), sockets: sockets(&reading) });
             if readings.send(reading).is_err() {
                 return;
             }
@@ -155,7 +161,7 @@ impl Worker {
 
     /// When a reading that something calls for may begin.
     fn soonest(&self) -> Instant {
-        let cost = self.last.as_ref().map_or(Duration::ZERO, cost);
+        let cost = self.last.as_ref().map_or(Duration::ZERO, |last| last.cost);
         Instant::now() + cost * (SPACING / 10)
     }
 
