@@ -8,7 +8,8 @@ use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::tcp::CloseKind;
 
 use crate::live::closed::Closed;
-use crate::model::sockets::{Ownership, SitePair, Unowned};
+use crate::live::roll_call::RollCall;
+use crate::model::sockets::{Ownership, SitePair, SocketReading, Unowned};
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
@@ -75,11 +76,13 @@ pub struct Owners {
     /// Why a socket that is not found was not followed.
     otherwise: Unowned,
     resolved: u32,
+    /// `None`: sockets have no cookies here.
+    roll_call: Option<RollCall>,
 }
 
 impl Owners {
     /// Nothing known yet.
-    pub fn new(closed: Closed, otherwise: Unowned) -> Self {
+    pub fn new(closed: Closed, otherwise: Unowned, roll_call: Option<RollCall>) -> Self {
         Self {
             closed,
             owners: Vec::new(),
@@ -92,6 +95,7 @@ impl Owners {
             harvested_ns: 0,
             otherwise,
             resolved: 0,
+            roll_call,
         }
     }
 
@@ -103,6 +107,16 @@ impl Owners {
     /// A new reading begins. The first is special: what nobody knows then was there before the attach.
     pub fn begin(&mut self) {
         self.reading += 1;
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.begin();
+        }
+    }
+
+    /// All of it was read: who is open in the books and was not listed?
+    pub fn compare(&mut self, reading: &SocketReading) {
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.end(reading);
+        }
     }
 
     /// The reading is over. What it did not list is no TIME_WAIT any more, if it listed all.
@@ -243,6 +257,9 @@ impl Owners {
 
     fn resolve_living(&mut self, cookie: u64) -> Resolved {
         let found = self.closed.find(cookie);
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.answer(cookie, found.map(|(place, _)| place));
+        }
         if found.is_none() && self.reading <= 1 {
             self.before.insert(cookie);
         }

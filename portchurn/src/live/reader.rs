@@ -180,6 +180,7 @@ impl Worker {
         let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
         self.waiting =
             reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
+        self.owners.compare(&reading);
         reading.at_ns = now_ns(ClockId::Monotonic);
         reading.cpu_ns = now_ns(ClockId::ThreadCPUTime).saturating_sub(cpu_before_ns);
         reading

@@ -132,7 +132,7 @@ fn tally(counts: &Counts, recent: Recent, view: View<'_>) -> Tally {
         failed: counts.failed,
         open_now: positive(counts.open_now()),
         before_attach: positive(counts.before_attach),
-        lost: counts.lost,
+        lost: counts.lost + counts.unseen,
         opened_per_s: per_s(recent.opened as f64),
         accepted_per_s: per_s(recent.accepted.max(0) as f64),
         closed_per_s: per_s(recent.closed as f64),
