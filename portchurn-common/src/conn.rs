@@ -5,7 +5,7 @@ use crate::flow::{Address, KeyRef};
 use crate::tcp::{CloseKind, FailKind};
 
 /// One cache line per connection. `id` is claimed first, by compare-and-swap; the rest is written by the claimer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(64))]
 pub struct Conn {
     /// The socket's identity: its cookie, or its address where cookies cannot be had. [`BUSY`] is set while the rest is
@@ -15,7 +15,7 @@ pub struct Conn {
     pub opened_ns: u64,
     /// Whom it is counted under.
     pub key_ref: KeyRef,
-    /// End, same clock; 0 while open.
+    /// End, same clock; 0 while open, and for ever if nobody saw it.
     pub closed_ns: u64,
     /// Process that is counted as owner. 0: not known yet.
     pub owner_tgid: u32,

@@ -26,11 +26,14 @@ pub enum Loss {
     StackRecord = 8,
     /// The ring buffer of stacks was full: a process replaced its image and was not looked at at once.
     ImageRecord = 9,
+    /// A connection ended where no program saw it: it is open in the books, and in no list of the kernel any more. Counted by
+    /// user space, for the destination too.
+    CloseUnseen = 10,
 }
 
 impl Loss {
     /// How many reasons there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
     /// Every reason, in the order of its number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::KeysFull,
@@ -43,6 +46,7 @@ impl Loss {
         Self::SitesFull,
         Self::StackRecord,
         Self::ImageRecord,
+        Self::CloseUnseen,
     ];
 
     /// The name in output.
@@ -58,6 +62,7 @@ impl Loss {
             Self::SitesFull => "call_sites_full",
             Self::StackRecord => "stack_record",
             Self::ImageRecord => "image_record",
+            Self::CloseUnseen => "close_unseen",
         }
     }
 
@@ -78,6 +83,7 @@ impl Loss {
             Self::SitesFull => "The table of call sites was full: counted, but for no line of code.",
             Self::StackRecord => "The ring buffer of stacks was full: tried again at the next connection.",
             Self::ImageRecord => "The ring buffer of stacks was full: a new program was looked at late.",
+            Self::CloseUnseen => "The kernel ran no program at an end: found missing from its socket tables.",
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | `kernel_truth` | a tracer's privileges | every kind of open, close and failure, on every tier |
 //! | `kernel_bulk` | the same, two processors | exact at the highest rate, and on crowded processors |
 //! | `kernel_life` | the same | attach, detach, two at once, sockets from before |
+//! | `kernel_unseen` | the same | ends that no program saw are found, and nobody who lives is declared dead |
 //! | `kernel_filters` | the same | what is asked for is counted, and nothing else |
 //! | `soak` | the same, minutes, `--ignored` | memory is flat |
 //!

@@ -96,6 +96,26 @@ fn crowded_processors() -> Result<()> {
     Ok(())
 }
 
+/// Whoever writes waits for its reader, and what comes meanwhile must keep its name, though its process is gone by then.
+#[test]
+fn a_slow_reader_costs_no_names() {
+    check("a_slow_reader_costs_no_names", || {
+        undisturbed(|| {
+            let _alone = Alone::wait()?;
+            let mut tracer = Tracer::start_unread(&[])?;
+            let crowd = (0..2)
+                .map(|_| start_workload(&["soak", "--seconds", "5", "--netns", "own"]))
+                .collect::<Result<Vec<_>>>()?;
+            let truths = crowd.into_iter().map(Running::finish).collect::<Result<Vec<_>>>()?;
+            tracer.wait_until(|report| {
+                truths.iter().try_for_each(|truth| matches_as_a_program(truth, report))
+            })?;
+            tracer.stop()?;
+            Ok(())
+        })
+    });
+}
+
 /// Processes that the shell loop starts.
 const SHORT_LIVED: u64 = 500;
 

@@ -88,7 +88,7 @@ mod tests {
         summary.add(&Sample {
             at_ns: 3_000_000_000,
             churn,
-            lost: [1, 0, 0, 0, 0, 2, 0, 0, 0, 0],
+            lost: [1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0],
             ..Sample::default()
         });
         let text = summary.to_string();

@@ -1,7 +1,7 @@
 //! What the table of connections still says of a connection that may have ended: by the socket cookie, which the kernel
 //! keeps in TIME_WAIT, its place is found by arithmetic. A place that another connection took says nothing.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::Result;
 use aya::Ebpf;
@@ -85,6 +85,14 @@ impl Closed {
         let conn = self.conns.get(place);
         fence(Ordering::Acquire);
         (conn.id != 0 && conn.id & BUSY == 0 && self.id_at(place) == conn.id).then_some(conn)
+    }
+
+    /// Marks the open connection at a place as ended, as the kernel side does at CLOSE. False: it did so itself meanwhile.
+    pub fn end(&self, place: usize, cookie: u64) -> bool {
+        let entry = self.conns.entry(place);
+        // SAFETY: an aligned word inside the mapping; the kernel side changes it whole, too.
+        let id = unsafe { AtomicU64::from_ptr(&raw mut (*entry).id) };
+        id.compare_exchange(cookie, cookie | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Under which key a connection counts; `None` when that was too long ago, or the key table was full.

@@ -1,11 +1,13 @@
 //! What the kernel side counted and sent → [`Sample`]. It reads and adds up; what that means is the model's business.
 
 use std::collections::HashMap as StdHashMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use portchurn_common::flow::ChurnKey;
+use portchurn_common::conn::Conn;
+use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::loss::Loss;
 use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
@@ -13,13 +15,15 @@ use portchurn_common::stack::Effort;
 
 use crate::live::attach::Attached;
 use crate::live::closed::Closed;
+use crate::live::drain::Drain;
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Loaded, Options, load};
 use crate::live::looks::{LookThread, Looker};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
-use crate::live::records::{ArgvBytes, CgroupId, Record, decode};
+use crate::live::records::{ArgvBytes, CgroupId, Record};
+use crate::live::roll_call::RollCall;
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
@@ -67,13 +71,18 @@ pub struct Collector {
     keys: Keys,
     sites: Sites,
     stacks: Option<StackThread>,
-    records: RingBuf<MapData>,
+    records: Drain,
     losses: PerCpuArray<MapData, u64>,
     introduced: HashMap<MapData, ProcessKey, u8>,
     usage: Usage,
     procfs: Procfs,
     reader: Option<Reader>,
     closed: Closed,
+    /// Connections by cookie, until the thread that reads the socket tables takes them. `None`: there are no cookies.
+    by_id: Option<HashMap<MapData, u64, Conn>>,
+    /// Keys of connections whose end nobody saw.
+    unseen: Option<Receiver<KeyRef>>,
+    ends_unseen: u64,
     settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
@@ -107,12 +116,15 @@ impl Collector {
             keys,
             sites,
             stacks,
-            records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?,
+            records: Drain::start(RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
             usage,
             procfs: Procfs::default(),
             reader: None,
+            by_id: None,
+            unseen: None,
+            ends_unseen: 0,
             settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
@@ -124,8 +136,8 @@ impl Collector {
             loaded: ebpf,
         };
         if settings.cookies != 0 {
-            let processes =
-                seed::sockets(&mut this.loaded, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
+            let by_id = this.by_id.insert(HashMap::try_from(take(&mut this.loaded, "CONNS_BY_ID")?)?);
+            let processes = seed::sockets(by_id, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
             for process in processes {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
@@ -154,7 +166,10 @@ impl Collector {
             (true, true) => Unowned::Filtered,
             (true, false) => Unowned::NotFollowed,
         };
-        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise))?);
+        let (gone, unseen) = channel();
+        let roll_call = self.by_id.take().map(|by_id| RollCall::new(self.closed.clone(), by_id, gone));
+        self.unseen = Some(unseen);
+        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise, roll_call))?);
         Ok(())
     }
 
@@ -211,24 +226,23 @@ impl Collector {
         self.sites.set_effort(effort);
     }
 
-    /// Takes what lies in the ring buffer, and says how many records that were. To be called often enough that it never fills
-    /// up: ten times a second while there are any.
+    /// Takes what came through the ring buffer, and says how many records that were. To be called ten times a second while there
+    /// are any: what is to be read of a process in `/proc` goes with it.
     pub fn pump(&mut self, now_ns: u64) -> u64 {
         self.usage.stop_statistics();
-        let mut records = 0;
-        while let Some(record) = self.records.next().map(|bytes| decode(&bytes)) {
-            records += 1;
+        let records = self.records.take();
+        let count = records.len() as u64;
+        for record in records {
             match record {
-                Some(Record::Process(process, cgroup, argv)) => self.introduce(*process, cgroup, argv),
-                Some(Record::Exit(id)) => self.note_exit(cut(id), now_ns),
-                Some(Record::Flow(flow)) => {
+                Record::Process(process, cgroup, argv) => self.introduce(*process, cgroup, argv),
+                Record::Exit(id) => self.note_exit(cut(id), now_ns),
+                Record::Flow(flow) => {
                     self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
-                Some(Record::FlowSite(site)) => self.flow_sites.push(site),
-                None => log::warn!("a ring buffer record of unknown kind was skipped"),
+                Record::FlowSite(site) => self.flow_sites.push(site),
             }
         }
-        records
+        count
     }
 
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {
@@ -269,7 +283,8 @@ impl Collector {
     pub fn sample(&mut self, now_ns: u64) -> Result<Sample> {
         let sites = self.sites.read(&self.keys)?;
         // Counters first: a process whose connection is counted was introduced before.
-        let churn = self.keys.read(now_ns);
+        let mut churn = self.keys.read(now_ns);
+        self.note_unseen(&mut churn);
         self.pump(now_ns);
         self.find_unnoticed_exits(now_ns);
         let processes = &self.processes;
@@ -299,6 +314,14 @@ impl Collector {
             reader.wake();
         }
         reader.take()
+    }
+
+    /// Ends that nobody saw, found since the last sample.
+    fn note_unseen(&mut self, churn: &mut Vec<(ChurnKey, Counts)>) {
+        let before = churn.len();
+        let found = self.unseen.iter().flat_map(Receiver::try_iter);
+        churn.extend(found.filter_map(|key_ref| self.keys.end_unseen(key_ref)));
+        self.ends_unseen += (churn.len() - before) as u64;
     }
 
     /// A process without an introduction (its record was lost): `/proc` may know it.
@@ -355,6 +378,7 @@ impl Collector {
             lost[loss as usize] = per_cpu.iter().sum();
         }
         lost[Loss::Nested as usize] += self.usage.nested();
+        lost[Loss::CloseUnseen as usize] += self.ends_unseen;
         Ok(lost)
     }
 }

@@ -37,6 +37,8 @@ struct Known {
     /// Sum over the shards, as last read.
     sum: Counters,
     changed_ns: u64,
+    /// Connections whose end nobody saw. Wraps as the counters do.
+    unseen: u32,
     /// Taken out of `KEYS`, so that no new connection finds it; waiting for the last run that may have.
     retiring: bool,
 }
@@ -50,7 +52,7 @@ impl Known {
         let begun = sum.attempts.wrapping_add(sum.accepted).wrapping_add(sum.before_attach);
         // What was lost sight of counts as an attempt, but not as accepted.
         let lost = if self.key.role == Role::Connect as u8 { sum.lost } else { 0 };
-        begun.wrapping_sub(sum.failed).wrapping_sub(lost).wrapping_sub(closed)
+        begun.wrapping_sub(sum.failed).wrapping_sub(lost).wrapping_sub(closed).wrapping_sub(self.unseen)
     }
 }
 
@@ -208,6 +210,16 @@ impl Keys {
         self.slots.set(index, KeySlot::default());
         let next = KeyRef::new(known.key_ref.index(), known.key_ref.generation().wrapping_add(1));
         self.free.push(next, 0).context("give a key back")
+    }
+
+    /// Counts a connection whose end nobody saw. To be called after [`Keys::read`], which knows it as open.
+    pub fn end_unseen(&mut self, key_ref: KeyRef) -> Option<(ChurnKey, Counts)> {
+        let known = self.known.get_mut(key_ref.index() as usize)?.as_deref_mut()?;
+        if known.key_ref != key_ref {
+            return None;
+        }
+        known.unseen = known.unseen.wrapping_add(1);
+        Some((cut(known.key), Counts { unseen: 1, ..Counts::ZERO }))
     }
 
     /// The key behind a reference; `None` when it was retired.

@@ -10,6 +10,7 @@
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
+//! roll_call   connections whose end nobody saw    drain  records, taken out in time
 //! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
 //! turns       how soon these two get a processor
 //! collector   tables and records → Sample
@@ -19,6 +20,7 @@ pub mod attach;
 pub mod btf;
 pub mod closed;
 pub mod collector;
+pub mod drain;
 pub mod error;
 pub mod hooks;
 pub mod keys;
@@ -31,6 +33,7 @@ pub mod preflight;
 pub mod reader;
 pub mod records;
 pub mod retired;
+pub mod roll_call;
 pub mod search;
 pub mod seed;
 pub mod sites;

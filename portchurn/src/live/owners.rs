@@ -8,12 +8,14 @@ use portchurn_common::tcp::CloseKind;
 
 use crate::live::closed::Closed;
 use crate::live::retired::RETIRED_MAX;
-use crate::model::sockets::{Ownership, SitePair, Unowned};
+use crate::live::roll_call::RollCall;
+use crate::model::sockets::{Ownership, SitePair, SocketReading, Unowned};
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
-/// TIME_WAIT sockets, and ends that may have become one, that are remembered: some 16 MB.
-const KNOWN_MAX: usize = 1 << 19;
+/// TIME_WAIT sockets, and ends that may have become one, that are remembered: as many as half a million places take, 9 MB. One
+/// more, and the map would double.
+const KNOWN_MAX: usize = 7 << 16;
 /// Places that are looked at to see how fast the table turns over.
 const PROBED_PLACES: usize = 256;
 /// Sockets of a list after which the table is looked after.
@@ -21,24 +23,35 @@ const HARVEST_EVERY: u32 = 8192;
 /// Owners beyond those in use, before the unused ones are thrown out.
 const OWNERS_SPARE: usize = 4096;
 
-/// What is remembered of one ended connection.
+/// What is remembered of one ended connection. Eight bytes, as there may be hundreds of thousands.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     /// Index of the [`Owner`]; [`Known::NOBODY`], [`Known::BEFORE`].
     owner: u32,
-    /// Number of the reading in which it was seen last; 0: not yet.
-    seen: u32,
-    /// Number of the reading during or after which it was read out of the table. What ends while a list is read need
-    /// not be on it.
-    since: u32,
+    /// Number of the reading that listed it last, or during or after which it was read out of the table: what ends while a
+    /// list is read need not be on it. Wraps, but nothing is remembered for more than a few readings.
+    touched: u16,
     closed: Option<CloseKind>,
-    by_other: bool,
-    bound: bool,
+    /// [`Known::LISTED`] and others.
+    flags: u8,
 }
+
+const _: () = assert!(size_of::<Known>() == 8);
 
 impl Known {
     const NOBODY: u32 = u32::MAX;
     const BEFORE: u32 = u32::MAX - 1;
+
+    /// The reading `touched` listed it.
+    const LISTED: u8 = 1;
+    /// Another process than the owner closed it.
+    const BY_OTHER: u8 = 2;
+    /// Its port was bound before the connect.
+    const BOUND: u8 = 4;
+
+    const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 /// Whose, where to, and from which lines of code: few are different, so each is kept once.
@@ -65,11 +78,13 @@ pub struct Owners {
     /// Why a socket that is not found was not followed.
     otherwise: Unowned,
     resolved: u32,
+    /// `None`: sockets have no cookies here.
+    roll_call: Option<RollCall>,
 }
 
 impl Owners {
     /// Nothing known yet.
-    pub fn new(closed: Closed, otherwise: Unowned) -> Self {
+    pub fn new(closed: Closed, otherwise: Unowned, roll_call: Option<RollCall>) -> Self {
         Self {
             closed,
             owners: Vec::new(),
@@ -83,6 +98,7 @@ impl Owners {
             retired: 0,
             otherwise,
             resolved: 0,
+            roll_call,
         }
     }
 
@@ -94,15 +110,25 @@ impl Owners {
     /// A new reading begins. The first is special: what nobody knows then was there before the attach.
     pub fn begin(&mut self) {
         self.reading += 1;
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.begin();
+        }
+    }
+
+    /// All of it was read: who is open in the books and was not listed?
+    pub fn compare(&mut self, reading: &SocketReading) {
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.end(reading);
+        }
     }
 
     /// The reading is over. What it did not list is no TIME_WAIT any more, if it listed all.
     pub fn end(&mut self, is_complete: bool) {
         // What one incomplete list missed, the next ones show.
-        let oldest = if is_complete { self.reading } else { self.reading.saturating_sub(3) };
+        let (reading, patience) = (self.reading as u16, if is_complete { 0 } else { 3 });
         let (mut used, mut is_used) = (0, vec![false; self.owners.len()]);
         self.known.retain(|_, known| {
-            let keep = known.seen.max(known.since) >= oldest;
+            let keep = reading.wrapping_sub(known.touched) <= patience;
             if let Some(mark) = is_used.get_mut(known.owner as usize).filter(|mark| keep && !**mark) {
                 (*mark, used) = (true, used + 1);
             }
@@ -149,13 +175,13 @@ impl Owners {
         // In TIME_WAIT already, and not yet marked: the mark is on its way.
         let unmarked =
             if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
+        let by_other = conn.closer_tgid != 0 && conn.closer_tgid != self.owners[owner as usize].key.tgid;
+        let bound = conn.flags & flag::BOUND != 0;
         Some(Known {
             owner,
-            seen: 0,
-            since: self.reading,
+            touched: self.reading as u16,
             closed: Some(conn.close_kind().unwrap_or(unmarked)),
-            by_other: conn.closer_tgid != 0 && conn.closer_tgid != self.owners[owner as usize].key.tgid,
-            bound: conn.flags & flag::BOUND != 0,
+            flags: if by_other { Known::BY_OTHER } else { 0 } | if bound { Known::BOUND } else { 0 },
         })
     }
 
@@ -204,24 +230,26 @@ impl Owners {
 
     /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there.
     fn resolve_ended(&mut self, cookie: u64) -> Resolved {
-        let reading = self.reading;
+        let reading = self.reading as u16;
         let before = self.known.get_mut(&cookie).map(|known| {
             let before = *known;
-            known.seen = reading;
+            (known.touched, known.flags) = (reading, known.flags | Known::LISTED);
             before
         });
         let known = match before {
             Some(known) if known.owner != Known::NOBODY => known,
             // What was not found once may have been about to be written.
             _ => {
-                let known = Known { seen: reading, ..self.find_ended(cookie) };
+                let found = self.find_ended(cookie);
+                let known = Known { touched: reading, flags: found.flags | Known::LISTED, ..found };
                 if before.is_some() || self.known.len() < KNOWN_MAX {
                     self.known.insert(cookie, known);
                 }
                 known
             }
         };
-        self.resolved(known, before.is_some_and(|known| known.seen == reading))
+        let is_repeated = |known: Known| known.touched == reading && known.has(Known::LISTED);
+        self.resolved(known, before.is_some_and(is_repeated))
     }
 
     fn find_ended(&mut self, cookie: u64) -> Known {
@@ -238,6 +266,9 @@ impl Owners {
 
     fn resolve_living(&mut self, cookie: u64) -> Resolved {
         let found = self.closed.find(cookie);
+        if let Some(roll_call) = &mut self.roll_call {
+            roll_call.answer(cookie, found.map(|(place, _)| place));
+        }
         if found.is_none() && self.reading <= 1 {
             self.before.insert(cookie);
         }
@@ -259,15 +290,14 @@ impl Owners {
             key: owner.map(|owner| owner.key),
             sites: owner.map(|owner| owner.sites).unwrap_or_default(),
             closed: known.closed,
-            closed_by_other: known.by_other,
-            bound: known.bound,
+            closed_by_other: known.has(Known::BY_OTHER),
+            bound: known.has(Known::BOUND),
             repeated,
         }
     }
 }
 
-const NOT_KNOWN: Known =
-    Known { owner: Known::NOBODY, seen: 0, since: 0, closed: None, by_other: false, bound: false };
+const NOT_KNOWN: Known = Known { owner: Known::NOBODY, touched: 0, closed: None, flags: 0 };
 
 impl Resolver for Owners {
     fn resolve(&mut self, _netns: u32, socket: &Socket) -> Resolved {

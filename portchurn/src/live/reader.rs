@@ -109,7 +109,22 @@ struct Worker {
     paths: HashMap<u32, PathBuf>,
     /// Namespaces in which the last reading found a TIME_WAIT.
     waiting: Vec<u32>,
-    last: Option<SocketReading>,
+    last: Option<Last>,
+}
+
+/// What is remembered of the last reading.
+struct Last {
+    at_ns: u64,
+    sockets: (u64, u64),
+    /// Mini-sockets that are no TIME_WAIT yet, by namespace.
+    closing: Vec<(u32, u32)>,
+}
+
+impl Last {
+    fn of(reading: &SocketReading) -> Self {
+        let closing = reading.namespaces.iter().map(|namespace| (namespace.netns, namespace.closing));
+        Self { at_ns: reading.at_ns, sockets: sockets(reading), closing: closing.collect() }
+    }
 }
 
 impl Worker {
@@ -135,11 +150,11 @@ impl Worker {
             let read = Read {
                 ended: Instant::now(),
                 cost: Duration::from_nanos(reading.cpu_ns),
-                is_still: self.last.as_ref().is_some_and(|last| sockets(last) == sockets(&reading)),
+                is_still: self.last.as_ref().is_some_and(|last| last.sockets == sockets(&reading)),
                 is_carried: reading.namespaces.iter().all(|namespace| namespace.pools.is_empty()),
             };
             pace = Some(Pace::after(pace.as_ref(), read));
-            self.last = Some(reading.clone());
+            self.last = Some(Last::of(&reading));
             if readings.send(reading).is_err() {
                 return;
             }
@@ -187,8 +202,8 @@ impl Worker {
             return;
         }
         let agrees = expected.namespaces.iter().all(|&(netns, sum)| {
-            let read = last.namespaces.iter().find(|namespace| namespace.netns == netns);
-            let closing = read.map_or(0, |namespace| u64::from(namespace.closing));
+            let read = last.closing.iter().find(|(read, _)| *read == netns);
+            let closing = read.map_or(0, |(_, closing)| u64::from(*closing));
             match (sum, self.counted(netns)) {
                 (Some(sum), Some(counted)) => agree(sum + closing, counted),
                 // A namespace that is gone has none.
@@ -222,6 +237,7 @@ impl Worker {
         let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
         self.waiting =
             reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
+        self.owners.compare(&reading);
         reading.at_ns = now_ns(ClockId::Monotonic);
         reading.cpu_ns = now_ns(ClockId::ThreadCPUTime).saturating_sub(cpu_before_ns);
         reading

@@ -75,7 +75,7 @@ fn answer(conn: &Conn, key: &ChurnKey, now_ns: u64) -> Answer {
         closer_tgid: Some(conn.closer_tgid).filter(|&closer| closer != 0 && closer != key.tgid),
         closed_by: conn.close_kind().filter(|_| has_ended).map(|kind| kind.name().to_owned()),
         opened_ago_s: (conn.flags & flag::BEFORE_ATTACH == 0).then(|| ago_s(conn.opened_ns)),
-        closed_ago_s: has_ended.then(|| ago_s(conn.closed_ns)),
+        closed_ago_s: (has_ended && conn.closed_ns != 0).then(|| ago_s(conn.closed_ns)),
         opened_at: None,
         closed_at: None,
     }

@@ -6,8 +6,7 @@
 
 use std::collections::{HashMap as StdHashMap, HashSet};
 
-use anyhow::{Context as _, Result};
-use aya::Ebpf;
+use anyhow::Result;
 use aya::maps::{HashMap, MapData};
 use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, flag};
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
@@ -28,20 +27,19 @@ const BPF_NOEXIST: u64 = 1;
 /// States in which a process may hold a connection. One that nobody holds any more is about to end by itself.
 const OPEN: [TcpState; 3] = [TcpState::Established, TcpState::CloseWait, TcpState::FinWait2];
 
-/// Reads the sockets that are there and hands them to the kernel side. Returns the processes that hold them.
+/// Reads the sockets that are there and hands them to the kernel side in `by_id`. Returns the processes that hold them.
 ///
 /// # Errors
 /// When the maps cannot be used. A namespace that cannot be read is only reported.
 pub fn sockets(
-    ebpf: &mut Ebpf,
+    by_id: &mut HashMap<MapData, u64, Conn>,
     keys: &mut Keys,
     procfs: &Procfs,
     conns: Table<Conn>,
     options: &Options,
 ) -> Result<Vec<Process>> {
-    let by_id = ebpf.take_map("CONNS_BY_ID").context("the BPF object has no map CONNS_BY_ID")?;
     let owners = Owners::read(procfs);
-    let mut seeder = Seeder { conns, by_id: HashMap::try_from(by_id)?, keys, owners, options, unread: 0 };
+    let mut seeder = Seeder { conns, by_id, keys, owners, options, unread: 0 };
     for namespace in network_namespaces() {
         if options.filters.netns == 0 || options.filters.netns == namespace.inode {
             seeder.read_namespace(&namespace)?;
@@ -87,7 +85,7 @@ impl<'a> Owners<'a> {
 
 struct Seeder<'a> {
     conns: Table<Conn>,
-    by_id: HashMap<MapData, u64, Conn>,
+    by_id: &'a mut HashMap<MapData, u64, Conn>,
     keys: &'a mut Keys,
     owners: Owners<'a>,
     options: &'a Options,

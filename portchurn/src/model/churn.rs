@@ -38,7 +38,7 @@ pub fn programs(ledger: &Ledger, view: View<'_>) -> (Totals, Vec<Program>) {
     for (key, (entry, parts)) in ledger.programs() {
         let destinations = merged(&parts);
         add_all(&mut counts, &mut recent, &destinations, window);
-        if destinations.values().any(Stats::is_used) {
+        if destinations.values().any(|stats| stats.is_used()) {
             programs.push(program(key, entry, &destinations, ledger.stacks(), window, view));
         }
     }
@@ -76,7 +76,7 @@ pub fn processes(ledger: &Ledger, view: View<'_>) -> Vec<ProcessStats> {
     let window = ledger.window();
     let mut processes: Vec<_> = ledger
         .processes()
-        .filter(|(_, entry)| entry.destinations.values().any(Stats::is_used))
+        .filter(|(_, entry)| entry.destinations.values().any(|stats| stats.is_used()))
         .map(|(id, entry)| process(*id, entry, ledger.stacks(), window, view))
         .collect();
     processes.sort_by(|a, b| busier(&a.tally, &b.tally).then_with(|| a.tgid.cmp(&b.tgid)));
@@ -132,7 +132,7 @@ fn tally(counts: &Counts, recent: Recent, view: View<'_>) -> Tally {
         failed: counts.failed,
         open_now: positive(counts.open_now()),
         before_attach: positive(counts.before_attach),
-        lost: counts.lost,
+        lost: counts.lost + counts.unseen,
         opened_per_s: per_s(recent.opened as f64),
         accepted_per_s: per_s(recent.accepted.max(0) as f64),
         closed_per_s: per_s(recent.closed as f64),
@@ -153,7 +153,7 @@ fn list(destinations: &Destinations, stacks: &Stacks, window: u64, view: View<'_
     let mut order: Vec<_> = destinations
         .iter()
         .filter(|(_, stats)| stats.is_used())
-        .map(|(key, stats)| (activity(stats, window), key, stats))
+        .map(|(key, stats)| (activity(stats, window), key, stats.as_ref()))
         .collect();
     let quieter = |a: &(Activity, &DestinationKey, &Stats), b: &(Activity, &DestinationKey, &Stats)| {
         b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))

@@ -116,8 +116,8 @@ impl Stats {
     }
 }
 
-/// Stats by destination, bounded.
-pub type Destinations = HashMap<DestinationKey, Stats>;
+/// Stats by destination, bounded. Boxed, as a map with one entry has room for four, and most processes have one.
+pub type Destinations = HashMap<DestinationKey, Box<Stats>>;
 
 fn bounded(destinations: &mut Destinations, key: DestinationKey) -> &mut Stats {
     let has_room = destinations.len() < DESTINATIONS_MAX || destinations.contains_key(&key);

@@ -18,6 +18,7 @@ use crate::model::sample::{OwnCost, ProcessId, Sample};
 use crate::model::snapshot::{CallSite, HookState, Lost, SCHEMA_VERSION, Snapshot};
 use crate::model::who::CodeLine;
 
+pub mod absence;
 pub mod budget;
 pub mod churn;
 pub mod columns;

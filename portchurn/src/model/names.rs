@@ -1,14 +1,17 @@
 //! What processes ran, for a while after they ended: their sockets outlive them by a minute, and the ledger may have
 //! folded them by then. Bounded by time.
 
+use std::num::NonZeroU32;
+
 use hashbrown::HashMap;
 
 use crate::model::program::ProgramKey;
 use crate::model::row::display_name;
 use crate::model::sample::{Process, ProcessId, Sample};
 
-/// How long the name of an ended process is kept at least: longer than any TIME_WAIT. Nanoseconds.
-const KEEP_NS: u64 = 180 * 1_000_000_000;
+/// How long the name of an ended process is kept at least: a TIME_WAIT lasts for 60 s, and the socket tables are read every
+/// 60 s or more often. Seconds.
+const KEEP_S: u32 = 150;
 /// As long as there are no more, names are kept for ever: `who` may ask for them.
 const KEPT: usize = 32_768;
 /// How often the old ones are looked for. Nanoseconds.
@@ -18,10 +21,22 @@ const SWEEP_EVERY_NS: u64 = 10 * 1_000_000_000;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ProgramId(u32);
 
+/// Eight bytes: a host that starts a process for each connection has a hundred thousand of them.
 #[derive(Debug)]
 struct Named {
     program: ProgramId,
-    ended_ns: Option<u64>,
+    /// Seconds, CLOCK_MONOTONIC, counted from 1.
+    ended_s: Option<NonZeroU32>,
+}
+
+impl Named {
+    fn has_ended(&self) -> bool {
+        self.ended_s.is_some()
+    }
+}
+
+fn seconds(ns: u64) -> u32 {
+    (ns / 1_000_000_000) as u32 + 1
 }
 
 /// The names.
@@ -38,17 +53,18 @@ impl Names {
     pub fn apply(&mut self, sample: &Sample) {
         for process in &sample.processes {
             let program = self.intern(process);
-            self.processes.insert(process.id, Named { program, ended_ns: None });
+            self.processes.insert(process.id, Named { program, ended_s: None });
         }
         for id in &sample.exits {
             if let Some(named) = self.processes.get_mut(id) {
-                named.ended_ns = Some(sample.at_ns);
+                named.ended_s = NonZeroU32::new(seconds(sample.at_ns));
             }
         }
         if self.processes.len() > KEPT && sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
             self.swept_ns = sample.at_ns;
-            let is_old = |ended_ns| sample.at_ns.saturating_sub(ended_ns) > KEEP_NS;
-            self.processes.retain(|_, named| !named.ended_ns.is_some_and(is_old));
+            let now_s = seconds(sample.at_ns);
+            let is_old = |ended_s: NonZeroU32| now_s.saturating_sub(ended_s.get()) > KEEP_S;
+            self.processes.retain(|_, named| !named.ended_s.is_some_and(is_old));
         }
     }
 
@@ -73,11 +89,11 @@ impl Names {
 
     /// What a process ran that has ended.
     pub fn ended(&self, id: ProcessId) -> Option<ProgramId> {
-        self.processes.get(&id).filter(|named| named.ended_ns.is_some()).map(|named| named.program)
+        self.processes.get(&id).filter(|named| named.has_ended()).map(|named| named.program)
     }
 
     /// Whether a process has ended; `None`: nothing is known of it.
     pub fn has_ended(&self, id: ProcessId) -> Option<bool> {
-        self.processes.get(&id).map(|named| named.ended_ns.is_some())
+        self.processes.get(&id).map(Named::has_ended)
     }
 }

@@ -77,6 +77,8 @@ pub struct Counts {
     pub time_wait: u64,
     /// Connections begun that could not be followed.
     pub lost: u64,
+    /// Connections whose end nobody saw: they are in the kernel's socket tables no more.
+    pub unseen: u64,
     /// Connects failed, by [`FailKind`].
     pub failed_by: [u64; FailKind::COUNT],
     /// Lives of closed connections, log2 buckets of microseconds.
@@ -106,6 +108,7 @@ impl Counts {
         closed: [0; CloseKind::COUNT],
         time_wait: 0,
         lost: 0,
+        unseen: 0,
         failed_by: [0; FailKind::COUNT],
         lifetime: [0; BUCKETS],
         lifetime_max_us: 0,
@@ -126,6 +129,7 @@ impl Counts {
             closed: std::array::from_fn(|i| grown(before.closed[i], after.closed[i])),
             time_wait: grown(before.time_wait, after.time_wait),
             lost: grown(before.lost, after.lost),
+            unseen: 0,
             failed_by: std::array::from_fn(|i| grown(before.failed_by[i], after.failed_by[i])),
             lifetime: std::array::from_fn(|i| grown(before.lifetime.0[i], after.lifetime.0[i])),
             lifetime_max_us: u64::from(after.lifetime_max_us),
@@ -143,6 +147,7 @@ impl Counts {
         self.failed += other.failed;
         self.time_wait += other.time_wait;
         self.lost += other.lost;
+        self.unseen += other.unseen;
         add_each(&mut self.closed, &other.closed);
         add_each(&mut self.failed_by, &other.failed_by);
         add_each(&mut self.lifetime, &other.lifetime);
@@ -172,7 +177,8 @@ impl Counts {
 
     /// Connections open now, when these are counts since the attach.
     pub fn open_now(&self) -> i64 {
-        self.opened.cast_signed() + self.accepted + self.before_attach - self.closed_total().cast_signed()
+        let ended = self.closed_total() + self.unseen;
+        self.opened.cast_signed() + self.accepted + self.before_attach - ended.cast_signed()
     }
 
     /// Connects that are neither established nor failed yet, when these are counts since the attach.

@@ -68,7 +68,9 @@ pub struct SocketCount {
     listening: PortSet,
     /// Ports of listeners and binds.
     blocked: PortSet,
-    time_wait: HashMap<(Ownership, ChurnKey), TimeWaitGroup>,
+    /// Beside the map, which has room for twice as many as it holds.
+    time_wait: Vec<TimeWaitGroup>,
+    groups: HashMap<(Ownership, ChurnKey), usize>,
     sites: HashMap<(Ownership, ChurnKey), HashMap<SitePair, u32>>,
     tuples: HashMap<TupleKey, TupleReading>,
     tuples_folded: u64,
@@ -85,7 +87,8 @@ impl SocketCount {
             sysctls,
             listening: PortSet::default(),
             blocked: PortSet::default(),
-            time_wait: HashMap::new(),
+            time_wait: Vec::new(),
+            groups: HashMap::new(),
             sites: HashMap::new(),
             tuples: HashMap::new(),
             tuples_folded: 0,
@@ -145,20 +148,14 @@ impl SocketCount {
 
     fn add_time_wait(&mut self, socket: &Socket, resolved: &Resolved, is_accepted: bool) {
         let mut key = resolved.key.unwrap_or_else(|| destination(self.netns, socket, is_accepted));
-        if self.time_wait.len() >= GROUPS_MAX && !self.time_wait.contains_key(&(resolved.ownership, key)) {
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&(resolved.ownership, key)) {
             key = ChurnKey { remote: Address::UNSPECIFIED, port: 0, ..key };
         }
-        let group = self.time_wait.entry((resolved.ownership, key)).or_insert_with(|| TimeWaitGroup {
-            ownership: resolved.ownership,
-            key,
-            count: 0,
-            closed_local: 0,
-            closed_exit: 0,
-            closed_both: 0,
-            closed_by_other: 0,
-            ages: [0; AGE_STEPS],
-            sites: Vec::new(),
+        let group = *self.groups.entry((resolved.ownership, key)).or_insert_with(|| {
+            self.time_wait.push(nothing_of(resolved.ownership, key));
+            self.time_wait.len() - 1
         });
+        let group = &mut self.time_wait[group];
         group.count += 1;
         group.ages[age_step(socket)] += 1;
         match resolved.closed {
@@ -229,8 +226,8 @@ impl SocketCount {
     /// The sums.
     pub fn finish(mut self) -> NamespaceReading {
         for (key, places) in std::mem::take(&mut self.sites) {
-            if let Some(group) = self.time_wait.get_mut(&key) {
-                group.sites = places.into_iter().collect();
+            if let Some(&group) = self.groups.get(&key) {
+                self.time_wait[group].sites = places.into_iter().collect();
             }
         }
         let sysctls = self.sysctls.as_ref();
@@ -253,7 +250,7 @@ impl SocketCount {
             sysctls: self.sysctls,
             repeated: self.repeated,
             closing: self.closing,
-            time_wait: self.time_wait.into_values().collect(),
+            time_wait: self.time_wait,
             tuples,
             tuples_folded: self.tuples_folded,
             pools,
@@ -269,6 +266,20 @@ fn pool(address: Address, source: Source, listening: &PortSet) -> PoolReading {
     most_first(&mut reading.holders);
     let used = source.ports.iter().filter(|&port| !listening.contains(port)).count() as u32;
     PoolReading { source: address, used, bound: source.bound.len(), ..reading }
+}
+
+fn nothing_of(ownership: Ownership, key: ChurnKey) -> TimeWaitGroup {
+    TimeWaitGroup {
+        ownership,
+        key,
+        count: 0,
+        closed_local: 0,
+        closed_exit: 0,
+        closed_both: 0,
+        closed_by_other: 0,
+        ages: [0; AGE_STEPS],
+        sites: Vec::new(),
+    }
 }
 
 /// The key of a connection of which nobody is known to be the owner.

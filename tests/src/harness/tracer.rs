@@ -18,6 +18,9 @@ use super::skip;
 /// How long the awaited may take. No test is about time: this only ends one that has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Lines that are read ahead of the test.
+const READ_AHEAD: usize = 4096;
+
 /// A tracer at work.
 #[derive(Debug)]
 pub struct Tracer {
@@ -42,14 +45,28 @@ impl Tracer {
     }
 
     /// The same, by a command that becomes portchurn.
-    pub fn start_by(mut command: Command, arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
+    pub fn start_by(command: Command, arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
+        Self::start_reading(command, arguments, tracefs, READ_AHEAD)
+    }
+
+    /// The same, whose output is read only as fast as the test does.
+    pub fn start_unread(arguments: &[&str]) -> Result<Self> {
+        Self::start_reading(Command::new(portchurn()?), arguments, Tracefs::AsItIs, 0)
+    }
+
+    fn start_reading(
+        mut command: Command,
+        arguments: &[&str],
+        tracefs: Tracefs,
+        read_ahead: usize,
+    ) -> Result<Self> {
         command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms"]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
         tracefs.prepare(&mut command);
         let mut child = command.spawn().context("start portchurn")?;
         let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
         let mut stderr = child.stderr.take().context("a pipe was asked for")?;
-        let (sender, lines) = sync_channel(4096);
+        let (sender, lines) = sync_channel(read_ahead);
         thread::spawn(move || {
             for line in stdout.lines().map_while(|line| line.ok()) {
                 if sender.send(line).is_err() {

@@ -1,0 +1,100 @@
+//! Takes records out of their ring buffer, also while the collector is kept from it: who writes a snapshot waits for its
+//! reader, and half a second of a host that starts processes fills the buffer. Then processes would have numbers but no
+//! names. It moves records; what they mean is the collector's business.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+
+use crate::live::records::{Record, decode};
+use crate::live::turns;
+
+/// How often the thread looks whether the collector is kept: a little less often than that looks itself.
+const EVERY: Duration = Duration::from_millis(250);
+/// The same while it is.
+const HURRY: Duration = Duration::from_millis(50);
+/// How long the collector may stay away.
+const PATIENCE: Duration = Duration::from_millis(350);
+/// Records that wait for the collector: some 10 MB. What comes then stays in the buffer, and when that is full the kernel
+/// side counts what is lost.
+const WAITING_MAX: usize = 16_384;
+
+/// The ring buffer, and what was taken out of it.
+struct Ring {
+    ring: RingBuf<MapData>,
+    waiting: Vec<Record>,
+    taken: Instant,
+}
+
+impl Ring {
+    /// Empties it, as long as no more than this wait.
+    fn empty(&mut self, waiting_max: usize) {
+        while self.waiting.len() < waiting_max {
+            let Some(record) = self.ring.next() else { return };
+            match decode(&record) {
+                Some(record) => self.waiting.push(record),
+                None => log::warn!("a ring buffer record of unknown kind was skipped"),
+            }
+        }
+    }
+
+    /// Empties it if nobody else has lately. How soon to look again.
+    fn relieve(&mut self) -> Duration {
+        if self.taken.elapsed() < PATIENCE {
+            return EVERY;
+        }
+        self.empty(WAITING_MAX);
+        HURRY
+    }
+}
+
+/// The running thread. Dropping it ends it.
+pub struct Drain {
+    ring: Arc<Mutex<Ring>>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drain {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(ring: RingBuf<MapData>) -> Result<Self> {
+        let ring = Arc::new(Mutex::new(Ring { ring, waiting: Vec::new(), taken: Instant::now() }));
+        let (stop, stopped) = channel();
+        let shared = Arc::clone(&ring);
+        let thread = std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || {
+                turns::ask_for_short_ones();
+                let mut pause = EVERY;
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    pause = shared.lock().unwrap_or_else(PoisonError::into_inner).relieve();
+                }
+            })
+            .context("start a thread")?;
+        Ok(Self { ring, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Everything that came since the last call, in its order.
+    pub fn take(&self) -> Vec<Record> {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.taken = Instant::now();
+        ring.empty(usize::MAX);
+        std::mem::take(&mut ring.waiting)
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
