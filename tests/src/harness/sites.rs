@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::report::Report;
-use super::skip;
 use super::tracer::Tracer;
+use super::{patience, skip};
 
-/// How long names may take. Only ends a test that has failed.
+/// How long names may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One line of code, and how often it was passed.
@@ -168,7 +168,7 @@ pub fn wait_for(
     word: &str,
     condition: impl Fn(&[Destination]) -> Result<()>,
 ) -> Result<Vec<Destination>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     loop {
         tracer.advance()?;
         match condition(&destinations(tracer, word)?) {
