@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::printer::{Printer, links_of};
 use portchurn_tests::harness::programs::portchurn;
-use portchurn_tests::harness::{check, check_where_possible, python, servers, sites, skip};
+use portchurn_tests::harness::{check, check_where_possible, patience, python, servers, sites, skip};
 use serde_json::Value;
 
 /// No test is about time: this only ends one that has failed.
@@ -63,7 +63,7 @@ impl Traced {
 
     /// The first whole snapshot that is as wanted.
     fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         loop {
             let text = std::fs::read_to_string(&self.output)?;
             let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);

@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -24,6 +26,21 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         bail!("`{}` failed ({}): {}", line(command), output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Between attempts at what depends on a mirror.
+const PAUSES: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(15)];
+
+/// Does what depends on a mirror, which may stutter or be in the middle of a change: tried a few times.
+pub(crate) fn repeated<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    for pause in PAUSES {
+        match attempt() {
+            Ok(done) => return Ok(done),
+            Err(error) => eprintln!("xtask: {error:#}; once more in {} s", pause.as_secs()),
+        }
+        thread::sleep(pause);
+    }
+    attempt()
 }
 
 /// The command as one would type it.

@@ -59,8 +59,8 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     }
     println!("setup: apt-get install {}", missing.join(" "));
     let attempt = || {
-        let mut apt = as_root("apt-get")?;
-        apt.args(["install", "--yes", "-qq", "-oDpkg::Use-Pty=0", "--no-remove", "--no-install-recommends"]);
+        let mut apt = apt_get("install")?;
+        apt.args(["--yes", "-oDpkg::Use-Pty=0", "--no-remove", "--no-install-recommends"]);
         run::run(apt.args(&missing))
     };
     if attempt().is_ok() {
@@ -73,7 +73,15 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 
 fn update() -> Result<()> {
     println!("setup: apt-get update");
-    run::run(as_root("apt-get")?.args(["update", "-qq"]))
+    // The lists have a lock of their own, for which apt does not wait.
+    run::repeated(|| run::run(&mut apt_get("update")?))
+}
+
+/// A mirror may stutter, and another apt may be at work.
+fn apt_get(command: &str) -> Result<Command> {
+    let mut apt = as_root("apt-get")?;
+    apt.args([command, "-qq", "-oAcquire::Retries=3", "-oDPkg::Lock::Timeout=300"]);
+    Ok(apt)
 }
 
 fn is_installed(package: &str) -> bool {

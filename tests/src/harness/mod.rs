@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{Write, stderr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -53,6 +54,12 @@ pub fn skip(why: impl fmt::Display) -> anyhow::Error {
 /// Whether this is a guest of `cargo xtask vm`, where the only host is ours, and slow.
 pub fn is_guest() -> bool {
     std::env::var_os("PORTCHURN_VM").is_some()
+}
+
+/// How long the awaited may take, when it may take so long on a machine: an emulated processor is far slower. No test is
+/// about time; this only ends what has failed.
+pub fn patience(here: Duration) -> Duration {
+    if is_guest() { here * 3 } else { here }
 }
 
 /// Runs of a test that fails while the machine disturbs it.

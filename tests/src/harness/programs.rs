@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::skip;
+use super::{patience, skip};
 use crate::truth::Truth;
 use crate::workloads::Unavailable;
 
@@ -52,6 +53,7 @@ pub fn bound(command: &mut Command) {
 
 /// The same, after so many seconds.
 pub fn bound_to(command: &mut Command, patience_s: u32) {
+    let patience_s = patience(Duration::from_secs(patience_s.into())).as_secs() as u32;
     // SAFETY: one system call, which has no preconditions and outlives the exec.
     unsafe {
         command.pre_exec(move || {
@@ -77,7 +79,9 @@ pub fn run_portchurn<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) ->
     let mut command = Command::new(portchurn()?);
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
     bound(&mut command);
-    command.output().context("run portchurn")
+    let output = command.output().context("run portchurn")?;
+    ensure!(output.status.signal() != Some(libc::SIGALRM), "portchurn did not end: {command:?}");
+    Ok(output)
 }
 
 /// What portchurn said on stderr. It must never have panicked.

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::report::Report;
-use super::skip;
 use super::tracer::Tracer;
+use super::{patience, skip};
 
-/// How long names may take. Only ends a test that has failed.
+/// How long names may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Runs of a test that wants interpreters to be found in time.
 const IN_TIME_ATTEMPTS: usize = 5;
@@ -178,7 +178,7 @@ pub fn wait_for(
     word: &str,
     condition: impl Fn(&[Destination]) -> Result<()>,
 ) -> Result<Vec<Destination>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     loop {
         tracer.advance()?;
         match condition(&destinations(tracer, word)?) {

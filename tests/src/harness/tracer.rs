@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::mounts::Tracefs;
 use super::programs::portchurn;
 use super::report::Report;
-use super::skip;
+use super::{patience, skip};
 
-/// How long the awaited may take. No test is about time: this only ends one that has failed.
+/// How long the awaited may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lines that are read ahead of the test.
@@ -79,7 +79,7 @@ impl Tracer {
             let _ = stderr.read_to_string(&mut text);
             text
         }));
-        let Ok(first) = lines.recv_timeout(PATIENCE) else {
+        let Ok(first) = lines.recv_timeout(patience(PATIENCE)) else {
             let _ = child.kill();
             let status = child.wait().context("wait for portchurn")?;
             let complaint = complaint.and_then(|reader| reader.join().ok()).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Tracer {
 
     /// Reads the next object.
     pub fn advance(&mut self) -> Result<&Report> {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(patience(PATIENCE)) {
             Ok(line) => {
                 self.latest = parse(&line)?;
                 self.text = line;
@@ -114,7 +114,7 @@ impl Tracer {
     /// Reads on until the condition holds; it says what is still wrong. Counters only grow, so it must still hold one
     /// object later.
     pub fn wait_until(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         loop {
             let report = self.advance()?;
             match condition(report) {
@@ -129,7 +129,7 @@ impl Tracer {
     /// Reads on until the condition holds five times in a row: for numbers that are estimates between two lists of the
     /// kernel, and may be right by chance.
     pub fn wait_until_settled(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         let mut right = 0;
         while right < 5 {
             match condition(self.advance()?) {
@@ -169,7 +169,7 @@ impl Tracer {
 
     fn end(&mut self) -> Result<(ExitStatus, String)> {
         // A full pipe would keep it from ending.
-        while self.lines.recv_timeout(PATIENCE).is_ok() {}
+        while self.lines.recv_timeout(patience(PATIENCE)).is_ok() {}
         let status = self.child.wait().context("wait for portchurn")?;
         let complaint = self.complaint.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         ensure!(!complaint.contains("panicked"), "it panicked: {complaint}");

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use lock::{Lock, OBJECT, sha256};
+pub(crate) use lock::Lock;
+use lock::{OBJECT, sha256};
 pub(crate) use tools::{BPF_LINKER, DEBIAN_LLVM, Tools, bpf_linker};
 
 use crate::repo;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::apt::Apt;
 use super::kernel::{Arch, Line};
 use super::say;
+use crate::run;
 
 /// Written last: says that everything else is there. Holds the line's name and the kernel's release.
 const DONE: &str = "done";
@@ -47,19 +48,14 @@ impl Image {
 
 /// The newest kernel of the line: from the mirror, else from an earlier run.
 pub(crate) fn provide(vm_directory: &Path, line: &'static Line, arch: Arch) -> Result<Image> {
-    match fetch(vm_directory, line, arch) {
-        Ok(image) => Ok(image),
-        Err(error) => match cached(vm_directory, line, arch).into_iter().next() {
-            Some(image) => {
-                say::progress(&format!(
-                    "kernel {}: {error:#}; using the cached {}",
-                    line.name, image.release
-                ));
-                Ok(image)
-            }
-            None => Err(anyhow!("{error:#}; and none is cached")),
-        },
-    }
+    let attempt = || fetch(vm_directory, line, arch);
+    let Some(image) = cached(vm_directory, line, arch).into_iter().next() else {
+        return run::repeated(attempt).map_err(|error| anyhow!("{error:#}; and none is cached"));
+    };
+    Ok(attempt().unwrap_or_else(|error| {
+        say::progress(&format!("kernel {}: {error:#}; using the cached {}", line.name, image.release));
+        image
+    }))
 }
 
 /// The kernels of a line that earlier runs have left, newest first.

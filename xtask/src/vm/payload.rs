@@ -120,7 +120,9 @@ fn cargo(layout: &Layout, arch: Arch, arguments: &[&str]) -> Result<Vec<Artifact
     }
     command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags);
     // Emulation is slow enough without unoptimised code; the full optimisation of a release takes longer than it saves.
-    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    // With debug information all test programs together are larger than what a guest's first root may hold.
+    command.env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_PROFILE_DEV_STRIP", "debuginfo");
     let output = command.stderr(Stdio::inherit()).output().context("run cargo")?;
     ensure!(output.status.success(), "cargo {} failed: see above", arguments.join(" "));
     let text = String::from_utf8_lossy(&output.stdout);

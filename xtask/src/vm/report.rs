@@ -1,13 +1,14 @@
-//! The end of a run: what failed and why, one table of tests and kernels, one line of totals. Must not change a result.
+//! The end of a run: what failed or was skipped and why, one table for all kernels, one line of totals. Must not change a
+//! result.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use vm_init::frame::{Counts, Outcome};
 
-use super::say;
 use super::table::columns;
 use super::verdict::{Test, Verdict};
+use super::{say, support};
 
 /// What became of one kernel line.
 #[derive(Debug)]
@@ -39,6 +40,9 @@ pub(crate) fn show(entries: &[Entry]) -> Counts {
             say::result(&line);
         }
     }
+    for line in skipped(entries) {
+        say::result(&line);
+    }
     say::result(&table(entries));
     say::result(&counts.to_string());
     counts
@@ -69,9 +73,6 @@ fn details(entry: &Entry) -> Vec<String> {
                 lines.push(format!("---- {label}: {} failed: {}", test.name, test.reason));
                 lines.extend(test.lines.iter().map(|line| format!("     {line}")));
             }
-            for test in verdict.tests.iter().filter(|test| test.outcome == Outcome::Skipped) {
-                lines.push(format!("SKIP {label}: {}: {}", test.name, test.reason));
-            }
             if let Some(cause) = &verdict.broken {
                 let during =
                     verdict.during.as_ref().map_or_else(String::new, |test| format!(" during {test}"));
@@ -83,35 +84,68 @@ fn details(entry: &Entry) -> Vec<String> {
     }
 }
 
+/// Each test that was skipped, once for each reason, with the guests that gave it.
+fn skipped(entries: &[Entry]) -> Vec<String> {
+    let mut labels: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for entry in entries {
+        for test in tests(&entry.guest).iter().filter(|test| test.outcome == Outcome::Skipped) {
+            labels.entry((&test.name, &test.reason)).or_default().push(&entry.label);
+        }
+    }
+    let line =
+        |((name, reason), labels): (_, Vec<&str>)| format!("SKIP {}: {name}: {reason}", labels.join(", "));
+    labels.into_iter().map(line).collect()
+}
+
+/// A column for each kernel; rows for each file of tests, for each test that failed somewhere, and for each hook in each
+/// way that the matrix tried.
 fn table(entries: &[Entry]) -> String {
-    let ran: Vec<_> = entries.iter().map(|entry| (entry, tests(&entry.guest))).collect();
-    let names: BTreeSet<_> = ran.iter().flat_map(|(_, tests)| tests.iter().map(|test| &test.name)).collect();
-    let row = |name: &str, cell: &dyn Fn(&Entry, &[Test]) -> String| -> Vec<String> {
-        std::iter::once(name.to_owned()).chain(ran.iter().map(|(entry, tests)| cell(entry, tests))).collect()
+    let ran: Vec<_> = entries.iter().map(|entry| tests(&entry.guest)).collect();
+    let all = || ran.iter().copied().flatten();
+    let row = |name: &str, cell: &dyn Fn(&[Test]) -> String| -> Vec<String> {
+        std::iter::once(name.to_owned()).chain(ran.iter().map(|tests| cell(tests))).collect()
+    };
+    let about = |name: &str, cell: &dyn Fn(&Entry) -> String| -> Vec<String> {
+        std::iter::once(name.to_owned()).chain(entries.iter().map(cell)).collect()
     };
     let mut rows =
-        vec![row("", &|entry, _| entry.label.clone()), row("kernel", &|entry, _| entry.release.clone())];
-    for name in names {
-        rows.push(row(name, &|_, tests| {
-            tests.iter().find(|test| test.name == *name).map_or_else(|| "-".to_owned(), cell)
-        }));
-    }
-    rows.push(row("guest", &|entry, _| summary(&entry.guest)));
+        vec![about("", &|entry| entry.label.clone()), about("kernel", &|entry| entry.release.clone())];
+    let files: BTreeSet<_> = all().map(file).collect();
+    rows.extend(
+        files
+            .into_iter()
+            .map(|name| row(name, &|tests| tally(tests.iter().filter(|test| file(test) == name)))),
+    );
+    let failed: BTreeSet<_> =
+        all().filter(|test| test.outcome == Outcome::Failed).map(|test| test.name.as_str()).collect();
+    rows.extend(
+        failed
+            .into_iter()
+            .map(|name| row(name, &|tests| tally(tests.iter().filter(|test| test.name == name)))),
+    );
+    rows.extend(support::in_words(&ran));
+    rows.push(about("guest", &|entry| summary(&entry.guest)));
     columns(&rows)
+}
+
+/// The file that a test stands in.
+fn file(test: &Test) -> &str {
+    test.name.split("::").next().unwrap_or_default()
+}
+
+fn tally<'a>(tests: impl Iterator<Item = &'a Test>) -> String {
+    let mut counts = Counts::default();
+    tests.for_each(|test| counts.add(test.outcome));
+    let parts = [(counts.failed, "FAILED"), (counts.passed, "ok"), (counts.skipped, "skip")];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let words: Vec<_> = parts.map(|(count, word)| format!("{count} {word}")).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 fn tests(guest: &Guest) -> &[Test] {
     match guest {
         Guest::Ran { verdict, .. } => &verdict.tests,
         Guest::Missing { .. } | Guest::Broke(_) => &[],
-    }
-}
-
-fn cell(test: &Test) -> String {
-    match test.outcome {
-        Outcome::Passed => "ok".to_owned(),
-        Outcome::Failed => "FAILED".to_owned(),
-        Outcome::Skipped => "skip".to_owned(),
     }
 }
 
@@ -135,7 +169,7 @@ fn seconds(took: Duration) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Entry, Guest, counts_of, details, table};
+    use super::{Entry, Guest, counts_of, details, skipped, table};
     use crate::vm::verdict::{End, judge};
 
     fn ran(results: &str) -> Entry {
@@ -160,12 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_test_and_a_dash_where_it_did_not_run() {
-        let entries =
-            [ran("BEGIN a\nEND a 0 1\nVM-DONE 1 0 0\n"), ran("BEGIN b\nEND b 1 1\nVM-DONE 0 1 0\n")];
+    fn the_table_counts_each_file_and_names_what_failed() {
+        let entries = [
+            ran("BEGIN x::a\nEND x::a 0 1\nBEGIN x::b\nEND x::b 0 1\nVM-DONE 2 0 0\n"),
+            ran("BEGIN x::b\n| MATRIX hook way works runs=1\nEND x::b 1 1\nVM-DONE 0 1 0\n"),
+        ];
         let text = table(&entries);
-        let row = |name: &str| text.lines().find(|line| line.trim().starts_with(name)).unwrap().to_owned();
-        assert!(row("a ").contains("ok") && row("a ").contains('-'));
-        assert!(row("b ").contains("FAILED"));
+        let row = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(row("x "), "2 ok 1 FAILED", "{text}");
+        assert_eq!(row("x::b"), "1 ok 1 FAILED", "{text}");
+        assert_eq!(row("hook: way"), "- works", "{text}");
+    }
+
+    #[test]
+    fn what_is_skipped_for_one_reason_is_said_once() {
+        let entries = ["SKIP: no x", "SKIP: no x", "SKIP: no y"]
+            .map(|line| ran(&format!("BEGIN a\n| {line}\nEND a 0 1\nVM-DONE 0 0 1\n")));
+        assert_eq!(skipped(&entries), ["SKIP 6.1, 6.1: a: no x", "SKIP 6.1: a: no y"]);
     }
 }

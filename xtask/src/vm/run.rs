@@ -35,12 +35,6 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     }
     entries.extend(all(&guests, args));
     entries.sort_by_key(|entry| position(args, &entry.label));
-    let has_shown =
-        |entry: &&Entry| matches!(&entry.guest, Guest::Ran { verdict, .. } if support::has_matrix(verdict));
-    let labels: Vec<_> = entries.iter().filter(has_shown).map(|entry| entry.label.as_str()).collect();
-    if let Some(table) = support::summary(layout, &labels) {
-        say::result(&table);
-    }
     end(&entries)
 }
 
@@ -102,7 +96,7 @@ fn one(guests: &Guests<'_>, args: &Args) -> Entry {
         say::progress(&format!("{label:8} started: {release}, {} processors", args.cpus));
         guest::run(&prepared.spec, &label, Duration::from_secs(args.timeout_s)).context("run a guest")
     });
-    let run = run.and_then(|run| support::keep(guests.layout, &label, &release, &run.verdict).map(|()| run));
+    let run = run.and_then(|run| support::keep(guests, &run.verdict).map(|()| run));
     let guest = match run {
         Ok(run) => Guest::Ran { verdict: run.verdict, took: run.took, console: run.console },
         Err(error) => Guest::Broke(format!("{error:#}")),

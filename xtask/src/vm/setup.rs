@@ -2,9 +2,8 @@
 //! Must not install unless asked.
 
 use std::env;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::kernel::Arch;
 use super::say;
@@ -51,19 +50,9 @@ pub(crate) fn check(arch: Arch) -> Result<()> {
 /// Installs what is missing.
 pub(crate) fn install(arch: Arch) -> Result<()> {
     let missing = missing(arch);
-    if missing.is_empty() {
-        say::result("everything that the guests need is installed");
-        return Ok(());
-    }
     let packages: Vec<_> = missing.iter().flat_map(|(_, package)| package.split(' ')).collect();
-    say::progress(&format!("apt-get install {}", packages.join(" ")));
-    let install = ["install", "--yes", "--no-install-recommends"];
-    for arguments in [vec!["-qq", "update"], [&install[..], &packages].concat()] {
-        let mut command = Command::new("apt-get");
-        // A mirror that stutters must not fail a run.
-        command.args(["-o", "Acquire::Retries=3"]).args(&arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        let status = command.status().context("run apt-get: is this Debian?")?;
-        ensure!(status.success(), "apt-get {} failed (are you root?): {status}", arguments.join(" "));
-    }
-    check(arch)
+    crate::setup::install(&packages)?;
+    check(arch)?;
+    say::result("everything that the guests need is installed");
+    Ok(())
 }

@@ -3,30 +3,44 @@
 
 mod page;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use vm_init::frame::Outcome;
 
 use super::kernel::version_numbers;
 use super::layout::Layout;
+use super::plan::Guests;
 use super::say;
-use super::table::columns;
-use super::verdict::Verdict;
+use super::verdict::{Test, Verdict};
+use crate::ebpf::Lock;
 
 /// How a line for machines starts: `MATRIX hook way outcome…`, as `tests/tests/attach_matrix.rs` writes it.
 const MARK: &str = "MATRIX ";
 /// The way that portchurn takes by itself; its outcome names it.
 const AUTOMATIC: &str = "automatic";
+/// The file that is released, in a root with nothing else: a hook and a way for the tables, too.
+const RELEASED: (&str, &str) = ("released-file", "alone");
+/// The tests of it, in `tests/tests/smoke.rs`.
+const SMOKE: &str = "smoke::";
+
+/// What makes the tables complete.
+const RUN: &str =
+    "cargo xtask vm --all --release --test smoke,attach_matrix, with and without --arch aarch64";
 
 /// What one kernel showed.
 #[derive(Debug, Eq, PartialEq)]
 struct Kernel {
     release: String,
     arch: String,
-    /// Hook and way, and what came of it.
-    cells: Vec<((String, String), String)>,
+    /// Digest of the kernel side that it was shown with.
+    object: String,
+    cells: Cells,
 }
+
+/// What came of each hook and way.
+type Cells = BTreeMap<(String, String), String>;
 
 impl Kernel {
     /// `6.1.0-56-cloud-amd64` is 6.1.
@@ -36,39 +50,52 @@ impl Kernel {
     }
 
     fn outcome(&self, hook: &str, way: &str) -> Option<&str> {
-        let found = self.cells.iter().find(|((own_hook, own_way), _)| own_hook == hook && own_way == way);
-        found.map(|(_, outcome)| outcome.as_str())
+        outcome(&self.cells, hook, way)
     }
 }
 
-/// Keeps what a guest showed, if the matrix was complete there.
-pub(crate) fn keep(layout: &Layout, label: &str, release: &str, verdict: &Verdict) -> Result<()> {
-    if !has_matrix(verdict) {
+/// Keeps what a guest showed, if it went through the whole matrix.
+pub(crate) fn keep(guests: &Guests<'_>, verdict: &Verdict) -> Result<()> {
+    let mut cells: Vec<_> = matrix(&verdict.tests).map(str::to_owned).collect();
+    // A filter leaves out some of it.
+    if verdict.broken.is_some() || cells.is_empty() || !guests.args.arguments.is_empty() {
         return Ok(());
     }
-    let matrix: Vec<_> = matrix(verdict).collect();
-    let arch = if label.ends_with("-aarch64") { "aarch64" } else { "x86_64" };
+    if guests.args.release {
+        cells.extend(
+            released(&verdict.tests).map(|outcome| format!("{} {} {outcome}", RELEASED.0, RELEASED.1)),
+        );
+    }
+    let layout = guests.layout;
+    let (label, image) = (guests.label(), &guests.image);
+    let object = Lock::read(&layout.workspace)?.object_sha256;
+    let text = format!("{} {} {object}\n{}\n", image.release, image.arch.name(), cells.join("\n"));
     let path = layout.matrix.join(label);
-    let text = format!("{release} {arch}\n{}\n", matrix.join("\n"));
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// Whether a guest has gone through the matrix to its end.
-pub(crate) fn has_matrix(verdict: &Verdict) -> bool {
-    verdict.broken.is_none() && matrix(verdict).next().is_some()
+/// What became of the released file; nothing where it was not tried.
+fn released(tests: &[Test]) -> Option<&'static str> {
+    let mut smoke = tests.iter().filter(|test| test.name.starts_with(SMOKE)).peekable();
+    smoke.peek()?;
+    Some(if smoke.all(|test| test.outcome == Outcome::Passed) { "works" } else { "failed" })
 }
 
-fn matrix(verdict: &Verdict) -> impl Iterator<Item = &str> {
-    let lines = verdict.tests.iter().flat_map(|test| &test.lines);
+fn matrix(tests: &[Test]) -> impl Iterator<Item = &str> {
+    let lines = tests.iter().flat_map(|test| &test.lines);
     lines.filter_map(|line| line.strip_prefix(MARK))
 }
 
 /// Writes every page that has the table.
 pub(crate) fn write(layout: &Layout) -> Result<()> {
     let kernels = shown(layout)?;
+    ensure!(!kernels.is_empty(), "no guest has shown anything yet: {RUN}");
+    let object = Lock::read(&layout.workspace)?.object_sha256;
+    let old: Vec<_> = kernels.iter().filter(|kernel| kernel.object != object).map(Kernel::name).collect();
     ensure!(
-        !kernels.is_empty(),
-        "no guest has shown anything yet: cargo xtask vm --all --test attach_matrix"
+        old.is_empty(),
+        "{} showed it with another kernel side than the present one: {RUN}",
+        old.join(", ")
     );
     for path in page::write(&layout.workspace, &kernels)? {
         say::result(&format!("{path}: {} kernels", kernels.len()));
@@ -76,30 +103,24 @@ pub(crate) fn write(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// What guests with these labels have shown, for the end of a run: one line for each hook and way.
-pub(crate) fn summary(layout: &Layout, labels: &[&str]) -> Option<String> {
-    let texts = labels.iter().filter_map(|label| fs::read_to_string(layout.matrix.join(label)).ok());
-    let kernels: Vec<_> = texts.filter_map(|text| parse(&text)).collect();
-    if kernels.is_empty() {
-        return None;
+/// Each hook in each way, and in a word what came of it in each of these guests: for the end of a run.
+pub(crate) fn in_words(guests: &[&[Test]]) -> Vec<Vec<String>> {
+    let guests: Vec<_> = guests.iter().map(|tests| cells(matrix(tests))).collect();
+    let row = |(hook, way): (String, String)| {
+        let word = |cells| in_a_word(&way, outcome(cells, &hook, &way).unwrap_or("-"));
+        std::iter::once(format!("{hook}: {way}")).chain(guests.iter().map(word)).collect()
+    };
+    ways(&guests).into_iter().map(row).collect()
+}
+
+fn in_a_word(way: &str, outcome: &str) -> String {
+    let mut words = outcome.split([' ', ';']);
+    match (words.next(), words.next()) {
+        (Some("works"), Some(tier)) if way == AUTOMATIC => tier.to_owned(),
+        (Some("unavailable"), _) => "no".to_owned(),
+        (Some("failed"), _) => "FAILED".to_owned(),
+        (first, _) => first.unwrap_or_default().to_owned(),
     }
-    let names = kernels.iter().map(Kernel::name);
-    let mut rows = vec![["hook", "way"].map(str::to_owned).into_iter().chain(names).collect::<Vec<_>>()];
-    for (hook, way) in ways(&kernels) {
-        let word = |kernel: &Kernel| {
-            let outcome = kernel.outcome(&hook, &way).unwrap_or("-");
-            let mut words = outcome.split([' ', ';']);
-            match (words.next(), words.next()) {
-                (Some("works"), Some(tier)) if way == AUTOMATIC => tier.to_owned(),
-                (Some("unavailable"), _) => "no".to_owned(),
-                (Some("failed"), _) => "FAILED".to_owned(),
-                (first, _) => first.unwrap_or_default().to_owned(),
-            }
-        };
-        let cells: Vec<_> = kernels.iter().map(word).collect();
-        rows.push([hook, way].into_iter().chain(cells).collect());
-    }
-    Some(columns(&rows))
 }
 
 fn shown(layout: &Layout) -> Result<Vec<Kernel>> {
@@ -113,18 +134,26 @@ fn shown(layout: &Layout) -> Result<Vec<Kernel>> {
 
 fn parse(text: &str) -> Option<Kernel> {
     let mut lines = text.lines();
-    let (release, arch) = lines.next()?.split_once(' ')?;
-    let cells = lines.filter_map(|line| {
-        let mut words = line.splitn(3, ' ');
-        Some(((words.next()?.to_owned(), words.next()?.to_owned()), words.next()?.to_owned()))
-    });
-    Some(Kernel { release: release.to_owned(), arch: arch.to_owned(), cells: cells.collect() })
+    let mut head = lines.next()?.split(' ').map(str::to_owned);
+    let (release, arch, object) = (head.next()?, head.next()?, head.next()?);
+    Some(Kernel { release, arch, object, cells: cells(lines) })
+}
+
+fn cells<'a>(lines: impl Iterator<Item = &'a str>) -> Cells {
+    let cell = |line: &str| {
+        let mut words = line.splitn(3, ' ').map(str::to_owned);
+        Some(((words.next()?, words.next()?), words.next()?))
+    };
+    lines.filter_map(cell).collect()
+}
+
+fn outcome<'a>(cells: &'a Cells, hook: &str, way: &str) -> Option<&'a str> {
+    cells.get(&(hook.to_owned(), way.to_owned())).map(String::as_str)
 }
 
 /// All hooks and ways, by name.
-fn ways(kernels: &[Kernel]) -> Vec<(String, String)> {
-    let all = kernels.iter().flat_map(|kernel| &kernel.cells).map(|(key, _)| key.clone());
-    all.collect::<BTreeSet<_>>().into_iter().collect()
+fn ways<'a>(guests: impl IntoIterator<Item = &'a Cells>) -> BTreeSet<(String, String)> {
+    guests.into_iter().flat_map(Cells::keys).cloned().collect()
 }
 
 #[cfg(test)]
@@ -134,6 +163,6 @@ mod tests {
     #[test]
     fn what_is_no_line_of_a_matrix_is_left_out() {
         assert_eq!(parse(""), None);
-        assert!(parse("6.1 x86_64\nnonsense\n").unwrap().cells.is_empty());
+        assert!(parse("6.1 x86_64 123\nnonsense\n").unwrap().cells.is_empty());
     }
 }

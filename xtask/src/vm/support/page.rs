@@ -1,13 +1,14 @@
 //! The tables made of what the attach matrix showed: a page of its own, a section of the README, and the text that
 //! `portchurn check` prints. Must not add to it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{AUTOMATIC, Kernel, ways};
+use super::{AUTOMATIC, Kernel, RELEASED, ways};
 use crate::vm::table::columns;
 
 const PAGE: &str = "docs/support.md";
@@ -33,21 +34,24 @@ pub(super) fn write(workspace: &Path, kernels: &[Kernel]) -> Result<[&'static st
 fn page(kernels: &[Kernel]) -> String {
     let mut notes = Vec::new();
     let mut text = "# Kernels and ways to attach\n\n\
-        Written by `cargo xtask vm --table` from what `cargo xtask vm --all --test attach_matrix` showed on kernels of \
-        Debian in virtual machines.\n\n## What portchurn takes by itself\n\n"
+        Written by `cargo xtask vm --table` from what kernels of Debian showed in virtual machines.\n\n## What portchurn takes by itself\n\n"
         .to_owned();
     text += &by_itself(kernels, Some(&mut notes));
     text += "\n## Each way by force\n\n\
         In each cell the hook was attached in this way, and in this way only, and portchurn counted known connections to \
         the exact numbers. `no-btf` is the whole of portchurn without the kernel's types.\n\n";
     text += &head("| hook | way |", kernels);
-    for (hook, way) in ways(kernels).iter().filter(|(_, way)| way != AUTOMATIC) {
-        let _ = write!(text, "| `{hook}` | {way} |");
-        for kernel in kernels {
-            let _ = write!(text, " {} |", forced(kernel.outcome(hook, way), &mut notes));
-        }
-        text.push('\n');
+    for (hook, way) in all_ways(kernels).iter().filter(|(hook, way)| way != AUTOMATIC && hook != RELEASED.0) {
+        text += &row(&format!("| `{hook}` | {way} |"), kernels, |kernel| {
+            forced(kernel.outcome(hook, way), &mut notes)
+        });
     }
+    text += "\n## The file that is released\n\n\
+        One file in a root that holds nothing else but the tests, which had it count known connections.\n\n";
+    text += &head("| |", kernels);
+    text += &row("| `portchurn` |", kernels, |kernel| {
+        forced(kernel.outcome(RELEASED.0, RELEASED.1), &mut Vec::new())
+    });
     if !notes.is_empty() {
         text.push('\n');
     }
@@ -60,25 +64,30 @@ fn page(kernels: &[Kernel]) -> String {
 /// One row for each hook: how it is attached, and why not better where there is room for that.
 fn by_itself(kernels: &[Kernel], mut notes: Option<&mut Vec<String>>) -> String {
     let mut text = head("| hook |", kernels);
-    for (hook, _) in ways(kernels).iter().filter(|(_, way)| way == AUTOMATIC) {
-        let _ = write!(text, "| `{hook}` |");
-        for kernel in kernels {
+    for (hook, _) in all_ways(kernels).iter().filter(|(_, way)| way == AUTOMATIC) {
+        text += &row(&format!("| `{hook}` |"), kernels, |kernel| {
             let (tier, why) = chosen(kernel, hook);
-            let note = match (&mut notes, why) {
-                (Some(notes), Some(why)) => format!(" ({})", number(why, notes)),
-                _ => String::new(),
-            };
-            let _ = write!(text, " {tier}{note} |");
-        }
-        text.push('\n');
+            match (&mut notes, why) {
+                (Some(notes), Some(why)) => format!("{tier} ({})", number(why, notes)),
+                _ => tier.to_owned(),
+            }
+        });
     }
     text
+}
+
+fn row(first: &str, kernels: &[Kernel], cell: impl FnMut(&Kernel) -> String) -> String {
+    format!("{first} {} |\n", kernels.iter().map(cell).collect::<Vec<_>>().join(" | "))
+}
+
+fn all_ways(kernels: &[Kernel]) -> BTreeSet<(String, String)> {
+    ways(kernels.iter().map(|kernel| &kernel.cells))
 }
 
 fn plain(kernels: &[Kernel]) -> String {
     let mut rows =
         vec![std::iter::once(String::new()).chain(kernels.iter().map(Kernel::name)).collect::<Vec<_>>()];
-    for (hook, _) in ways(kernels).into_iter().filter(|(_, way)| way == AUTOMATIC) {
+    for (hook, _) in all_ways(kernels).into_iter().filter(|(_, way)| way == AUTOMATIC) {
         let cells: Vec<_> = kernels.iter().map(|kernel| chosen(kernel, &hook).0.to_owned()).collect();
         rows.push(std::iter::once(hook).chain(cells).collect());
     }
@@ -134,19 +143,21 @@ mod tests {
 
     #[test]
     fn a_page_has_a_column_for_each_kernel_and_a_note_for_each_reason() {
-        let old = "6.1.0-56-cloud-arm64 aarch64\n\
+        let old = "6.1.0-56-cloud-arm64 aarch64 1\n\
             tcp_connect automatic works kprobe; fentry: none here\n\
             tcp_connect fentry unavailable no direct calls\n";
-        let new = "6.12.9-cloud x86_64\n\
+        let new = "6.12.9-cloud x86_64 1\n\
             tcp_connect automatic works fentry\n\
             tcp_connect fentry works runs=7\n\
-            tcp_connect kprobe works runs=7\n";
+            tcp_connect kprobe works runs=7\n\
+            released-file alone works\n";
         let kernels = [parse(new).unwrap(), parse(old).unwrap()];
         let text = page(&kernels);
         assert!(text.contains("| hook | way | 6.12 | 6.1 aarch64 |\n|---|---|---|---|\n"), "{text}");
         assert!(text.contains("| `tcp_connect` | fentry | kprobe (1) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | fentry | works | no (2) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | kprobe | works | not tried |"), "{text}");
+        assert!(text.contains("|---|---|---|\n| `portchurn` | works | not tried |\n"), "{text}");
         assert!(text.ends_with("\n1. fentry: none here\n2. no direct calls\n"), "{text}");
         assert_eq!(plain(&kernels), "             6.12    6.1 aarch64\ntcp_connect  fentry  kprobe\n");
     }
