@@ -11,11 +11,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::summary::Summary;
-use crate::live::collector::{Collector, Watchers};
+use crate::live::collector::Collector;
 use crate::live::loader::{Options, StackMode};
 use crate::live::looks::{Look, Looker};
 use crate::live::memory::{Own, give_back};
-use crate::live::stacks::Watcher;
+use crate::live::stacks::{Watcher, Watchers};
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::HookState;
 use crate::model::sockets::SitePair;

@@ -19,7 +19,6 @@ use crate::live::drain::Drain;
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::loader::{Loaded, Options, load};
-use crate::live::looks::{LookThread, Looker};
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
 use crate::live::records::{ArgvBytes, CgroupId, Record};
@@ -27,7 +26,7 @@ use crate::live::roll_call::RollCall;
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
-use crate::live::stacks::{StackThread, Watcher};
+use crate::live::stacks::{StackThread, Watchers};
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::model::sockets::{Expected, SocketReading, Unowned};
@@ -56,14 +55,6 @@ struct Told {
     exact_start_ns: u64,
     /// When its end was noticed. Nanoseconds, CLOCK_MONOTONIC.
     ended_ns: Option<u64>,
-}
-
-/// Who makes sense of stacks.
-pub struct Watchers {
-    /// Takes them.
-    pub stacks: Box<dyn Watcher>,
-    /// Finds interpreters.
-    pub looker: Box<dyn Looker>,
 }
 
 /// The running kernel side.
@@ -108,7 +99,9 @@ impl Collector {
         let keys = Keys::new(&mut ebpf, &sizes)?;
         let sites = Sites::new(&mut ebpf, &sizes, options.copies)?;
         let stacks = match watchers {
-            Some(watchers) if is_attached(&hooks, CALL_SITES) => Some(start_stacks(&mut ebpf, watchers)?),
+            Some(watchers) if is_attached(&hooks, CALL_SITES) => {
+                Some(StackThread::attach(&mut ebpf, watchers)?)
+            }
             _ => None,
         };
         let mut this = Self {
@@ -388,13 +381,6 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 fn is_attached(hooks: &[Attached], name: &str) -> bool {
     hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
-}
-
-fn start_stacks(ebpf: &mut aya::Ebpf, watchers: Watchers) -> Result<StackThread> {
-    let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
-    let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
-    let looks = LookThread::start(interpreters, watchers.looker, Procfs::default().processes())?;
-    StackThread::start(ring, watchers.stacks, looks)
 }
 
 /// Connections that began, and connections that ended.

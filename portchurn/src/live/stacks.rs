@@ -9,12 +9,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, RingBuf};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, RingBuf};
 use portchurn_common::stack::{ImageRecord, StackRecordKind};
 use rustix::event::{EventfdFlags, PollFlags, Timespec, eventfd, poll};
 
-use crate::live::looks::LookThread;
+use crate::live::keys::take;
+use crate::live::looks::{LookThread, Looker};
 use crate::live::turns;
+use crate::sources::procfs::Procfs;
 
 /// Makes sense of what comes.
 pub trait Watcher: Send {
@@ -26,6 +29,14 @@ pub trait Watcher: Send {
 
     /// Nothing is urgent at the moment.
     fn hand_over(&mut self);
+}
+
+/// Who makes sense of stacks.
+pub struct Watchers {
+    /// Takes them.
+    pub stacks: Box<dyn Watcher>,
+    /// Finds interpreters.
+    pub looker: Box<dyn Looker>,
 }
 
 /// Records that are taken before they are handed over, if that many lie there: stacks of up to 36 KiB.
@@ -50,11 +61,22 @@ pub struct StackThread {
 }
 
 impl StackThread {
+    /// Starts it and the thread that looks for interpreters, on the maps of the kernel side.
+    ///
+    /// # Errors
+    /// When a map is not there or no thread can be started.
+    pub fn attach(ebpf: &mut Ebpf, watchers: Watchers) -> Result<Self> {
+        let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
+        let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
+        let looks = LookThread::start(interpreters, watchers.looker, Procfs::default().processes())?;
+        Self::start(ring, watchers.stacks, looks)
+    }
+
     /// Starts it. Processes that replace their image go on to `looks`.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(ring: RingBuf<MapData>, watcher: Box<dyn Watcher>, looks: LookThread) -> Result<Self> {
+    fn start(ring: RingBuf<MapData>, watcher: Box<dyn Watcher>, looks: LookThread) -> Result<Self> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?,
