@@ -34,7 +34,7 @@ pub struct SocketReading {
     pub unread: Vec<Unread>,
 }
 
-/// How many TIME_WAIT sockets there should be by now.
+/// How many TIME_WAIT sockets there should be by now, of those owners and destinations that the last reading knew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expected {
     /// When the reading that this carries on was complete. Nanoseconds, CLOCK_MONOTONIC.

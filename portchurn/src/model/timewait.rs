@@ -205,13 +205,15 @@ impl Ledger {
         Some(summed(last, read_ago_s, &by_ownership, &ages, owners))
     }
 
-    /// How many there should be by now; `None` before the first reading.
+    /// How many there should be by now, of those owners and destinations that the reading knew: whose ports others hold
+    /// only the next one shows. `None` before the first reading.
     pub fn expected(&self) -> Option<Expected> {
         let last = self.last.as_ref()?;
         let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
         let mut sums: BTreeMap<_, _> = last.namespaces.iter().map(|namespace| (namespace.netns, 0)).collect();
-        for ((_, key), _, amount) in self.amounts(last, read_ago_s) {
-            *sums.entry(key.netns).or_default() += amount.left + amount.since;
+        for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
+            let known = if group.listed > 0.0 { amount.left + amount.since } else { 0 };
+            *sums.entry(key.netns).or_default() += known;
         }
         let shares = self.entered_shares(read_ago_s);
         let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
