@@ -17,6 +17,7 @@ pub mod budgets;
 pub mod compare;
 pub mod elf;
 pub mod folder;
+pub mod lacks;
 pub mod link;
 pub mod mounts;
 pub mod named_netns;
