@@ -3,17 +3,17 @@
 //! else than portchurn says so, too. Needs the privileges of a tracer.
 
 use std::io::{Write as _, stderr};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
+use portchurn_tests::harness::lacks::kernel_lacks;
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::programs::{Held, complaint, portchurn, run_portchurn, run_workload};
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
-use portchurn_tests::harness::{Skip, check, check_where_possible, is_guest, kernel_has, skip};
+use portchurn_tests::harness::{Skip, check, check_where_possible, skip};
 use serde::Deserialize;
 
 /// Hooks with their ways, best first. portchurn's own list is held to it.
@@ -355,26 +355,6 @@ struct CheckedHook {
 
 fn tracefs_for(tier: &str) -> Tracefs {
     if tier == "tracepoint" { Tracefs::Mounted } else { Tracefs::AsItIs }
-}
-
-/// Why this kernel cannot attach in this way, by something else than portchurn's word.
-fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
-    let exists = |path: &str| Path::new(path).exists();
-    if matches!(tier, "kprobe" | "kretprobe") && !exists("/sys/bus/event_source/devices/kprobe") {
-        return Some(format!("this kernel has no kprobes ({said})"));
-    }
-    if matches!(tier, "tp_btf" | "fentry" | "fexit") && !exists("/sys/kernel/btf/vmlinux") {
-        return Some(format!("this kernel has no BTF ({said})"));
-    }
-    if matches!(tier, "fentry" | "fexit") && !kernel_has("register_ftrace_direct") {
-        return Some(format!("this kernel cannot call a program directly from a function ({said})"));
-    }
-    // The verifier's own words for a helper and for an instruction that came with a later kernel.
-    if said.contains("invalid func unknown#") || said.contains("BPF_STX uses reserved fields") {
-        return Some(format!("this kernel is too old for the program ({said})"));
-    }
-    // A host may forbid what its kernel could do; a guest of ours forbids nothing.
-    (!is_guest() && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
 }
 
 /// The names that portchurn offers instead of a wrong one.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Write, stderr};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub mod budgets;
 pub mod compare;
 pub mod elf;
 pub mod folder;
+pub mod lacks;
 pub mod link;
 pub mod mounts;
 pub mod named_netns;
@@ -95,12 +96,6 @@ fn run(name: &str, is_required: bool, test: impl Fn() -> Result<()>) {
         Some(why) => panic!("{name} must run here, but cannot: {why}"),
         None => panic!("{name}: {error:#}"),
     }
-}
-
-/// Whether the running kernel has a function or a variable of this name.
-pub fn kernel_has(symbol: &str) -> bool {
-    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    symbols.lines().any(|line| line.split(' ').nth(2) == Some(symbol))
 }
 
 /// While it lives, no other test holds one: for tests that want the processors for themselves. It holds across test
