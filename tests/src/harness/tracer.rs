@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::mounts::Tracefs;
 use super::programs::portchurn;
 use super::report::Report;
-use super::{patience, skip};
+use super::{is_guest, patience, skip};
 
 /// How long the awaited may take.
 const PATIENCE: Duration = Duration::from_secs(60);
