@@ -84,6 +84,7 @@ fn identity(row: &Row<'_>, ink: Ink) -> String {
     let processes = match row.tgid {
         Some(0) => "owner not known (yet)".to_owned(),
         Some(tgid) => format!("pid {tgid}"),
+        None if row.process_count == 1 => "1 process".to_owned(),
         None => format!("{} processes", human::count(row.process_count, FREE, ink.glyphs)),
     };
     let ended = row.exited.then(|| "ended".to_owned());
