@@ -98,7 +98,7 @@ fn plan(args: &Args) -> Result<Plan> {
         Some(path) => path.clone(),
         None => build()?,
     };
-    let mut tracers = vec![Kind::portchurn(portchurn.clone(), &args.extra)];
+    let mut tracers = vec![Kind::portchurn(portchurn.clone(), "off", &args.extra)];
     match Kind::tcplife().filter(|_| !args.no_tcplife) {
         Some(tcplife) => tracers.push(tcplife),
         None => eprintln!("bench: no tcplife beside it (Debian: apt-get install libbpf-tools)"),

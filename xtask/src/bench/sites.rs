@@ -73,9 +73,7 @@ fn round(
         turns.reverse();
     }
     for turn in turns {
-        let stack = ["--stack", MODES[turn]].map(str::to_owned);
-        let arguments: Vec<String> = extra.iter().cloned().chain(stack).collect();
-        let kind = Kind::portchurn(portchurn.to_owned(), &arguments);
+        let kind = Kind::portchurn(portchurn.to_owned(), MODES[turn], extra);
         let (load, agent, counted) = traced(&kind, plan, language)?;
         round.cpu_us[turn] = load.cpu_us_per_cycle();
         round.agent_cpu_ratio[turn] = agent.cpu_ratio;

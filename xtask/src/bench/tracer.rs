@@ -30,8 +30,9 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    pub(crate) fn portchurn(program: PathBuf, extra: &[String]) -> Self {
-        let fixed = ["top", "-b", "-o", "jsonl", "--interval", "1s"].map(str::to_owned);
+    /// `stack`: which lines of code it takes.
+    pub(crate) fn portchurn(program: PathBuf, stack: &str, extra: &[String]) -> Self {
+        let fixed = ["top", "-b", "-o", "jsonl", "--interval", "1s", "--stack", stack].map(str::to_owned);
         let arguments = fixed.into_iter().chain(extra.iter().cloned()).collect();
         Self { name: "portchurn".to_owned(), program, arguments, speaks_json: true }
     }
