@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::blind::undisturbed;
-use portchurn_tests::harness::compare::{Precision, adds_up, matches_as_a_program, matches_truth};
+use portchurn_tests::harness::compare::{
+    Precision, adds_up, matches_as_a_program, matches_by_name, matches_truth,
+};
 use portchurn_tests::harness::programs::{Running, run_workload, start_workload, workload};
 use portchurn_tests::harness::report::Program;
 use portchurn_tests::harness::tracer::Tracer;
@@ -78,9 +80,6 @@ bulks! {
         "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
 }
 
-/// Where processes that live for a millisecond crowd out whoever takes their stacks, some of these are lost, and counted as such.
-const COUNTS_ONLY: &[&str] = &["--stack", "off"];
-
 /// More processes than processors, coming and going: interrupts and preemption hit the kernel side in mid-event.
 #[test]
 fn crowded_processors_lose_nothing() {
@@ -89,7 +88,7 @@ fn crowded_processors_lose_nothing() {
 
 fn crowded_processors() -> Result<()> {
     let _alone = Alone::wait()?;
-    let mut tracer = Tracer::start(COUNTS_ONLY)?;
+    let mut tracer = Tracer::start(&[])?;
     let crowd = (0..4)
         .map(|_| start_workload(&["soak", "--seconds", "3", "--netns", "own"]))
         .collect::<Result<Vec<_>>>()?;
@@ -105,14 +104,12 @@ fn a_slow_reader_costs_no_names() {
     check("a_slow_reader_costs_no_names", || {
         undisturbed(|| {
             let _alone = Alone::wait()?;
-            let mut tracer = Tracer::start_unread(COUNTS_ONLY)?;
+            let mut tracer = Tracer::start_unread(&[])?;
             let crowd = (0..2)
                 .map(|_| start_workload(&["soak", "--seconds", "5", "--netns", "own"]))
                 .collect::<Result<Vec<_>>>()?;
             let truths = crowd.into_iter().map(Running::finish).collect::<Result<Vec<_>>>()?;
-            tracer.wait_until(|report| {
-                truths.iter().try_for_each(|truth| matches_as_a_program(truth, report))
-            })?;
+            tracer.wait_until(|report| truths.iter().try_for_each(|truth| matches_by_name(truth, report)))?;
             tracer.stop()?;
             Ok(())
         })
