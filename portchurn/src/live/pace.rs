@@ -10,6 +10,8 @@ const SOON: u32 = 200;
 const LATER: u32 = 1000;
 /// The same when ends would be forgotten before they are looked up: a hundredth.
 const CROWDED: u32 = 100;
+/// The same while there are namespaces of which no list was made yet, so that nothing at all is known: two hundredths.
+const NEW: u32 = 50;
 /// The same for the first reading that somebody waits for: a tenth.
 const HURRIED: u32 = 10;
 /// The least time between two readings that nobody asked for.
@@ -52,6 +54,7 @@ pub struct Pace {
     /// When it was last in agreement with the kernel; `None`: it is known not to be.
     agreed: Option<Instant>,
     is_crowded: bool,
+    is_new: bool,
     is_hurried: bool,
     /// The last reading that was hurried: when it ended.
     hurried: Option<Instant>,
@@ -67,6 +70,7 @@ impl Pace {
             is_still: last.is_still,
             agreed: Some(last.ended),
             is_crowded: false,
+            is_new: false,
             is_hurried: false,
             hurried,
         }
@@ -85,6 +89,11 @@ impl Pace {
     /// Ends that are not yet looked up take more memory than there is.
     pub fn crowd(&mut self) {
         self.is_crowded = true;
+    }
+
+    /// Something goes on in a namespace of which no list was made yet.
+    pub fn discover(&mut self) {
+        self.is_new = true;
     }
 
     /// Whether it makes a difference at this moment if the ledger is right.
@@ -107,6 +116,9 @@ impl Pace {
         }
         if self.is_crowded {
             wait = wait.min(self.spaced(CROWDED));
+        }
+        if self.is_new {
+            wait = wait.min(self.spaced(NEW));
         }
         let due = self.last.ended + wait;
         if !self.is_hurried {
@@ -210,6 +222,15 @@ mod tests {
         let (mut pace, at) = after(90);
         pace.crowd();
         assert_eq!(pace.due(at) - at, 9 * S);
+    }
+
+    #[test]
+    fn where_no_list_was_made_yet_one_is_made_soon_and_once() {
+        let (mut pace, at) = after(90);
+        pace.discover();
+        assert_eq!(pace.due(at) - at, 4500 * MS);
+        let pace = Pace::after(Some(&pace), read(at, 90));
+        assert_eq!(pace.due(at) - at, LATEST);
     }
 
     #[test]

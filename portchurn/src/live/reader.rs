@@ -116,13 +116,14 @@ struct Worker {
 struct Last {
     at_ns: u64,
     sockets: (u64, u64),
-    /// Mini-sockets that are no TIME_WAIT yet, by namespace.
+    /// Mini-sockets that are no TIME_WAIT yet, by namespace; none in one that could not be read.
     closing: Vec<(u32, u32)>,
 }
 
 impl Last {
     fn of(reading: &SocketReading) -> Self {
         let closing = reading.namespaces.iter().map(|namespace| (namespace.netns, namespace.closing));
+        let closing = closing.chain(reading.unread.iter().map(|unread| (unread.netns, 0)));
         Self { at_ns: reading.at_ns, sockets: sockets(reading), closing: closing.collect() }
     }
 }
@@ -198,6 +199,10 @@ impl Worker {
     fn compare(&self, expected: &Expected, pace: &mut Pace) {
         let now = Instant::now();
         let Some(last) = self.last.as_ref().filter(|last| last.at_ns == expected.read_ns) else { return };
+        let is_new = |netns: u32| last.closing.iter().all(|(read, _)| *read != netns);
+        if expected.namespaces.iter().any(|&(netns, _)| is_new(netns)) {
+            pace.discover();
+        }
         if !pace.wants_check(now) {
             return;
         }
