@@ -13,6 +13,7 @@ use portchurn_tests::harness::programs::{Running, run_workload, start_workload, 
 use portchurn_tests::harness::report::Program;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check, check_where_possible, is_guest, skip};
+use portchurn_tests::truth::Truth;
 
 const CYCLES: Count = Count { here: "100000", in_guest: "5000" };
 const ACCEPTS: Count = Count { here: "10000", in_guest: "3000" };
@@ -86,13 +87,17 @@ fn crowded_processors_lose_nothing() {
     check_where_possible("crowded_processors_lose_nothing", || undisturbed(crowded_processors));
 }
 
+/// Runs so many of these side by side, each for so many seconds.
+fn soak_at_once(count: usize, seconds: &str) -> Result<Vec<Truth>> {
+    let start = |_| start_workload(&["soak", "--seconds", seconds, "--netns", "own"]);
+    let crowd = (0..count).map(start).collect::<Result<Vec<_>>>()?;
+    crowd.into_iter().map(Running::finish).collect()
+}
+
 fn crowded_processors() -> Result<()> {
     let _alone = Alone::wait()?;
     let mut tracer = Tracer::start(&[])?;
-    let crowd = (0..4)
-        .map(|_| start_workload(&["soak", "--seconds", "3", "--netns", "own"]))
-        .collect::<Result<Vec<_>>>()?;
-    let truths = crowd.into_iter().map(Running::finish).collect::<Result<Vec<_>>>()?;
+    let truths = soak_at_once(4, "3")?;
     tracer.wait_until(|report| truths.iter().try_for_each(|truth| matches_as_a_program(truth, report)))?;
     tracer.stop()?;
     Ok(())
@@ -105,10 +110,7 @@ fn a_slow_reader_costs_no_names() {
         undisturbed(|| {
             let _alone = Alone::wait()?;
             let mut tracer = Tracer::start_unread(&[])?;
-            let crowd = (0..2)
-                .map(|_| start_workload(&["soak", "--seconds", "5", "--netns", "own"]))
-                .collect::<Result<Vec<_>>>()?;
-            let truths = crowd.into_iter().map(Running::finish).collect::<Result<Vec<_>>>()?;
+            let truths = soak_at_once(2, "5")?;
             tracer.wait_until(|report| truths.iter().try_for_each(|truth| matches_by_name(truth, report)))?;
             tracer.stop()?;
             Ok(())
