@@ -193,7 +193,8 @@ pub struct Exhaustion {
     pub failed: Vec<FailedBy>,
     /// Who held the ports then.
     pub holders: Vec<PortHolder>,
-    /// Time between the reading that tells the holders and the latest failure; `null`: they are not known.
+    /// How long before the latest failure the list was read that tells the holders, negative where it was read after it;
+    /// `null`: they are not known. Seconds.
     pub holders_read_ago_s: Option<f64>,
 }
 

@@ -14,6 +14,7 @@ use crate::model::ports::Ports;
 use crate::model::rates::Target;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::site::{NOT_TAKEN, Sites, lines};
+use crate::model::sockets::TIME_WAIT_S;
 use crate::model::stacks::Stacks;
 
 /// Destinations that are remembered.
@@ -24,6 +25,9 @@ const PROCESSES_MAX: usize = 256;
 const PLACES_MAX: usize = 16;
 /// It goes on as long as the last failure is not older. Nanoseconds.
 const ONGOING_NS: u64 = 5 * 1_000_000_000;
+
+/// So long a TIME_WAIT holds its port (`TCP_TIMEWAIT_LEN`). Nanoseconds.
+const HELD_NS: u64 = TIME_WAIT_S * 1_000_000_000;
 
 /// One process that failed.
 #[derive(Debug, Default)]
@@ -73,9 +77,10 @@ impl Exhaustions {
             }
         }
         if sample.sockets.is_some() {
-            // What was read while it goes on is nearer to the moment than what was read before.
+            // What was read while it goes on is nearer to the moment than what was read before; where nothing was, the
+            // first list after it still shows what waits since then.
             for ((target, _), event) in &mut self.events {
-                if event.is_ongoing(sample.at_ns) {
+                if event.is_ongoing(sample.at_ns) || event.is_still_to_tell(sample.at_ns) {
                     event.look_at_holders(*target, ports, names);
                 }
             }
@@ -153,6 +158,11 @@ impl Event {
         now_ns.saturating_sub(self.last_ns) < ONGOING_NS
     }
 
+    /// Nobody has looked yet, and ports that were held in TIME_WAIT then are held still.
+    fn is_still_to_tell(&self, now_ns: u64) -> bool {
+        self.holders_ns.is_none() && now_ns.saturating_sub(self.last_ns) < HELD_NS
+    }
+
     fn look_at_holders(&mut self, target: Target, ports: &Ports, names: &Names) {
         if let Some((holders, at_ns)) = ports.holders(target, names) {
             (self.holders, self.holders_ns) = (holders, Some(at_ns));
@@ -196,9 +206,14 @@ impl Event {
             ongoing: self.is_ongoing(now_ns),
             failed,
             holders: self.holders.clone(),
-            holders_read_ago_s: self.holders_ns.map(|at_ns| self.last_ns.saturating_sub(at_ns) as f64 / 1e9),
+            holders_read_ago_s: self.holders_ns.map(|at_ns| seconds_between(at_ns, self.last_ns)),
         }
     }
+}
+
+/// Negative: the other way round.
+fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.wrapping_sub(from_ns).cast_signed() as f64 / 1e9
 }
 
 fn target(key: &ChurnKey) -> Target {

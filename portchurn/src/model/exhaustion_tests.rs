@@ -86,6 +86,18 @@ fn once_it_is_over_the_holders_stay_those_of_that_moment() {
 }
 
 #[test]
+fn where_nobody_looked_in_time_the_first_list_after_it_tells_the_holders_as_long_as_a_port_waits() {
+    let kind = FailKind::Eaddrnotavail;
+    for (read_s, ports) in [(30, Some(80)), (61, Some(80)), (62, None)] {
+        let events = play(&[failing(2, 7, kind, 3), read(read_s, 80), read(read_s + 1, 70)]);
+        let event = &shown(&events, 0)[0];
+        assert_eq!(event.holders.first().map(|holder| holder.ports), ports, "read at {read_s} s");
+        let ago_s = ports.map(|_| 2.0 - read_s as f64);
+        assert_eq!(event.holders_read_ago_s, ago_s, "read at {read_s} s");
+    }
+}
+
+#[test]
 fn other_failures_are_not_exhaustion() {
     let no_port = [FailKind::Eaddrnotavail, FailKind::Eaddrinuse];
     for kind in FailKind::ALL.into_iter().filter(|kind| !no_port.contains(kind)) {
