@@ -1,6 +1,7 @@
 //! The last line on stderr: what was seen, and what was not.
 
 use portchurn_common::flow::ChurnKey;
+use portchurn_common::stack::Effort;
 
 use crate::model::sample::{Counts, ProcessId, Sample};
 
@@ -15,6 +16,8 @@ pub struct Summary {
     /// Whether the kernel counts the state changes that it skips.
     counts_skips: bool,
     cpu_s: f64,
+    /// In which not all stacks were taken, over `--max-cpu`.
+    restricted_s: f64,
 }
 
 impl Summary {
@@ -26,7 +29,11 @@ impl Summary {
     /// Takes one interval in.
     pub fn add(&mut self, sample: &Sample) {
         let elapsed_ns = sample.at_ns.saturating_sub(self.ended_ns);
-        self.cpu_s += sample.own_cost.cpu_ratio.unwrap_or(0.0) * elapsed_ns as f64 / 1e9;
+        let elapsed_s = elapsed_ns as f64 / 1e9;
+        self.cpu_s += sample.own_cost.cpu_ratio.unwrap_or(0.0) * elapsed_s;
+        if sample.own_cost.stack_effort.is_some_and(|effort| effort != Effort::Full.name()) {
+            self.restricted_s += elapsed_s;
+        }
         self.ended_ns = sample.at_ns;
         self.lost = sample.lost.iter().sum();
         for (key, counts) in &sample.churn {
@@ -66,7 +73,11 @@ impl std::fmt::Display for Summary {
             self.counts.open_now().max(0),
             self.lost,
             self.unattributed.max(0),
-        )
+        )?;
+        if self.restricted_s > 0.0 {
+            write!(f, "\n           call sites not all taken for {:.1} s: over --max-cpu", self.restricted_s)?;
+        }
+        Ok(())
     }
 }
 
@@ -75,7 +86,22 @@ mod tests {
     use portchurn_common::flow::ChurnKey;
 
     use super::Summary;
-    use crate::model::sample::{Counts, Sample};
+    use crate::model::sample::{Counts, OwnCost, Sample};
+
+    #[test]
+    fn it_says_for_how_long_stacks_were_left_out() {
+        let mut summary = Summary::new(0, true);
+        let sample = |at_s: u64, effort| Sample {
+            at_ns: at_s * 1_000_000_000,
+            own_cost: OwnCost { stack_effort: Some(effort), ..OwnCost::default() },
+            ..Sample::default()
+        };
+        summary.add(&sample(2, "full"));
+        assert!(!summary.to_string().contains("call sites"), "{summary}");
+        summary.add(&sample(3, "interpreters"));
+        summary.add(&sample(5, "none"));
+        assert!(summary.to_string().ends_with("call sites not all taken for 3.0 s: over --max-cpu"), "{summary}");
+    }
 
     #[test]
     fn it_adds_up_and_says_what_is_missing() {

@@ -39,7 +39,10 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
             vec![Line::styled(format!(" {}", clean(&notice.text, ink.glyphs.unicode)), style)]
         }
         (Mode::Browse, None) if state.sites.is_some() => {
-            vec![with_hints(Line::raw(" "), SITES, max_width, ink)]
+            // Inside of a stack there is nothing further to enter.
+            let is_innermost = state.sites.as_ref().is_some_and(|pane| pane.stack.is_some());
+            let keys = SITES.iter().filter(|binding| !is_innermost || binding.command != Command::Open);
+            vec![with_hints(Line::raw(" "), keys, max_width, ink)]
         }
         (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
         (Mode::Help { .. } | Mode::Reproduce | Mode::Text(_), None) => {
@@ -83,8 +86,13 @@ fn caret(text: &str, offset: usize, message: &str, max_width: u16, ink: Ink) -> 
 }
 
 /// The keys that have a hint, as many as fit.
-fn with_hints(mut line: Line<'static>, table: &'static [Binding], max_width: u16, ink: Ink) -> Line<'static> {
-    for binding in table.iter().filter(|binding| !binding.hint.is_empty()) {
+fn with_hints(
+    mut line: Line<'static>,
+    table: impl IntoIterator<Item = &'static Binding>,
+    max_width: u16,
+    ink: Ink,
+) -> Line<'static> {
+    for binding in table.into_iter().filter(|binding| !binding.hint.is_empty()) {
         let (key, hint) = (binding.first_name(), format!(" {}  ", binding.hint));
         if line.width() + width(&key) + width(&hint) > usize::from(max_width) + 2 {
             break;

@@ -65,6 +65,8 @@ fn enter_lists_sites_and_enter_again_shows_the_whole_stack() {
             &stack,
             &["▸  3 getSession", "/srv/app/db.py:31  line", "/srv/app/worker.py:87  called by"],
         );
+        assert_shows(&stack, &["Esc back"]);
+        assert!(!stack.contains("whole stack"), "there is nothing further to enter");
     }
     press(&mut state, KeyCode::Enter);
     assert_shows(&screen(&mut state, 80, 24), &["this is the innermost level"]);
