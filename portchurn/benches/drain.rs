@@ -26,6 +26,7 @@ fn loaded(keys: u32) -> Option<Loaded> {
         copies: Copies::default(),
         forced: Vec::new(),
         no_btf: false,
+        no_members: Vec::new(),
         wanted: Wanted { keys: Some(keys + 16), ..Wanted::default() },
         host: Host {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),

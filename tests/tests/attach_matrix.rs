@@ -117,7 +117,7 @@ fn the_best_way_that_works_is_chosen() {
 fn without_types_the_classic_tracepoint_serves() {
     check("without_types_the_classic_tracepoint_serves", || {
         let outcome = || {
-            let (tracer, _) = counted(&["--no-btf"], Tracefs::Mounted, Precision::NoTypes)?;
+            let (tracer, _) = counted(&["--no-btf"], Tracefs::Mounted, Precision::NO_TYPES)?;
             let chosen = tracer.latest.attached(SPINE).to_owned();
             ensure!(chosen == "tracepoint", "{SPINE} is attached by {chosen}");
             tracer.stop()
@@ -146,7 +146,7 @@ fn check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached() {
 #[test]
 fn without_its_hook_time_wait_is_inferred() {
     check("without_its_hook_time_wait_is_inferred", || {
-        let (mut tracer, _) = counted(&["--attach=tcp_time_wait=none"], Tracefs::AsItIs, Precision::Full)?;
+        let (mut tracer, _) = counted(&["--attach=tcp_time_wait=none"], Tracefs::AsItIs, Precision::FULL)?;
         ensure!(tracer.latest.attached(TIME_WAIT) == "none", "it is attached although it was left out");
         tells_ends_apart(&mut tracer)?;
         tracer.stop().map(drop)
@@ -194,14 +194,14 @@ fn counts_by(hook: &str, tier: &str) -> Result<u64> {
         "sched_process_exit" => arguments.push("--attach=sched_process_exec=none"),
         _ => {}
     }
-    let (tracer, made) = counted(&arguments, tracefs_for(tier), Precision::Full)?;
+    let (tracer, made) = counted(&arguments, tracefs_for(tier), Precision::FULL)?;
     let attached = tracer.latest.attached(hook);
     ensure!(attached == tier, "{hook} is attached by {attached}, although {tier} was forced");
     let mut tracer = tracer;
     if hook == BINDS {
         let truth = run_workload(IN_VAIN)?;
         tracer
-            .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+            .wait_until(|report| matches_truth(&truth, report, Precision::FULL))
             .context("binds in vain")?;
         // Whose a socket is, its cookie proves; where there are none, nobody is named.
         if tracer.latest.attached(SPINE) == "tp_btf" {
@@ -225,7 +225,7 @@ fn tells_ends_apart(tracer: &mut Tracer) -> Result<()> {
         let sum = truth.sum();
         ensure!(sum.time_wait() < sum.time_wait_by_kind(), "the hook makes no difference: {sum:?}");
         tracer
-            .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+            .wait_until(|report| matches_truth(&truth, report, Precision::FULL))
             .with_context(|| workload.join(" "))?;
     }
     Ok(())

@@ -42,7 +42,7 @@ fn is_exact(name: &str, count: &str, arguments: &[&str]) -> Result<()> {
         let sum = process.sum();
         ensure!([count, 2 * count].contains(&sum.closed()), "the workload itself is not complete");
     }
-    tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+    tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
     tracer.stop()?;
     Ok(())
 }

@@ -51,7 +51,7 @@ fn early(family: &str, netns: &str) -> Result<()> {
         .context("while they are open")?;
     let truth = held.close()?;
     tracer
-        .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+        .wait_until(|report| matches_truth(&truth, report, Precision::FULL))
         .context("when they are closed")?;
     tracer.stop()?;
     Ok(())
@@ -75,7 +75,7 @@ fn open_connections_are_open_now() {
             adds_up(report)
         })?;
         let truth = held.close()?;
-        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))
     });
 }
 
@@ -86,12 +86,12 @@ fn two_tracers_are_both_exact() {
         let mut second = Tracer::start(&["--attach", "inet_sock_set_state=raw_tp"])?;
         let truth = run_workload(&["active-close", "--count", "1009", "--netns", "own"])?;
         for tracer in [&mut first, &mut second] {
-            tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+            tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
         }
         // One that ends takes nothing from the other.
         first.stop()?;
         let truth = run_workload(&["passive-close", "--count", "101"])?;
-        second.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        second.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
         second.stop()?;
         Ok(())
     });
@@ -110,7 +110,7 @@ fn the_two_capabilities_that_it_asks_for_are_enough() {
         only(&mut command, &[CAP_BPF, CAP_PERFMON]);
         let mut tracer = Tracer::start_by(command, &[], Tracefs::AsItIs)?;
         let truth = run_workload(&["active-close", "--netns", "own"])?;
-        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
         tracer.stop()?;
         Ok(())
     });
@@ -148,7 +148,7 @@ fn ctrl_c_prints_the_summary_and_ends_well() {
     check("ctrl_c_prints_the_summary_and_ends_well", || {
         let mut tracer = Tracer::start(&[])?;
         let truth = run_workload(&["active-close"])?;
-        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
         let summary = tracer.stop()?;
         for word in ["opened", "closed", "still open", "0 lost"] {
             ensure!(summary.contains(word), "the summary lacks '{word}': {summary}");

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::{Precision, matches_truth};
+use portchurn_tests::harness::counted::all_counted;
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::programs::run_workload;
 use portchurn_tests::harness::report::Report;
@@ -13,7 +14,7 @@ use portchurn_tests::truth::Truth;
 fn is_counted(arguments: &[&str]) -> Result<()> {
     let mut tracer = Tracer::start(&[])?;
     let truth = run_workload(arguments)?;
-    tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))?;
+    tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
     tracer.stop()?;
     Ok(())
 }
@@ -86,7 +87,7 @@ fn accepted_by_one_and_closed_by_another() {
         let mut tracer = Tracer::start(&[])?;
         let truth = run_workload(&["passed", "--netns", "own"])?;
         let truth = as_seen(&truth, &tracer.latest, "acceptor", "receiver")?;
-        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))
     });
 }
 
@@ -95,7 +96,7 @@ fn listened_by_one_and_accepted_by_another() {
     check("listened_by_one_and_accepted_by_another", || {
         let mut tracer = Tracer::start(&[])?;
         let truth = run_workload(&["prefork", "--netns", "own"])?;
-        tracer.wait_until(|report| matches_truth(&truth, report, Precision::Full))
+        tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))
     });
 }
 
@@ -117,9 +118,6 @@ fn core_is_counted(arguments: &[&str], tracefs: Tracefs, tier: &str, precision: 
     all_are_counted(CORE, arguments, tracefs, tier, precision)
 }
 
-/// How often counting may be tried where the kernel may leave out events and portchurn says so.
-const ATTEMPTS: u32 = 3;
-
 /// MPTCP closes its connections from a kernel thread, which must not become their owner.
 const MPTCP: &[&[&str]] = &[&["active-close", "--mptcp"], &["passive-close", "--mptcp"]];
 
@@ -130,30 +128,18 @@ fn all_are_counted(
     tier: &str,
     precision: Precision,
 ) -> Result<()> {
-    for attempt in 1.. {
-        let mut tracer = Tracer::start_with(arguments, tracefs)?;
-        let attached = tracer.latest.attached("inet_sock_set_state").to_owned();
+    all_counted(workloads, arguments, tracefs, |report| {
+        let attached = report.attached("inet_sock_set_state");
         anyhow::ensure!(attached == tier, "attached by {attached}, not by {tier}");
-        let outcome = workloads.iter().try_for_each(|workload| {
-            let truth = run_workload(workload)?;
-            let is_right = |report: &Report| matches_truth(&truth, report, precision);
-            tracer.wait_until(is_right).with_context(|| workload.join(" "))
-        });
-        let may_try_again = attempt < ATTEMPTS && tracer.latest.may_miss_events();
-        tracer.stop()?;
-        match outcome {
-            Err(_) if may_try_again => {}
-            outcome => return outcome,
-        }
-    }
-    Ok(())
+        Ok(precision)
+    })
 }
 
 #[test]
 fn tier_tp_btf() {
     check("tier_tp_btf", || {
         let arguments = ["--attach", "inet_sock_set_state=tp_btf"];
-        core_is_counted(&arguments, Tracefs::AsItIs, "tp_btf", Precision::Full)
+        core_is_counted(&arguments, Tracefs::AsItIs, "tp_btf", Precision::FULL)
     });
 }
 
@@ -161,7 +147,7 @@ fn tier_tp_btf() {
 fn tier_raw_tp() {
     check("tier_raw_tp", || {
         let arguments = ["--attach", "inet_sock_set_state=raw_tp"];
-        core_is_counted(&arguments, Tracefs::AsItIs, "raw_tp", Precision::Full)
+        core_is_counted(&arguments, Tracefs::AsItIs, "raw_tp", Precision::FULL)
     });
 }
 
@@ -169,14 +155,14 @@ fn tier_raw_tp() {
 fn tier_tracepoint() {
     check("tier_tracepoint", || {
         let arguments = ["--attach", "inet_sock_set_state=tracepoint"];
-        core_is_counted(&arguments, Tracefs::Mounted, "tracepoint", Precision::Full)
+        core_is_counted(&arguments, Tracefs::Mounted, "tracepoint", Precision::FULL)
     });
 }
 
 #[test]
 fn tier_tracepoint_without_types() {
     check("tier_tracepoint_without_types", || {
-        core_is_counted(&["--no-btf"], Tracefs::Mounted, "tracepoint", Precision::NoTypes)
+        core_is_counted(&["--no-btf"], Tracefs::Mounted, "tracepoint", Precision::NO_TYPES)
     });
 }
 
@@ -184,7 +170,7 @@ fn tier_tracepoint_without_types() {
 fn mptcp_with_raw_tp() {
     check("mptcp_with_raw_tp", || {
         let arguments = ["--attach", "inet_sock_set_state=raw_tp"];
-        all_are_counted(MPTCP, &arguments, Tracefs::AsItIs, "raw_tp", Precision::Full)
+        all_are_counted(MPTCP, &arguments, Tracefs::AsItIs, "raw_tp", Precision::FULL)
     });
 }
 
@@ -192,14 +178,14 @@ fn mptcp_with_raw_tp() {
 fn mptcp_with_tracepoint() {
     check("mptcp_with_tracepoint", || {
         let arguments = ["--attach", "inet_sock_set_state=tracepoint"];
-        all_are_counted(MPTCP, &arguments, Tracefs::Mounted, "tracepoint", Precision::Full)
+        all_are_counted(MPTCP, &arguments, Tracefs::Mounted, "tracepoint", Precision::FULL)
     });
 }
 
 #[test]
 fn mptcp_with_tracepoint_without_types() {
     check("mptcp_with_tracepoint_without_types", || {
-        all_are_counted(MPTCP, &["--no-btf"], Tracefs::Mounted, "tracepoint", Precision::NoTypes)
+        all_are_counted(MPTCP, &["--no-btf"], Tracefs::Mounted, "tracepoint", Precision::NO_TYPES)
     });
 }
 
@@ -210,6 +196,6 @@ fn only_the_required_hook() {
             ["tcp_time_wait", "inet_csk_accept", "tcp_connect", "sched_process_exec", "sched_process_exit"];
         let left_out: Vec<String> = optional.iter().map(|hook| format!("--attach={hook}=none")).collect();
         let left_out: Vec<&str> = left_out.iter().map(String::as_str).collect();
-        core_is_counted(&left_out, Tracefs::AsItIs, "tp_btf", Precision::Full)
+        core_is_counted(&left_out, Tracefs::AsItIs, "tp_btf", Precision::FULL)
     });
 }

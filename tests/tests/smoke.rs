@@ -30,7 +30,7 @@ fn it_counts_exactly() {
         for workload in [&["active-close", "--count", "101"][..], &["refused", "--count", "29"]] {
             let truth = run_workload(workload)?;
             tracer
-                .wait_until(|report| matches_truth(&truth, report, Precision::Full))
+                .wait_until(|report| matches_truth(&truth, report, Precision::FULL))
                 .with_context(|| workload.join(" "))?;
         }
         tracer.stop().map(drop)

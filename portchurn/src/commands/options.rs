@@ -13,6 +13,7 @@ use crate::commands::Usage;
 use crate::filter::{Filter, Scope};
 use crate::live::hooks::{CALL_SITES, FORK, Forced};
 use crate::live::loader::{Options, StackMode};
+use crate::live::members::known;
 use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Wanted};
 use crate::model::culprit::Rules;
@@ -95,6 +96,9 @@ pub struct TracerArgs {
     /// As on a kernel without type information
     #[arg(long, hide = true)]
     pub no_btf: bool,
+    /// As on a kernel whose type information lacks this member
+    #[arg(long, value_name = "STRUCT.PATH", hide = true, value_parser = known)]
+    pub no_member: Vec<String>,
 }
 
 impl TracerArgs {
@@ -159,6 +163,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         trace,
         forced: forced(tracer, stack),
         no_btf: tracer.no_btf,
+        no_members: tracer.no_member.clone(),
         stacks: stack.into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
         max_cpu_ratio: tracer.max_cpu.map(|percent| percent / 100.0),

@@ -75,7 +75,11 @@ impl std::fmt::Display for Summary {
             self.unattributed.max(0),
         )?;
         if self.restricted_s > 0.0 {
-            write!(f, "\n           call sites not all taken for {:.1} s: over --max-cpu", self.restricted_s)?;
+            write!(
+                f,
+                "\n           call sites not all taken for {:.1} s: over --max-cpu",
+                self.restricted_s
+            )?;
         }
         Ok(())
     }
@@ -100,7 +104,10 @@ mod tests {
         assert!(!summary.to_string().contains("call sites"), "{summary}");
         summary.add(&sample(3, "interpreters"));
         summary.add(&sample(5, "none"));
-        assert!(summary.to_string().ends_with("call sites not all taken for 3.0 s: over --max-cpu"), "{summary}");
+        assert!(
+            summary.to_string().ends_with("call sites not all taken for 3.0 s: over --max-cpu"),
+            "{summary}"
+        );
     }
 
     #[test]

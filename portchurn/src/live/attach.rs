@@ -8,6 +8,7 @@ use portchurn_common::settings::Offsets;
 
 use crate::live::btf::KernelTypes;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, TIME_WAIT, Tier};
+use crate::live::members::find;
 use crate::live::preflight::counts_skips_at_shared_guard;
 
 /// A hook as it is.
@@ -40,26 +41,36 @@ impl Attached {
 pub(super) struct Kernel {
     pub(super) btf: Result<Btf, String>,
     pub(super) offsets: Offsets,
+    /// Names of members that its types lack.
+    missing: Vec<String>,
     /// Unknown counts as no: what may be wrong must not be called exact.
     counts_shared_guard: bool,
 }
 
 impl Kernel {
-    pub(super) fn read(no_btf: bool) -> Self {
+    /// `no_btf`, `no_members`: what is to be missing, as on another kernel.
+    pub(super) fn read(no_btf: bool, no_members: &[String]) -> Self {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let by_version = counts_skips_at_shared_guard(&release);
-        if no_btf {
-            let btf = Err("left out on request".to_owned());
-            return Self { btf, offsets: Offsets::UNKNOWN, counts_shared_guard: by_version };
+        let read = || {
+            anyhow::ensure!(!no_btf, "left out on request");
+            let types = KernelTypes::of_running_kernel()?;
+            Ok((find(&types, no_members)?, Btf::from_sys_fs()?, types.counts_skips_at_shared_guard()))
+        };
+        match read() {
+            Ok((found, btf, by_types)) => Self {
+                btf: Ok(btf),
+                offsets: found.offsets,
+                missing: found.missing,
+                counts_shared_guard: by_version || by_types,
+            },
+            Err(err) => Self {
+                btf: Err(format!("{err:#}")),
+                offsets: Offsets::UNKNOWN,
+                missing: Vec::new(),
+                counts_shared_guard: by_version,
+            },
         }
-        let types = KernelTypes::of_running_kernel().map_err(|err| format!("{err:#}"));
-        let btf = types
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|_| Btf::from_sys_fs().map_err(|err| err.to_string()));
-        let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
-        let offsets = types.map_or(Offsets::UNKNOWN, |types| types.offsets());
-        Self { btf, offsets, counts_shared_guard: by_version || by_types }
     }
 
     fn attached(
@@ -169,6 +180,10 @@ pub(super) fn load_programs(
         }
         Err(_) => None,
     };
+    let is_missing = |name: &&&str| kernel.missing.iter().any(|missing| missing == **name);
+    if let Some(name) = hook.needs_members.iter().find(is_missing) {
+        bail!("the kernel's types lack {name}");
+    }
     for name in programs(attachment) {
         let program = program(ebpf, name)?;
         if program.fd().is_ok() {

@@ -1,11 +1,10 @@
 //! Where the running kernel keeps its fields: a reader for BTF that answers one question, the offset of a member.
-//! rustc emits no CO-RE relocations, so the loader asks here and patches the answers into `SETTINGS`.
+//! rustc emits no CO-RE relocations, so `members` asks here and the loader patches the answers into `SETTINGS`.
 //! Format: Documentation/bpf/btf.rst in the kernel tree.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use portchurn_common::settings::{Offsets, UNKNOWN};
 
 /// Type information of one kernel.
 pub struct KernelTypes {
@@ -155,53 +154,6 @@ impl KernelTypes {
     /// leaves no trace in the types, but the field that came with it in 6.7, in the same series, does.
     pub fn counts_skips_at_shared_guard(&self) -> bool {
         self.offset("bpf_link_info", "kprobe_multi.missed").is_some()
-    }
-
-    /// Every offset the kernel side wants. What this kernel lacks stays unknown.
-    pub fn offsets(&self) -> Offsets {
-        let at = |name: &str, path: &str| self.offset(name, path).unwrap_or(UNKNOWN);
-        let references = self.offset("net", "ipv4.tcp_death_row.tw_refcount");
-        let sockets = self.offset("net", "ipv4.tcp_death_row.tw_count");
-        Offsets {
-            skc_family: at("sock", "__sk_common.skc_family"),
-            skc_daddr: at("sock", "__sk_common.skc_daddr"),
-            skc_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr"),
-            skc_dport: at("sock", "__sk_common.skc_dport"),
-            skc_num: at("sock", "__sk_common.skc_num"),
-            skc_v6_daddr: at("sock", "__sk_common.skc_v6_daddr"),
-            skc_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr"),
-            skc_net: at("sock", "__sk_common.skc_net.net"),
-            skc_cookie: at("sock", "__sk_common.skc_cookie"),
-            net_inum: at("net", "ns.inum"),
-            net_time_wait: references.or(sockets).unwrap_or(UNKNOWN),
-            net_time_wait_max: at("net", "ipv4.tcp_death_row.sysctl_max_tw_buckets"),
-            net_time_wait_none: u32::from(references.is_some()),
-            sk_protocol: at("sock", "sk_protocol"),
-            sk_err: at("sock", "sk_err"),
-            sk_socket: at("sock", "sk_socket"),
-            inet_sport: at("inet_sock", "inet_sport"),
-            segs_out: at("tcp_sock", "segs_out"),
-            task_group_leader: at("task_struct", "group_leader"),
-            task_start_boottime: self
-                .offset("task_struct", "start_boottime")
-                .unwrap_or_else(|| at("task_struct", "real_start_time")),
-            task_real_parent: at("task_struct", "real_parent"),
-            task_flags: at("task_struct", "flags"),
-            task_tgid: at("task_struct", "tgid"),
-            task_comm: at("task_struct", "comm"),
-            task_mm: at("task_struct", "mm"),
-            task_signal: at("task_struct", "signal"),
-            signal_live: at("signal_struct", "live"),
-            mm_arg_start: at("mm_struct", "arg_start"),
-            mm_arg_end: at("mm_struct", "arg_end"),
-            mm_exe_file: at("mm_struct", "exe_file"),
-            file_dentry: at("file", "f_path.dentry"),
-            dentry_name: at("dentry", "d_name.name"),
-            mm_start_code: at("mm_struct", "start_code"),
-            mm_end_code: at("mm_struct", "end_code"),
-            task_thread_pointer: at("task_struct", "thread.fsbase"),
-            accept_result_index: self.parameter_count("inet_csk_accept").unwrap_or(UNKNOWN),
-        }
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Hook {
     pub gives: &'static str,
     /// Whether it can do nothing where the kernel has no type information, however it is attached.
     pub needs_offsets: bool,
+    /// Members of the kernel's structures without any of which it can do nothing.
+    pub needs_members: &'static [&'static str],
     /// Best first.
     pub attachments: &'static [Attachment],
 }
@@ -135,6 +137,7 @@ pub const HOOKS: &[Hook] = &[
         required: true,
         gives: "all counts: opens, accepts, closes, failures",
         needs_offsets: false,
+        needs_members: &[],
         attachments: &[
             Attachment {
                 tier: Tier::TpBtf,
@@ -156,6 +159,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "certainty that a close left a TIME_WAIT; without it the states only suggest it",
         needs_offsets: false,
+        needs_members: &[],
         attachments: &[
             Attachment {
                 tier: Tier::Fentry,
@@ -172,6 +176,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "owner of an accepted connection from accept() on; without it the listener's owner until the close",
         needs_offsets: false,
+        needs_members: &[],
         attachments: &[
             Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
             Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
@@ -184,6 +189,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "bind() to any port that finds none (EADDRINUSE)",
         needs_offsets: true,
+        needs_members: &[],
         attachments: &[
             Attachment::new(Tier::Fexit, "inet_csk_get_port_exit"),
             Attachment {
@@ -200,6 +206,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "local port of a connect that is still in progress",
         needs_offsets: true,
+        needs_members: &[],
         attachments: &[
             Attachment::new(Tier::Fentry, "tcp_connect_entry"),
             Attachment::new(Tier::Kprobe, "tcp_connect_probe"),
@@ -212,6 +219,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "new name and arguments of a process that replaces its image",
         needs_offsets: false,
+        needs_members: &[],
         attachments: &[
             Attachment::new(Tier::TpBtf, "sched_process_exec_btf"),
             Attachment::new(Tier::RawTp, "sched_process_exec_raw"),
@@ -224,6 +232,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "end of a process at once; without it /proc is asked",
         needs_offsets: true,
+        needs_members: &["task_struct.signal", "signal_struct.live"],
         attachments: &[
             Attachment::new(Tier::TpBtf, "sched_process_exit_btf"),
             Attachment::new(Tier::RawTp, "sched_process_exit_raw"),
@@ -237,6 +246,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "the line of code behind each open and close; without bpf_loop (5.17) native code only",
         needs_offsets: true,
+        needs_members: &[],
         attachments: &[
             Attachment::new(Tier::TpBtf, "call_sites"),
             Attachment::new(Tier::TpBtf, "call_sites_native"),
@@ -249,6 +259,7 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         gives: "the lines of code of forked workers from their first connect on",
         needs_offsets: true,
+        needs_members: &["task_struct.tgid"],
         attachments: &[
             Attachment::new(Tier::TpBtf, "sched_process_fork_btf"),
             Attachment::new(Tier::RawTp, "sched_process_fork_raw"),

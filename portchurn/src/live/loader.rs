@@ -43,6 +43,8 @@ pub struct Options {
     pub forced: Vec<Forced>,
     /// Hidden: as on a kernel without type information.
     pub no_btf: bool,
+    /// Hidden: members of the kernel's structures that are to be missing from its types.
+    pub no_members: Vec<String>,
     /// Sizes that were asked for.
     pub wanted: Wanted,
     /// What sizes depend on.
@@ -78,7 +80,7 @@ pub struct Loaded {
 /// # Errors
 /// When the spine cannot be attached in any way, or a hook that was asked for cannot be attached in that way.
 pub fn load(options: &Options) -> Result<Loaded> {
-    let kernel = Kernel::read(options.no_btf);
+    let kernel = Kernel::read(options.no_btf, &options.no_members);
     let spine = &HOOKS[0];
     let mut refused = Vec::new();
     for attachment in candidates(spine, &options.forced) {

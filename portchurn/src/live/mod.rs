@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! preflight   what this kernel and these privileges allow
-//! btf         offsets of kernel fields    tracefs  layout of the classic tracepoint
+//! btf         types of the kernel    members  which are read    tracefs  layout of the classic tracepoint
 //! hooks       the table of hooks and tiers
 //! sizes       entries of the maps
 //! loader      all of the above → maps, and through attach, tier after tier, programs in the kernel
@@ -26,6 +26,7 @@ pub mod hooks;
 pub mod keys;
 pub mod loader;
 pub mod looks;
+pub mod members;
 pub mod memory;
 pub mod owners;
 pub mod pace;

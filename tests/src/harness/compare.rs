@@ -10,13 +10,23 @@ use super::report::{ClosedBy, Destination, Process, Report, ResetBy, Tally};
 use crate::truth::{CloseKind, Counts, End, ProcessTruth, Truth};
 
 /// How much the kernel lets portchurn know.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Precision {
+#[derive(Clone, Copy, Debug)]
+pub struct Precision {
+    /// What went wrong on a socket.
+    pub errno: bool,
+    /// Whether a process is ending.
+    pub exiting: bool,
+    /// The network namespace.
+    pub netns: bool,
+    /// The arguments of a process that has ended since.
+    pub argv: bool,
+}
+
+impl Precision {
     /// Everything.
-    #[default]
-    Full,
-    /// No type information: not the errno on a socket, not whether a process is ending, not the network namespace.
-    NoTypes,
+    pub const FULL: Self = Self { errno: true, exiting: true, netns: true, argv: true };
+    /// What does not take types.
+    pub const NO_TYPES: Self = Self { errno: false, exiting: false, netns: false, argv: false };
 }
 
 /// Whether the report says of the workload's processes exactly what they did, and adds up for everybody.
@@ -25,7 +35,7 @@ pub fn matches_truth(truth: &Truth, report: &Report, precision: Precision) -> Re
     for process in &truth.processes {
         compare_process(truth, process, report, precision, &mut differences);
     }
-    if truth.own_netns && precision == Precision::Full {
+    if truth.own_netns && precision.netns {
         nobody_else(truth, report, &mut differences);
     }
     differences.settle()?;
@@ -171,7 +181,7 @@ fn compare_process(
     differences.equal(&format!("{label}: comm"), "portchurn-workl", &found.comm);
     // Without types, arguments come from /proc, which a process that ended has left. So do those of a forked process on an
     // arm64 processor that does not set the access flag by itself, such as the one that is emulated.
-    let may_be_unknown = precision == Precision::NoTypes || cfg!(target_arch = "aarch64");
+    let may_be_unknown = !precision.argv || cfg!(target_arch = "aarch64");
     let is_told = found.argv.contains(&truth.workload) || may_be_unknown && found.argv.is_empty();
     differences.equal(&format!("{label}: argv {:?} has the workload", found.argv), true, is_told);
     differences.equal(&format!("{label}: exited"), true, found.exited);
@@ -197,7 +207,7 @@ fn compare_end(
     differences: &mut Differences,
 ) {
     differences.equal(at, expected_tally(counts), destination.tally);
-    if precision == Precision::Full || destination.netns != 0 {
+    if precision.netns || destination.netns != 0 {
         differences.equal(&format!("{at}: netns"), truth.netns, destination.netns);
     }
     differences.equal(
@@ -210,7 +220,7 @@ fn compare_end(
     }
     let (closed_by, reset_by) = expected_closes(counts, precision);
     differences.equal(&format!("{at}: closed_by"), closed_by, destination.closed_by);
-    if precision == Precision::Full {
+    if precision.errno {
         differences.equal(&format!("{at}: reset_by"), Some(reset_by), destination.reset_by);
     }
     let has_hook = report.attached("tcp_time_wait") != "none";
@@ -260,7 +270,7 @@ fn expected_closes(counts: &Counts, precision: Precision) -> (ClosedBy, ResetBy)
         reset: reset_by.local + reset_by.remote + reset_by.timed_out,
         process_exit: of(CloseKind::ProcessExit),
     };
-    if precision == Precision::NoTypes {
+    if !precision.exiting {
         closed_by.local += std::mem::take(&mut closed_by.process_exit);
     }
     (closed_by, reset_by)
@@ -269,7 +279,7 @@ fn expected_closes(counts: &Counts, precision: Precision) -> (ClosedBy, ResetBy)
 fn expected_failures(counts: &Counts, precision: Precision) -> BTreeMap<String, u64> {
     let mut expected = BTreeMap::new();
     for (errno, count) in &counts.failed_by {
-        let is_known = precision == Precision::Full || errno == "EADDRNOTAVAIL";
+        let is_known = precision.errno || errno == "EADDRNOTAVAIL";
         let name = if is_known { errno } else { "other" };
         *expected.entry(name.to_owned()).or_default() += count;
     }

@@ -15,6 +15,7 @@ pub mod bpf;
 pub mod broken;
 pub mod budgets;
 pub mod compare;
+pub mod counted;
 pub mod elf;
 pub mod folder;
 pub mod lacks;

@@ -1,0 +1,94 @@
+//! Kernels whose types lack one member of a structure, each in turn: what only it tells is not told, what cannot be told
+//! without it is said, and everything else is counted as always. Needs the privileges of a tracer.
+
+use anyhow::{Context as _, Result, ensure};
+use portchurn_tests::harness::check;
+use portchurn_tests::harness::compare::Precision;
+use portchurn_tests::harness::counted::all_counted;
+use portchurn_tests::harness::mounts::Tracefs;
+use portchurn_tests::harness::programs::{complaint, run_portchurn};
+use portchurn_tests::harness::tracer::Tracer;
+
+const SPINE: &str = "inet_sock_set_state";
+
+/// Opens and accepts, closes of each side, by a reset and by the process's end, and failures with and without a port.
+const WORKLOADS: &[&[&str]] = &[
+    &["active-close", "--netns", "own"],
+    &["passive-close", "--family", "v6"],
+    &["linger-zero"],
+    &["refused"],
+    &["no-port-left", "--count", "22", "--netns", "own"],
+    &["process-exit"],
+];
+
+/// What is not known without a member.
+fn precision_without(member: &str) -> Precision {
+    match member {
+        "sock.sk_err" => Precision { errno: false, ..Precision::FULL },
+        "task_struct.flags" => Precision { exiting: false, ..Precision::FULL },
+        "sock.__sk_common.skc_net.net" | "net.ns.inum" => Precision { netns: false, ..Precision::FULL },
+        "task_struct.mm" | "mm_struct.arg_start" | "mm_struct.arg_end" => {
+            Precision { argv: false, ..Precision::FULL }
+        }
+        _ => Precision::FULL,
+    }
+}
+
+#[test]
+fn without_a_member_all_else_is_counted() {
+    check("without_a_member_all_else_is_counted", || {
+        let best = {
+            let tracer = Tracer::start(&[])?;
+            let tier = tracer.latest.attached(SPINE).to_owned();
+            tracer.stop()?;
+            tier
+        };
+        ensure!(best != "tracepoint", "this kernel has no types to hide a member of");
+        let (without_types, others): (Vec<_>, Vec<_>) = members()?
+            .into_iter()
+            .map(|member| Ok((is_needed_for_types(&member)?, member)))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .partition(|(is_needed, _)| *is_needed);
+        ensure!(without_types.len() >= 5, "addresses, ports and the protocol: {without_types:?}");
+        // They are all the same: no socket can be read.
+        for (_, member) in without_types.iter().take(1).chain(&others) {
+            counts_without(member, &best).with_context(|| format!("without {member}"))?;
+        }
+        Ok(())
+    });
+}
+
+/// Whether all is as without types when this member is missing; then the reason is said.
+fn is_needed_for_types(member: &str) -> Result<bool> {
+    let output = run_portchurn(["check", "--stack", "off", "-o", "json", "--no-member", member])?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).context("understand check")?;
+    let hooks = said["hooks"].as_array().context("no hooks")?;
+    let spine = hooks.iter().find(|hook| hook["name"] == SPINE).context("it is not in the list")?;
+    let reason = spine["reason"].as_str().unwrap_or_default();
+    let is_needed = spine["attached"] != "tp_btf" && spine["attached"] != "raw_tp";
+    ensure!(!is_needed || reason.contains(member), "without {member} nobody says what is missing: {reason}");
+    Ok(is_needed)
+}
+
+/// Every member that portchurn reads, as it names them to whoever asks for another.
+fn members() -> Result<Vec<String>> {
+    let output = run_portchurn(["check", "--no-member", "no.such"])?;
+    ensure!(!output.status.success(), "a member that nobody reads is accepted");
+    let text = complaint(&output)?;
+    let list = text.split_once("(have: ").and_then(|(_, rest)| rest.split_once(')'));
+    let (list, _) = list.with_context(|| format!("no list of names in: {text}"))?;
+    Ok(list.split(", ").map(str::to_owned).collect())
+}
+
+/// All counts are exact, whatever is missing.
+fn counts_without(member: &str, best: &str) -> Result<()> {
+    all_counted(WORKLOADS, &["--no-member", member], Tracefs::Mounted, |report| {
+        let tier = report.attached(SPINE);
+        if tier == "tracepoint" {
+            return Ok(Precision::NO_TYPES);
+        }
+        ensure!(tier == best, "{SPINE} is attached by {tier}, not by {best}");
+        Ok(precision_without(member))
+    })
+}
