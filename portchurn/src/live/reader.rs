@@ -200,19 +200,19 @@ impl Worker {
         let now = Instant::now();
         let Some(last) = self.last.as_ref().filter(|last| last.at_ns == expected.read_ns) else { return };
         let is_new = |netns: u32| last.closing.iter().all(|(read, _)| *read != netns);
-        if expected.namespaces.iter().any(|&(netns, _)| is_new(netns)) {
+        if expected.namespaces.iter().any(|there| is_new(there.netns)) {
             pace.discover();
         }
         if !pace.wants_check(now) {
             return;
         }
-        let agrees = expected.namespaces.iter().all(|&(netns, sum)| {
-            let read = last.closing.iter().find(|(read, _)| *read == netns);
+        let agrees = expected.namespaces.iter().all(|there| {
+            let read = last.closing.iter().find(|(read, _)| *read == there.netns);
             let closing = read.map_or(0, |(_, closing)| u64::from(*closing));
-            match (sum, self.counted(netns)) {
-                (Some(sum), Some(counted)) => agree(sum + closing, counted),
+            match (there.count, self.counted(there.netns)) {
+                (Some(count), Some(counted)) => agree(count + closing, counted, there.due),
                 // A namespace that is gone has none.
-                (sum, None) => sum == Some(0),
+                (count, None) => count == Some(0),
                 (None, _) => false,
             }
         });

@@ -15,6 +15,8 @@ pub const TIME_WAIT_S: u64 = 60;
 /// How much later its timer goes off, on average. Timers of a minute share a slot of 2.05 s at 250 Hz and 4.1 s at
 /// 1000 Hz, which is worked off at its end (kernel/time/timer.c). Seconds.
 pub const LATE_S: f64 = 1.0;
+/// The longest of these slots, at which the timers of one lot differ by as much. Seconds.
+pub const SLOT_S: f64 = 4.1;
 
 /// TIME_WAIT sockets by age.
 pub type Ages = [u32; AGE_STEPS];
@@ -39,8 +41,19 @@ pub struct SocketReading {
 pub struct Expected {
     /// When the reading that this carries on was complete. Nanoseconds, CLOCK_MONOTONIC.
     pub read_ns: u64,
-    /// By network namespace; `None`: it is at its limit, and which of the ends made one is not known.
-    pub namespaces: Vec<(u32, Option<u64>)>,
+    /// By network namespace.
+    pub namespaces: Vec<ExpectedThere>,
+}
+
+/// The same of one network namespace.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ExpectedThere {
+    /// Which.
+    pub netns: u32,
+    /// How many; `None`: it is at its limit, and which of the ends made one is not known.
+    pub count: Option<u64>,
+    /// Where no more come: by how many the kernel may have more or fewer at this moment, as their timers go off in lots.
+    pub due: u64,
 }
 
 /// A network namespace that could not be read.

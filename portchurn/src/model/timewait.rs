@@ -18,7 +18,8 @@ use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::Role;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Ages, Expected, NamespaceReading, Ownership, SocketReading, Sysctls, Unowned,
+    AGE_STEP_S, AGE_STEPS, Ages, Expected, ExpectedThere, NamespaceReading, Ownership, SLOT_S, SocketReading,
+    Sysctls, Unowned,
 };
 use crate::model::stacks::Stacks;
 
@@ -210,15 +211,26 @@ impl Ledger {
     pub fn expected(&self) -> Option<Expected> {
         let last = self.last.as_ref()?;
         let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
-        let mut sums: BTreeMap<_, _> = last.namespaces.iter().map(|namespace| (namespace.netns, 0)).collect();
+        let shares = self.entered_shares(read_ago_s);
+        let there = |netns| (netns, ExpectedThere { netns, count: Some(0), due: 0 });
+        let read = last.namespaces.iter().map(|namespace| there(namespace.netns));
+        let mut namespaces: BTreeMap<_, _> = read.collect();
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
             let known = if group.listed > 0.0 { amount.left + amount.since } else { 0 };
-            *sums.entry(key.netns).or_default() += known;
+            let there = namespaces.entry(key.netns).or_insert_with(|| there(key.netns).1);
+            there.count = there.count.map(|count| count + known);
+            let due = expired(&group.ages, read_ago_s + SLOT_S) - expired(&group.ages, read_ago_s - SLOT_S);
+            there.due += due.round() as u64;
         }
-        let shares = self.entered_shares(read_ago_s);
-        let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
-        let namespaces = sums.into_iter().map(|(netns, sum)| (netns, has_room(netns).then_some(sum)));
-        Some(Expected { read_ns: last.at_ns, namespaces: namespaces.collect() })
+        let is_full = |netns: &u32| shares.get(netns).is_some_and(|&share| share < 1.0);
+        for there in namespaces.values_mut().filter(|there| is_full(&there.netns)) {
+            there.count = None;
+        }
+        // Where more come, it is worth a list to be right.
+        for (_, key) in self.groups.iter().filter(|(_, group)| group.entered > 0.0).map(|(id, _)| id) {
+            namespaces.entry(key.netns).and_modify(|there| there.due = 0);
+        }
+        Some(Expected { read_ns: last.at_ns, namespaces: namespaces.into_values().collect() })
     }
 
     /// How many sockets each group has by now.

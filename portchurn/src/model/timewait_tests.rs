@@ -140,9 +140,13 @@ fn at_the_limit_the_kernel_makes_no_more() {
     assert_eq!(after(vec![first, later]).total, 1000);
 }
 
+fn expected(samples: Vec<Sample>) -> Vec<(u32, Option<u64>)> {
+    let there = applied(samples).0.expected().unwrap().namespaces;
+    there.into_iter().map(|there| (there.netns, there.count)).collect()
+}
+
 #[test]
 fn the_sum_is_foretold_for_each_namespace_until_ends_find_no_room() {
-    let expected = |samples| applied(samples).0.expected().unwrap().namespaces;
     assert!(Ledger::default().expected().is_none());
     let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 900, 0)])), ..sample(1) };
     assert_eq!(expected(vec![first.clone()]), [(5, Some(900))]);
@@ -154,6 +158,17 @@ fn the_sum_is_foretold_for_each_namespace_until_ends_find_no_room() {
     assert_eq!(expected(vec![first, later, full]), [(5, None), (6, Some(0))], "whose got in is not known");
     let empty = Sample { sockets: Some(reading(1, Vec::new())), ..sample(1) };
     assert_eq!(expected(vec![empty]), [(5, Some(0))]);
+}
+
+#[test]
+fn while_timers_go_off_the_kernel_may_be_ahead_or_behind_by_a_lot_of_them() {
+    // They are 50 to 55 seconds old, a second after the attach.
+    let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 500, 10)])), ..sample(1) };
+    let due_at = |at_s| applied(vec![first.clone(), sample(at_s)]).0.expected().unwrap().namespaces[0].due;
+    assert_eq!((due_at(2), due_at(20)), (0, 0), "none is due yet, and all are gone");
+    assert_eq!(due_at(10), 500, "any of them may be gone by now, or not");
+    let busy = Sample { churn: vec![entered(7, 1)], ..sample(10) };
+    assert_eq!(applied(vec![first, busy]).0.expected().unwrap().namespaces[0].due, 0, "more come");
 }
 
 #[test]
