@@ -83,6 +83,52 @@ fn under_load_native_stacks_are_sampled_within_the_budget() {
     });
 }
 
+/// Refused connects, as fast as one processor makes them.
+const STORM: u64 = 300_000;
+/// By so much memory may grow meanwhile. KiB.
+const GROWTH_KIB: u64 = 16 << 10;
+
+#[test]
+fn a_storm_of_refused_connects_is_accounted_for_to_the_last() {
+    check("a_storm_of_refused_connects_is_accounted_for_to_the_last", || {
+        let _alone = Alone::wait()?;
+        let folder = Folder::new()?;
+        let program = native::build(Language::C, folder.path(), "program", ["-g"])?;
+        let port = servers::free_port()?;
+        let mut tracer = sites::start(port, &[])?;
+        let before_kib = tracer.resident_kib()?;
+        let begun = Instant::now();
+        let arguments = ["refused", &STORM.to_string()];
+        let mut running = Running::start(native::command(&program, port, arguments), &program)?;
+        running.said()?;
+        let per_s = STORM as f64 / begun.elapsed().as_secs_f64();
+        let found = sites::wait_for(&mut tracer, &program.display().to_string(), |destinations| {
+            sites::opens_are(destinations, STORM)?;
+            let refused: u64 = destinations.iter().filter_map(|to| to.failed_by.get("ECONNREFUSED")).sum();
+            ensure!(refused == STORM, "{refused} refused, the program says {STORM}");
+            let all = || destinations.iter().flat_map(|to| to.sites("open"));
+            for caller in ["often", "seldom"] {
+                ensure!(all().any(|site| site.functions().contains(&caller)), "{caller} is not there");
+            }
+            Ok(())
+        })?;
+        sites::nothing_lost(&tracer.latest)?;
+        let allowed = COPIES_PER_S * (begun.elapsed().as_secs() + 2);
+        let read: u64 = found.iter().flat_map(|to| &to.call_sites).filter_map(|site| site.sampled).sum();
+        ensure!(read > 0 && read <= allowed, "{read} stacks were read, {allowed} were allowed");
+        let grown_kib = tracer.resident_kib()?.saturating_sub(before_kib);
+        ensure!(grown_kib <= GROWTH_KIB, "memory grew by {grown_kib} KiB");
+        sites::say_named(
+            &format!("{per_s:.0} refused connects per second"),
+            read,
+            STORM,
+            "the rest by count",
+        );
+        tracer.stop()?;
+        running.finish()
+    });
+}
+
 /// A copy of the system's Python that says it were another version.
 fn python_of_version(word: u32, folder: &Path) -> Result<PathBuf> {
     let python = std::fs::canonicalize(python::system()?)?;

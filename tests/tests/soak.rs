@@ -1,7 +1,6 @@
 //! Minutes of churn by processes that come and go: every connection is counted, and portchurn does not grow. Run by
 //! hand, as it takes its time: `PORTCHURN_SOAK_MINUTES=10 cargo test -p portchurn-tests --test soak -- --ignored`.
 
-use std::fs;
 use std::io::{Write, stderr};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -35,7 +34,7 @@ fn memory_is_flat_and_counts_are_exact() {
             for _ in 0..LOOK_EVERY {
                 tracer.advance()?;
             }
-            looks.push(resident_kib(tracer.pid())?);
+            looks.push(tracer.resident_kib()?);
             note(started, &tracer.latest, looks[looks.len() - 1]);
             if let Ok(truth) = receiver.try_recv() {
                 break truth?;
@@ -45,12 +44,6 @@ fn memory_is_flat_and_counts_are_exact() {
         tracer.stop()?;
         is_flat(&looks)
     });
-}
-
-fn resident_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the memory of portchurn")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("understand VmRSS")
 }
 
 /// One line per look, past libtest's capture, for the page that keeps the results.

@@ -116,6 +116,14 @@ impl Tracer {
         Ok(&self.latest)
     }
 
+    /// Its memory, with what it maps of files and of the kernel. KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .context("read the memory of portchurn")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find VmRSS")?;
+        line.trim().trim_end_matches(" kB").parse().context("understand VmRSS")
+    }
+
     /// Reads on until the condition holds; it says what is still wrong. Counters only grow, so it must still hold one
     /// object later.
     pub fn wait_until(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
