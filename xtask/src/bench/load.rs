@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::getpid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     cycles: u32,
     #[arg(long)]
     cpu: usize,
+    /// Connects where nobody listens
+    #[arg(long)]
+    refused: bool,
 }
 
 /// What one round of load took.
@@ -55,39 +58,53 @@ impl Load {
     }
 }
 
-/// Which program makes the load.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Language {
+/// Which program makes which load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Program {
     /// This one.
     Native,
     /// `load.py`
     Python,
+    /// This one, where nobody listens.
+    Refused,
 }
 
 /// The system's Python is what most hosts have.
 const PYTHONS: [&str; 2] = ["/usr/bin/python3", "python3"];
 
-impl Language {
+impl Program {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Native => "native",
-            Self::Python => "Python",
+            Self::Native => "native loop",
+            Self::Python => "Python loop",
+            Self::Refused => "native loop, refused",
+        }
+    }
+
+    /// The moments at which a stack is taken.
+    pub(crate) fn moments(self) -> &'static str {
+        match self {
+            Self::Native | Self::Python => "three stacks a connection: open, two closes",
+            Self::Refused => "one stack a connect",
         }
     }
 
     /// Whether it can be run.
     pub(crate) fn is_here(self) -> bool {
-        self == Self::Native || python().is_some()
+        self != Self::Python || python().is_some()
     }
 
     /// The program and its arguments.
     fn command_line(self, cycles: u32, cpu: usize) -> Result<Vec<OsString>> {
         let (cycles, cpu) = (cycles.to_string(), cpu.to_string());
         Ok(match self {
-            Self::Native => {
+            Self::Native | Self::Refused => {
                 let xtask = std::env::current_exe().context("find this program")?;
                 let arguments = ["bench-load", "--cycles", &cycles, "--cpu", &cpu];
-                std::iter::once(xtask.into()).chain(arguments.map(OsString::from)).collect()
+                let refused = (self == Self::Refused).then_some("--refused");
+                let arguments = arguments.into_iter().chain(refused).map(OsString::from);
+                std::iter::once(xtask.into()).chain(arguments).collect()
             }
             Self::Python => {
                 let program = python().context("there is no Python here")?;
@@ -105,14 +122,14 @@ fn python() -> Option<PathBuf> {
 }
 
 /// Runs one round in a process of its own.
-pub(crate) fn run(language: Language, cycles: u32, cpu: usize) -> Result<Load> {
+pub(crate) fn run(program: Program, cycles: u32, cpu: usize) -> Result<Load> {
     ensure!(
         on_path("unshare").is_some() && on_path("ip").is_some(),
         "bench needs `unshare` and `ip`: install iproute2"
     );
     let mut command = Command::new("unshare");
     command.args(["--net", "--", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]);
-    command.args(language.command_line(cycles, cpu)?);
+    command.args(program.command_line(cycles, cpu)?);
     let said = capture(command.stdin(Stdio::null())).context("run the load")?;
     serde_json::from_str(&said).context("read what the load says")
 }
@@ -124,13 +141,10 @@ pub(crate) fn generate(args: &Args) -> Result<()> {
     sched_setaffinity(None, &cpus).with_context(|| format!("stay on processor {}", args.cpu))?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("listen")?;
     let port = listener.local_addr()?.port();
-    for index in 0..WARM_UP {
-        cycle(&listener, port, index)?;
-    }
+    let one = |index| if args.refused { refused(index) } else { cycle(&listener, port, index) };
+    (0..WARM_UP).try_for_each(one)?;
     let (cpu, wall) = (cpu_ns(), Instant::now());
-    for index in WARM_UP..WARM_UP.saturating_add(args.cycles) {
-        cycle(&listener, port, index)?;
-    }
+    (WARM_UP..WARM_UP.saturating_add(args.cycles)).try_for_each(one)?;
     let (cpu_ns, wall_ns) = (cpu_ns() - cpu, wall.elapsed().as_nanos() as u64);
     let pid = getpid().as_raw_nonzero().get() as u32;
     println!("{}", serde_json::to_string(&Load { pid, cycles: args.cycles, cpu_ns, wall_ns })?);
@@ -138,8 +152,7 @@ pub(crate) fn generate(args: &Args) -> Result<()> {
 }
 
 fn cycle(listener: &TcpListener, port: u16, index: u32) -> Result<()> {
-    let host = index / RUN % DESTINATIONS;
-    let target = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, host as u8 + 1), port));
+    let target = target(index, port);
     let near = TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
     let far = loop {
         match listener.accept() {
@@ -151,6 +164,22 @@ fn cycle(listener: &TcpListener, port: u16, index: u32) -> Result<()> {
     drop(near);
     drop(far);
     Ok(())
+}
+
+/// In a namespace of its own nobody listens there, and no connect chooses it.
+const NOBODY_S_PORT: u16 = 1;
+
+fn refused(index: u32) -> Result<()> {
+    let target = target(index, NOBODY_S_PORT);
+    match TcpStream::connect(target) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        outcome => bail!("{target} was to refuse, but: {outcome:?}"),
+    }
+}
+
+fn target(index: u32, port: u16) -> SocketAddr {
+    let host = index / RUN % DESTINATIONS;
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, host as u8 + 1), port))
 }
 
 fn cpu_ns() -> u64 {

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::repo;
 use crate::run;
-use load::Language;
+use load::Program;
 use report::{Agent, Report, Round, Series, Traced};
 use tracer::{Kind, Tracer};
 
@@ -126,7 +126,7 @@ fn build() -> Result<PathBuf> {
 /// slowly favours nobody.
 fn paired(plan: &Plan) -> Result<Vec<Series>> {
     eprintln!("bench: warm-up");
-    load::run(Language::Native, plan.cycles, plan.cpu)?;
+    load::run(Program::Native, plan.cycles, plan.cpu)?;
     let mut series: Vec<Series> = plan.tracers.iter().map(Series::new).collect();
     for pair in 1..=plan.pairs {
         let mut turns: Vec<Option<usize>> =
@@ -137,7 +137,7 @@ fn paired(plan: &Plan) -> Result<Vec<Series>> {
         let (mut plain, mut traced) = (None, Vec::new());
         for turn in turns {
             match turn {
-                None => plain = Some(load::run(Language::Native, plan.cycles, plan.cpu)?),
+                None => plain = Some(load::run(Program::Native, plan.cycles, plan.cpu)?),
                 Some(index) => traced.push((index, with_tracer(&plan.tracers[index], plan)?)),
             }
         }
@@ -155,7 +155,7 @@ fn paired(plan: &Plan) -> Result<Vec<Series>> {
 fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
     let mut tracer = Tracer::start(kind)?;
     let at = tracer.usage()?;
-    let load = load::run(Language::Native, plan.cycles, plan.cpu)?;
+    let load = load::run(Program::Native, plan.cycles, plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     tracer.wait_for_count(&load);
     let (attach, own) = (tracer.attach, tracer.own_figures());
@@ -191,7 +191,7 @@ fn busy(portchurn: &Kind, plan: &Plan) -> Result<(Agent, f64)> {
     let mut tracer = Tracer::start(portchurn)?;
     tracer.wait_for_reports(2)?;
     let at = tracer.usage()?;
-    let load = load::run(Language::Native, plan.cycles.saturating_mul(6), plan.cpu)?;
+    let load = load::run(Program::Native, plan.cycles.saturating_mul(6), plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     tracer.stop()?;
     Ok((agent, load.cycles_per_s()))

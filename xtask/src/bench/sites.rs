@@ -1,19 +1,21 @@
-//! What lines of code cost: the same load with `--stack off` and with stacks, in turns, from a loop in Python and from one
-//! in compiled code. What is compared are the two sides of a pair, so that only the stacks are different.
+//! What lines of code cost: the same load untraced, with `--stack off` and with stacks, in turns, from a loop in Python, from one
+//! in compiled code, and from one whose connects are all refused. What is compared are the sides of one round.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::load::{self, Language, Load};
+use super::load::{self, Load, Program};
 use super::report::{row, spread_row};
 use super::stats::{Spread, spread};
 use super::tracer::{Kind, Tracer};
 use super::{Agent, Plan};
 
-/// The first is what the others are compared with.
-const MODES: [&str; 3] = ["off", "native", "auto"];
+/// `--stack` of each; the first is without portchurn.
+const MODES: [&str; 4] = ["untraced", "off", "native", "auto"];
+const UNTRACED: usize = 0;
+const OFF: usize = 1;
 
 /// One round of each mode.
 #[derive(Serialize)]
@@ -26,34 +28,34 @@ struct Round {
     missed: [u64; MODES.len()],
 }
 
-/// All rounds of one language.
+/// All rounds of one load.
 #[derive(Serialize)]
 pub(crate) struct Series {
-    language: &'static str,
+    load: Program,
     rounds: Vec<Round>,
 }
 
 /// Runs all of them.
 pub(crate) fn measure(plan: &Plan, portchurn: &Path, extra: &[String]) -> Result<Vec<Series>> {
     let mut all = Vec::new();
-    for language in [Language::Python, Language::Native] {
-        if !language.is_here() {
+    for program in [Program::Python, Program::Native, Program::Refused] {
+        if !program.is_here() {
             eprintln!("bench: no Python here, so none is measured");
             continue;
         }
-        eprintln!("bench: call sites, {}: warm-up", language.name());
-        load::run(language, plan.cycles, plan.cpu)?;
+        eprintln!("bench: call sites, {}: warm-up", program.name());
+        load::run(program, plan.cycles, plan.cpu)?;
         let mut rounds = Vec::new();
         for pair in 1..=plan.pairs {
-            rounds.push(round(plan, portchurn, extra, language, pair % 2 == 0)?);
+            rounds.push(round(plan, portchurn, extra, program, pair % 2 == 0)?);
             eprintln!(
                 "bench: call sites, {}, {pair}/{}: {}",
-                language.name(),
+                program.name(),
                 plan.pairs,
                 rounds[pair - 1].line()
             );
         }
-        all.push(Series { language: language.name(), rounds });
+        all.push(Series { load: program, rounds });
     }
     Ok(all)
 }
@@ -63,7 +65,7 @@ fn round(
     plan: &Plan,
     portchurn: &Path,
     extra: &[String],
-    language: Language,
+    program: Program,
     backwards: bool,
 ) -> Result<Round> {
     let mut round =
@@ -73,8 +75,12 @@ fn round(
         turns.reverse();
     }
     for turn in turns {
+        if turn == UNTRACED {
+            round.cpu_us[turn] = load::run(program, plan.cycles, plan.cpu)?.cpu_us_per_cycle();
+            continue;
+        }
         let kind = Kind::portchurn(portchurn.to_owned(), MODES[turn], extra);
-        let (load, agent, counted) = traced(&kind, plan, language)?;
+        let (load, agent, counted) = traced(&kind, plan, program)?;
         round.cpu_us[turn] = load.cpu_us_per_cycle();
         round.agent_cpu_ratio[turn] = agent.cpu_ratio;
         round.missed[turn] = kind.expects(&load).saturating_sub(counted);
@@ -82,10 +88,10 @@ fn round(
     Ok(round)
 }
 
-fn traced(kind: &Kind, plan: &Plan, language: Language) -> Result<(Load, Agent, u64)> {
+fn traced(kind: &Kind, plan: &Plan, program: Program) -> Result<(Load, Agent, u64)> {
     let mut tracer = Tracer::start(kind)?;
     let at = tracer.usage()?;
-    let load = load::run(language, plan.cycles, plan.cpu)?;
+    let load = load::run(program, plan.cycles, plan.cpu)?;
     let agent = Agent::between(&at, &tracer.usage()?);
     tracer.wait_for_count(&load);
     let (counted, _) = tracer.stop_and_count(&load)?;
@@ -94,10 +100,10 @@ fn traced(kind: &Kind, plan: &Plan, language: Language) -> Result<(Load, Agent, 
 
 impl Round {
     fn line(&self) -> String {
-        let [off, with @ ..] = self.cpu_us;
+        let [untraced, with @ ..] = self.cpu_us;
         let more: Vec<_> =
-            MODES[1..].iter().zip(with).map(|(mode, us)| format!("{mode} {:+.2}", us - off)).collect();
-        format!("off {off:.2} µs, {}", more.join(", "))
+            MODES[OFF..].iter().zip(with).map(|(mode, us)| format!("{mode} {:+.2}", us - untraced)).collect();
+        format!("untraced {untraced:.2} µs, {}", more.join(", "))
     }
 }
 
@@ -108,19 +114,23 @@ impl Series {
 
     /// Prints the rows.
     pub(crate) fn print(&self) -> Result<()> {
-        println!("\n{:<34}{:>10}   quartiles", format!("call sites, {} loop", self.language), "median");
+        println!("\n{:<34}{:>10}   quartiles", format!("call sites, {}", self.load.name()), "median");
         for (mode, name) in MODES.iter().enumerate() {
             let label = format!("  CPU per connection, {name}, µs");
             spread_row(&label, self.spread(|round| round.cpu_us[mode])?, 1.0, 2);
         }
-        for (mode, name) in MODES.iter().enumerate().skip(1) {
+        for (mode, name) in MODES.iter().enumerate().skip(OFF) {
+            let label = format!("  {name} minus untraced, µs");
+            spread_row(&label, self.spread(|round| round.cpu_us[mode] - round.cpu_us[UNTRACED])?, 1.0, 2);
+        }
+        for (mode, name) in MODES.iter().enumerate().skip(OFF + 1) {
             let label = format!("  {name} minus off, µs");
-            spread_row(&label, self.spread(|round| round.cpu_us[mode] - round.cpu_us[0])?, 1.0, 2);
+            spread_row(&label, self.spread(|round| round.cpu_us[mode] - round.cpu_us[OFF])?, 1.0, 2);
             let label = format!("  agent CPU, {name}, % of one");
             spread_row(&label, self.spread(|round| round.agent_cpu_ratio[mode])?, 100.0, 2);
         }
         let missed: u64 = self.rounds.iter().flat_map(|round| round.missed).sum();
-        row("  missing from the counts", &missed.to_string(), "three stacks a connection: open, two closes");
+        row("  missing from the counts", &missed.to_string(), self.load.moments());
         Ok(())
     }
 }

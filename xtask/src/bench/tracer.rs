@@ -139,7 +139,7 @@ impl<'a> Tracer<'a> {
     fn count(&mut self, load: &Load, line: &str) {
         self.read(line);
         if self.kind.speaks_json {
-            self.counted = self.counted.max(self.opened_by(load.pid));
+            self.counted = self.counted.max(self.made_by(load.pid));
         } else {
             self.counted += u64::from(line.split_whitespace().next() == Some(load.pid.to_string().as_str()));
         }
@@ -155,13 +155,13 @@ impl<'a> Tracer<'a> {
         Ok((self.counted, took))
     }
 
-    /// Connections of a process in the last report; 0 unless it closed what it opened and accepted.
-    fn opened_by(&self, pid: u32) -> u64 {
+    /// Connections and failed connects of a process in the last report; 0 unless it closed what it opened and accepted.
+    fn made_by(&self, pid: u32) -> u64 {
         let processes = self.last["processes"].as_array().map(Vec::as_slice).unwrap_or_default();
         let Some(process) = processes.iter().find(|process| process["tgid"] == pid) else { return 0 };
-        let [opened, accepted, closed] =
-            ["opened", "accepted", "closed"].map(|key| process[key].as_u64().unwrap_or_default());
-        if opened == accepted && closed == opened + accepted { opened } else { 0 }
+        let [opened, accepted, closed, failed] =
+            ["opened", "accepted", "closed", "failed"].map(|key| process[key].as_u64().unwrap_or_default());
+        if opened == accepted && closed == opened + accepted { opened + failed } else { 0 }
     }
 
     pub(crate) fn own_figures(&self) -> OwnFigures {
