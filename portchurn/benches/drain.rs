@@ -27,6 +27,7 @@ fn loaded(keys: u32) -> Option<Loaded> {
         forced: Vec::new(),
         no_btf: false,
         no_members: Vec::new(),
+        search_threads: false,
         wanted: Wanted { keys: Some(keys + 16), ..Wanted::default() },
         host: Host {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),

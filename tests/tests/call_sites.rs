@@ -48,9 +48,13 @@ fn account(path: &Path) -> Result<(Stacks, u64)> {
 
 /// Runs the script, perhaps elsewhere, and compares every stack and its count.
 fn equal(python: &Path, is_contained: bool) -> Result<()> {
+    equal_with(python, is_contained, &[])
+}
+
+fn equal_with(python: &Path, is_contained: bool, arguments: &[&str]) -> Result<()> {
     let folder = Folder::new()?;
     let port = servers::accepting()?;
-    let mut tracer = sites::start(port, &[])?;
+    let mut tracer = sites::start(port, arguments)?;
     let written = folder.path().join("account.jsonl");
     let mut command = python::command(python, "truth.py");
     command.arg(port.to_string()).arg(&written).arg("5").env("FORK", "1");
@@ -84,6 +88,14 @@ fn every_python(test: impl Fn(&Path) -> Result<()>) -> Result<()> {
 #[test]
 fn python_frames_are_those_of_the_interpreter() {
     check("python_frames_are_those_of_the_interpreter", || every_python(|python| equal(python, false)));
+}
+
+/// Thread-specific data leads to the state of a thread nearly everywhere; this is the other way.
+#[test]
+fn python_frames_by_a_search_for_the_thread() {
+    check("python_frames_by_a_search_for_the_thread", || {
+        every_python(|python| equal_with(python, false, &["--search-threads"]))
+    });
 }
 
 /// With process numbers and mounts of its own, as in a container.

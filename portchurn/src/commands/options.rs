@@ -99,6 +99,9 @@ pub struct TracerArgs {
     /// As on a kernel whose type information lacks this member
     #[arg(long, value_name = "STRUCT.PATH", hide = true, value_parser = known)]
     pub no_member: Vec<String>,
+    /// As with an interpreter whose thread-specific data leads nowhere
+    #[arg(long, hide = true)]
+    pub search_threads: bool,
 }
 
 impl TracerArgs {
@@ -164,6 +167,7 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         forced: forced(tracer, stack),
         no_btf: tracer.no_btf,
         no_members: tracer.no_member.clone(),
+        search_threads: tracer.search_threads,
         stacks: stack.into(),
         culprits: Rules { app_paths: tracer.app_path.clone(), skip_paths: tracer.skip_path.clone() },
         max_cpu_ratio: tracer.max_cpu.map(|percent| percent / 100.0),

@@ -93,7 +93,7 @@ impl Session {
         let watchers = namer.as_ref().map(|namer| Watchers {
             // The kernel side tells of an exec where it has to forget an interpreter.
             stacks: Box::new(Stacks(namer.front(walks))),
-            looker: Box::new(Looks(namer.looker())),
+            looker: Box::new(Looks { looker: namer.looker(), search_threads: options.search_threads }),
         });
         let mut collector = Collector::attach(options, watchers, now_ns())?;
         collector.read_sockets()?;
@@ -268,12 +268,21 @@ impl Watcher for Stacks {
 }
 
 /// The same for the thread that looks for interpreters.
-struct Looks(look::Looker);
+struct Looks {
+    looker: look::Looker,
+    /// Whether the state of a thread is never taken from thread-specific data.
+    search_threads: bool,
+}
 
 impl Looker for Looks {
     fn look(&mut self, tgid: u32) -> Look {
-        match self.0.look(tgid) {
-            Attach::Found(interpreter) => Look::Found(interpreter),
+        match self.looker.look(tgid) {
+            Attach::Found(mut interpreter) => {
+                if self.search_threads {
+                    interpreter.thread_key = 0;
+                }
+                Look::Found(interpreter)
+            }
             Attach::Later => Look::Later,
             Attach::Absent | Attach::Refused(_) => Look::Nothing,
         }

@@ -45,6 +45,8 @@ pub struct Options {
     pub no_btf: bool,
     /// Hidden: members of the kernel's structures that are to be missing from its types.
     pub no_members: Vec<String>,
+    /// Hidden: the states of an interpreter's threads are searched for, as where thread-specific data does not lead to them.
+    pub search_threads: bool,
     /// Sizes that were asked for.
     pub wanted: Wanted,
     /// What sizes depend on.
