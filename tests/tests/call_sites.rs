@@ -161,3 +161,53 @@ fn pythons_from_3_14_on_are_read_like_the_others() {
         })
     });
 }
+
+/// An application, and what it carries along of somebody else's.
+const APP: &str = "import sys\nfrom vendored.db import get_session\n\n\ndef sync():\n    get_session(int(sys.argv[1]))\n\n\nfor _ in range(20):\n    sync()\n";
+const VENDORED: &str = "import socket\n\n\ndef get_session(port):\n    socket.create_connection((\"127.0.0.1\", port)).close()\n";
+
+/// What is the application's is told by where code lies; whoever knows better says so.
+#[test]
+fn what_is_the_application_s_can_be_said() {
+    check("what_is_the_application_s_can_be_said", || {
+        let folder = Folder::new()?;
+        let app = folder.path().join("app.py").display().to_string();
+        std::fs::create_dir(folder.path().join("vendored"))?;
+        std::fs::write(&app, APP)?;
+        std::fs::write(folder.path().join("vendored/db.py"), VENDORED)?;
+        for (arguments, culprit, called_from) in [
+            (&[] as &[&str], ("db.py", "get_session", Some(5)), "sync"),
+            (&["--skip-path", "/vendored/"], ("app.py", "sync", Some(6)), "<module>"),
+            (&["--app-path", "/socket.py"], ("socket.py", "create_connection", None), "get_session"),
+        ] {
+            sites::in_time(|| blames(&app, arguments, culprit, called_from))
+                .with_context(|| arguments.join(" "))?;
+        }
+        Ok(())
+    });
+}
+
+/// Where and who; the line, if it is ours to know.
+type Blamed<'a> = (&'a str, &'a str, Option<u64>);
+
+fn blames(app: &str, arguments: &[&str], culprit: Blamed<'_>, called_from: &str) -> Result<()> {
+    let port = servers::accepting()?;
+    let mut tracer = sites::start(port, arguments)?;
+    python::run(&python::system()?, app, [port.to_string()])?;
+    sites::wait_for(&mut tracer, app, |destinations| {
+        sites::none_too_soon(destinations)?;
+        sites::opens_are(destinations, 20)?;
+        for site in destinations.iter().flat_map(|to| to.sites("open")) {
+            let (file, function, line) = culprit;
+            let place = site.culprit.as_ref().with_context(|| format!("nobody is blamed: {site:?}"))?;
+            let is_there = place.file.as_deref().is_some_and(|path| path.ends_with(&format!("/{file}")));
+            let is_it = is_there && place.function == function && (line.is_none() || place.line == line);
+            ensure!(is_it, "{place:?} is blamed, it was to be {culprit:?}");
+            let above = site.called_from.as_ref().map(|place| place.function.as_str());
+            ensure!(above == Some(called_from), "called from {above:?}, it was to be {called_from}");
+        }
+        Ok(())
+    })?;
+    tracer.stop()?;
+    Ok(())
+}
