@@ -11,6 +11,7 @@ use crate::model::lists::time_wait;
 use crate::model::row::{destination_text, display_name};
 use crate::model::sample::Frame;
 use crate::model::snapshot::{CallSite, Destination, Program, Role, Snapshot};
+use crate::model::sockets::TIME_WAIT_S;
 
 mod folded;
 mod json;
@@ -62,7 +63,7 @@ pub enum Weight {
     /// Connections
     #[default]
     Connections,
-    /// TIME_WAIT sockets that there are at the end
+    /// Seconds for which the TIME_WAIT sockets that there are at the end keep their ports: 60 each
     TimeWait,
 }
 
@@ -71,7 +72,7 @@ impl Weight {
     fn unit(self) -> (&'static str, &'static str) {
         match self {
             Self::Connections => ("connections", "count"),
-            Self::TimeWait => ("time_wait", "count"),
+            Self::TimeWait => ("time_wait", "seconds"),
         }
     }
 
@@ -80,7 +81,7 @@ impl Weight {
     fn unit_text(self) -> &'static str {
         match self {
             Self::Connections => "connections",
-            Self::TimeWait => "TIME_WAIT sockets",
+            Self::TimeWait => "port seconds in TIME_WAIT",
         }
     }
 }
@@ -178,7 +179,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What owners hold of connections that were opened here.
+/// For how long owners keep ports of connections that were opened here.
 fn held(snapshot: &Snapshot) -> Vec<Flame<'_>> {
     let mut flames = Vec::new();
     for owner in snapshot.time_wait.iter().flat_map(|time_wait| &time_wait.owners) {
@@ -186,7 +187,9 @@ fn held(snapshot: &Snapshot) -> Vec<Flame<'_>> {
         for destination in owner.destinations.iter().filter(|destination| destination.role == Role::Connect) {
             let to = time_wait::destination_text(destination);
             let sites = destination.call_sites.iter().flatten().filter(|site| site.at == "open");
-            flames.extend(sites.map(|site| Flame::new(program(), to.clone(), site)));
+            let flame = |site| Flame::new(program(), to.clone(), site);
+            flames
+                .extend(sites.map(flame).map(|flame| Flame { weight: flame.weight * TIME_WAIT_S, ..flame }));
         }
     }
     flames

@@ -36,6 +36,6 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 fn title(weight: Weight) -> &'static str {
     match weight {
         Weight::Connections => "Connections by the code that opens them",
-        Weight::TimeWait => "TIME_WAIT sockets by the code that opened their connections",
+        Weight::TimeWait => "Port seconds in TIME_WAIT by the code that opened the connections",
     }
 }

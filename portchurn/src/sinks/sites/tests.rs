@@ -65,11 +65,11 @@ fn folded_stacks_add_up_to_what_was_begun() {
 }
 
 #[test]
-fn weighed_by_time_wait_it_is_the_sockets_that_are_held() {
+fn weighed_by_time_wait_it_is_a_minute_for_each_socket_that_is_held() {
     let folded = text(Format::Folded, Weight::TimeWait);
     let sum: u64 = folded.lines().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
-    assert_eq!(sum, 14_400, "all that have an owner: {folded}");
-    let most = "python3 worker.py;getSession (db.py:31);10.0.0.2:3306 9800";
+    assert_eq!(sum, 14_400 * 60, "all that have an owner: {folded}");
+    let most = "python3 worker.py;getSession (db.py:31);10.0.0.2:3306 588000";
     assert!(folded.lines().any(|line| line == most), "two processes, seven of ten each: {folded}");
 }
 
@@ -81,7 +81,7 @@ fn a_flame_graph_names_frames_and_escapes_markup() {
     assert!(svg.contains("getSession (db.py:31) (14,002 connections, 97.22%)"), "{svg}");
     assert!(svg.contains("evil&lt;/text&gt;"), "{svg}");
     assert_eq!(text(Format::Svg, Weight::Connections), svg, "equal runs make equal files");
-    assert!(text(Format::Svg, Weight::TimeWait).contains("TIME_WAIT sockets, 68."));
+    assert!(text(Format::Svg, Weight::TimeWait).contains("port seconds in TIME_WAIT, 68."));
 }
 
 #[test]
