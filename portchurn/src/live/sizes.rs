@@ -89,7 +89,7 @@ impl Sizes {
             looks: host.cpus.max(1),
             scratch: if wanted.stacks { host.cpus.max(1) } else { 1 },
             // Mapped twice in a row, so that it counts twice.
-            stack_ring_bytes: if wanted.stacks { 2 << 20 } else { 4 << 10 },
+            stack_ring_bytes: if wanted.stacks { 4 << 20 } else { 4 << 10 },
         }
     }
 }
