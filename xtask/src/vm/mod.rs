@@ -28,6 +28,7 @@ mod table;
 mod verdict;
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -73,9 +74,9 @@ pub(crate) struct Args {
     /// Start a shell on this terminal instead of the tests
     #[arg(long)]
     shell: bool,
-    /// Fail, instead of skipping, when a kernel can't be had
-    #[arg(long)]
-    require: bool,
+    /// Fail, instead of skipping, when a kernel can't be had: any, or one of these lines
+    #[arg(long, value_name = "LINES", value_delimiter = ',', num_args = 0..=1, require_equals = true, default_missing_value = ANY)]
+    require: Vec<String>,
     /// Show the kernel lines, what is cached and what is missing to run them
     #[arg(long, exclusive = true)]
     list: bool,
@@ -91,12 +92,32 @@ pub(crate) struct Args {
     /// Write docs/support.md from what the attach matrix showed in the last run of each kernel
     #[arg(long, exclusive = true)]
     table: bool,
-    /// Test programs to run, by name of their file in tests/tests [default: all]
+    /// Test programs to run, by name of their file in tests/tests; NAME@LINE: on this kernel line only [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
-    test: Vec<String>,
+    test: Vec<Wanted>,
     /// Filter and libtest arguments
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+/// `--require` without a value.
+const ANY: &str = "any";
+
+/// A test program, perhaps on one kernel line only.
+#[derive(Clone, Debug)]
+struct Wanted {
+    name: String,
+    line: Option<String>,
+}
+
+impl FromStr for Wanted {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, line) = text.split_once('@').map_or((text, None), |(name, line)| (name, Some(line)));
+        line.map(kernel::find).transpose()?;
+        Ok(Self { name: name.to_owned(), line: line.map(str::to_owned) })
+    }
 }
 
 /// Root of a guest.
@@ -115,6 +136,19 @@ impl Args {
 
     fn memory(&self) -> &str {
         self.mem.as_deref().unwrap_or(if self.has_host_root() { "1G" } else { "512M" })
+    }
+
+    fn requires(&self, line: &str) -> bool {
+        self.require.iter().any(|required| required == ANY || required == line)
+    }
+
+    /// Whether a test program is to run; on this kernel line, if there is one.
+    fn wants(&self, test: &str, line: Option<&str>) -> bool {
+        let is_it = |wanted: &Wanted| {
+            let is_there = line.is_none() || wanted.line.is_none() || wanted.line.as_deref() == line;
+            wanted.name == test && is_there
+        };
+        self.test.is_empty() || self.test.iter().any(is_it)
     }
 
     fn lines(&self) -> Result<Vec<&'static Line>> {
@@ -155,4 +189,39 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.cpus > 0 && args.jobs > 0, "--cpus and --jobs start at 1");
     setup::check(args.arch)?;
     run::run(&layout, args)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::Args;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        vm: Args,
+    }
+
+    fn parsed(text: &str) -> Args {
+        Line::try_parse_from(text.split(' ')).unwrap().vm
+    }
+
+    #[test]
+    fn a_test_may_be_for_one_kernel_only() {
+        let args = parsed("vm --test smoke,kernel_truth@6.1");
+        assert!(args.wants("smoke", Some("6.12")) && args.wants("kernel_truth", Some("6.1")));
+        assert!(!args.wants("kernel_truth", Some("6.12")) && !args.wants("cli", Some("6.1")));
+        assert!(args.wants("kernel_truth", None), "it must be built");
+        assert!(parsed("vm --all").wants("whatever", Some("5.10")));
+        assert!(Line::try_parse_from(["vm", "--test", "smoke@2.4"]).is_err());
+    }
+
+    #[test]
+    fn some_kernels_may_be_required_and_others_not() {
+        let args = parsed("vm --require=6.1,6.12 --release");
+        assert!(args.requires("6.1") && args.requires("6.12") && !args.requires("5.10"));
+        assert!(parsed("vm --require --release").requires("5.10"));
+        assert!(!parsed("vm --release").requires("6.1"));
+    }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use super::Args;
 use super::cross;
 use super::initramfs::Program;
 use super::kernel::Arch;
@@ -41,14 +42,15 @@ impl Payload {
     }
 
     /// The product and its kernel tests.
-    pub(crate) fn product(layout: &Layout, arch: Arch, only: &[String], is_release: bool) -> Result<Self> {
+    pub(crate) fn product(layout: &Layout, args: &Args) -> Result<Self> {
+        let arch = args.arch;
         // The same packages both times: with others cargo would choose other features and build everything again.
         let all = ["--package", "vm-init", "--package", TESTS, "--package", PRODUCT];
-        let packages = if is_release { &all[..4] } else { &all };
+        let packages = if args.release { &all[..4] } else { &all };
         let tools = cargo(layout, arch, &[&["build", "--bins"], packages].concat())?;
         let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], packages].concat())?;
         let is_wanted = |artifact: &Artifact| {
-            let is_named = only.is_empty() || only.contains(&artifact.target.name);
+            let is_named = args.wants(&artifact.target.name, None);
             artifact.is_kind("test") && artifact.package_id.contains(TESTS) && is_named
         };
         let tests = tests.into_iter().filter(is_wanted);
@@ -58,7 +60,7 @@ impl Payload {
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };
-        let product = if is_release {
+        let product = if args.release {
             let path = release::file(arch.name())?;
             ("PORTCHURN_BIN", Program { name: PRODUCT.to_owned(), path })
         } else {

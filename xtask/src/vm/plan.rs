@@ -8,7 +8,7 @@ use vm_init::plan::Plan;
 
 use super::Args;
 use super::image::Image;
-use super::initramfs;
+use super::initramfs::{self, Program};
 use super::layout::{Layout, label};
 use super::payload::Payload;
 use super::qemu::{Accelerator, Console, Spec, ports};
@@ -48,7 +48,9 @@ impl Guests<'_> {
         let tools = self.payload.tools.iter();
         let environment = tools.map(|(key, program)| ((*key).to_owned(), program.guest_path(host_root)));
         let kernel = [("PORTCHURN_VM".to_owned(), self.label())];
-        let tests = self.payload.tests.iter();
+        let is_wanted =
+            |test: &&Program| self.args.selftest || self.args.wants(&test.name, Some(self.image.line));
+        let tests = self.payload.tests.iter().filter(is_wanted);
         Plan {
             results: ports.results.to_owned(),
             console: ports.console.to_owned(),

@@ -18,11 +18,8 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<()> {
     let (images, mut entries) = kernels(layout, args)?;
     let Some(first) = images.first() else { return end(&entries) };
     let accelerator = accelerator::choose(args.accel, &layout.vm, first)?;
-    let payload = if args.selftest {
-        Payload::selftest(layout, args.arch)?
-    } else {
-        Payload::product(layout, args.arch, &args.test, args.release)?
-    };
+    let payload =
+        if args.selftest { Payload::selftest(layout, args.arch)? } else { Payload::product(layout, args)? };
     let guests =
         images.into_iter().map(|image| Guests { layout, args, image, payload: &payload, accelerator });
     let guests: Vec<_> = guests.collect();
@@ -53,7 +50,7 @@ fn kernels(layout: &Layout, args: &Args) -> Result<(Vec<Image>, Vec<Entry>)> {
             Err(error) => {
                 let reason = format!("{error:#}");
                 say::progress(&format!("kernel {}: {reason}", line.name));
-                let guest = Guest::Missing { reason, is_failure: args.require };
+                let guest = Guest::Missing { reason, is_failure: args.requires(line.name) };
                 missing.push(Entry { label: label(line.name, args.arch), release: String::new(), guest });
             }
         }
