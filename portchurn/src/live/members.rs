@@ -141,6 +141,8 @@ pub fn find(types: &KernelTypes, hidden: &[String]) -> anyhow::Result<Found> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use portchurn_common::settings::UNKNOWN;
 
     use super::{MEMBERS, Without, find, known};
@@ -159,7 +161,8 @@ mod tests {
     #[test]
     fn without_one_member_goes_what_needs_it_and_nothing_else() {
         let Ok(types) = KernelTypes::of_running_kernel() else {
-            eprintln!("SKIP without_one_member_goes_what_needs_it_and_nothing_else: this kernel has no BTF");
+            let why = "SKIP without_one_member_goes_what_needs_it_and_nothing_else: this kernel has no BTF\n";
+            let _ = std::io::stderr().write_all(why.as_bytes());
             return;
         };
         let mut whole = find(&types, &[]).unwrap().offsets;

@@ -36,6 +36,29 @@ pub struct SocketReading {
     pub unread: Vec<Unread>,
 }
 
+impl SocketReading {
+    /// Why it lacks something, for a person.
+    pub fn incomplete_because(&self) -> Vec<String> {
+        let mut reasons: Vec<_> = self
+            .unread
+            .iter()
+            .map(|unread| format!("network namespace {} could not be read: {}", unread.netns, unread.reason))
+            .collect();
+        for namespace in &self.namespaces {
+            if namespace.interrupted {
+                reasons.push(format!(
+                    "the table of network namespace {} changed while it was read",
+                    namespace.netns
+                ));
+            }
+            if namespace.truncated {
+                reasons.push(format!("the list of network namespace {} was cut off", namespace.netns));
+            }
+        }
+        reasons
+    }
+}
+
 /// How many TIME_WAIT sockets there should be by now, of those owners and destinations that the last reading knew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expected {

@@ -211,26 +211,23 @@ impl Ledger {
     pub fn expected(&self) -> Option<Expected> {
         let last = self.last.as_ref()?;
         let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
-        let shares = self.entered_shares(read_ago_s);
-        let there = |netns| (netns, ExpectedThere { netns, count: Some(0), due: 0 });
-        let read = last.namespaces.iter().map(|namespace| there(namespace.netns));
-        let mut namespaces: BTreeMap<_, _> = read.collect();
+        let mut sums: BTreeMap<_, _> =
+            last.namespaces.iter().map(|namespace| (namespace.netns, (0, 0.0, 0.0))).collect();
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
-            let known = if group.listed > 0.0 { amount.left + amount.since } else { 0 };
-            let there = namespaces.entry(key.netns).or_insert_with(|| there(key.netns).1);
-            there.count = there.count.map(|count| count + known);
-            let due = expired(&group.ages, read_ago_s + SLOT_S) - expired(&group.ages, read_ago_s - SLOT_S);
-            there.due += due.round() as u64;
+            let (count, due, entered) = sums.entry(key.netns).or_default();
+            *count += if group.listed > 0.0 { amount.left + amount.since } else { 0 };
+            *due += expired(&group.ages, read_ago_s + SLOT_S) - expired(&group.ages, read_ago_s - SLOT_S);
+            *entered += group.entered;
         }
-        let is_full = |netns: &u32| shares.get(netns).is_some_and(|&share| share < 1.0);
-        for there in namespaces.values_mut().filter(|there| is_full(&there.netns)) {
-            there.count = None;
-        }
-        // Where more come, it is worth a list to be right.
-        for (_, key) in self.groups.iter().filter(|(_, group)| group.entered > 0.0).map(|(id, _)| id) {
-            namespaces.entry(key.netns).and_modify(|there| there.due = 0);
-        }
-        Some(Expected { read_ns: last.at_ns, namespaces: namespaces.into_values().collect() })
+        let shares = self.entered_shares(read_ago_s);
+        let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
+        let namespaces = sums.into_iter().map(|(netns, (count, due, entered))| ExpectedThere {
+            netns,
+            count: has_room(netns).then_some(count),
+            // Where more come, it is worth a list to be right.
+            due: if entered > 0.0 { 0 } else { due.round() as u64 },
+        });
+        Some(Expected { read_ns: last.at_ns, namespaces: namespaces.collect() })
     }
 
     /// How many sockets each group has by now.
@@ -327,7 +324,7 @@ fn summed(
     let (owned, before_attach) = (of(Ownership::Owned), of(Ownership::BeforeAttach));
     let unowned = unowned_by.values().sum();
     let total = owned + before_attach + unowned;
-    let incomplete_because = incomplete_because(last);
+    let incomplete_because = last.incomplete_because();
     TimeWait {
         total,
         owned,
@@ -344,26 +341,6 @@ fn summed(
         age_step_s: AGE_STEP_S,
         owners,
     }
-}
-
-fn incomplete_because(last: &SocketReading) -> Vec<String> {
-    let mut reasons: Vec<_> = last
-        .unread
-        .iter()
-        .map(|unread| format!("network namespace {} could not be read: {}", unread.netns, unread.reason))
-        .collect();
-    for namespace in &last.namespaces {
-        if namespace.interrupted {
-            reasons.push(format!(
-                "the table of network namespace {} changed while it was read",
-                namespace.netns
-            ));
-        }
-        if namespace.truncated {
-            reasons.push(format!("the list of network namespace {} was cut off", namespace.netns));
-        }
-    }
-    reasons
 }
 
 fn owner(id: Owner, mut destinations: Vec<TimeWaitDestination>, names: &Names) -> TimeWaitOwner {
