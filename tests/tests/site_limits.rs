@@ -118,12 +118,8 @@ fn a_storm_of_refused_connects_is_accounted_for_to_the_last() {
         ensure!(read > 0 && read <= allowed, "{read} stacks were read, {allowed} were allowed");
         let grown_kib = tracer.resident_kib()?.saturating_sub(before_kib);
         ensure!(grown_kib <= GROWTH_KIB, "memory grew by {grown_kib} KiB");
-        sites::say_named(
-            &format!("{per_s:.0} refused connects per second"),
-            read,
-            STORM,
-            "the rest by count",
-        );
+        let storm = format!("{per_s:.0} refused connects per second, memory grew by {grown_kib} KiB");
+        sites::say_named(&storm, read, STORM, "the rest by count");
         tracer.stop()?;
         running.finish()
     });
