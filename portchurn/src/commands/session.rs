@@ -276,16 +276,20 @@ struct Looks {
 
 impl Looker for Looks {
     fn look(&mut self, tgid: u32) -> Look {
-        match self.looker.look(tgid) {
-            Attach::Found(mut interpreter) => {
-                if self.search_threads {
-                    interpreter.thread_key = 0;
-                }
-                Look::Found(interpreter)
+        answer(self.looker.look(tgid), self.search_threads)
+    }
+}
+
+fn answer(found: Attach, search_threads: bool) -> Look {
+    match found {
+        Attach::Found(mut interpreter) => {
+            if search_threads {
+                interpreter.thread_key = 0;
             }
-            Attach::Later => Look::Later,
-            Attach::Absent | Attach::Refused(_) => Look::Nothing,
+            Look::Found(interpreter)
         }
+        Attach::Later => Look::Later,
+        Attach::Absent | Attach::Refused(_) => Look::Nothing,
     }
 }
 
@@ -331,4 +335,23 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("start the runtime")?
         .block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use portchurn_common::stack::Interpreter;
+
+    use super::{Attach, Look, answer};
+
+    #[test]
+    fn without_the_key_of_thread_specific_data_the_thread_is_searched_for() {
+        let key = |search| {
+            let found = Interpreter { thread_key: 0x1000, ..Interpreter::UNKNOWN };
+            match answer(Attach::Found(Box::new(found)), search) {
+                Look::Found(interpreter) => interpreter.thread_key,
+                Look::Nothing | Look::Later => panic!("it was found"),
+            }
+        };
+        assert_eq!((key(false), key(true)), (0x1000, 0));
+    }
 }

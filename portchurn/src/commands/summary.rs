@@ -1,4 +1,4 @@
-//! The last line on stderr: what was seen, and what was not.
+//! The last lines on stderr: what was seen, and what was not.
 
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::stack::Effort;
@@ -74,7 +74,7 @@ impl std::fmt::Display for Summary {
             self.lost,
             self.unattributed.max(0),
         )?;
-        if self.restricted_s > 0.0 {
+        if self.restricted_s >= 0.05 {
             write!(
                 f,
                 "\n           call sites not all taken for {:.1} s: over --max-cpu",

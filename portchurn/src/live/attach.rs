@@ -8,7 +8,7 @@ use portchurn_common::settings::Offsets;
 
 use crate::live::btf::KernelTypes;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, TIME_WAIT, Tier};
-use crate::live::members::find;
+use crate::live::members::{Found, find};
 use crate::live::preflight::counts_skips_at_shared_guard;
 
 /// A hook as it is.
@@ -52,24 +52,21 @@ impl Kernel {
     pub(super) fn read(no_btf: bool, no_members: &[String]) -> Self {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let by_version = counts_skips_at_shared_guard(&release);
-        let read = || {
-            anyhow::ensure!(!no_btf, "left out on request");
-            let types = KernelTypes::of_running_kernel()?;
-            Ok((find(&types, no_members)?, Btf::from_sys_fs()?, types.counts_skips_at_shared_guard()))
+        let types = if no_btf {
+            Err(anyhow::anyhow!("left out on request"))
+        } else {
+            KernelTypes::of_running_kernel()
         };
-        match read() {
-            Ok((found, btf, by_types)) => Self {
-                btf: Ok(btf),
-                offsets: found.offsets,
-                missing: found.missing,
-                counts_shared_guard: by_version || by_types,
-            },
-            Err(err) => Self {
-                btf: Err(format!("{err:#}")),
-                offsets: Offsets::UNKNOWN,
-                missing: Vec::new(),
-                counts_shared_guard: by_version,
-            },
+        let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
+        let (btf, found) = match types.and_then(|types| find(&types, no_members)) {
+            Ok(found) => (Btf::from_sys_fs().map_err(|err| err.to_string()), found),
+            Err(err) => (Err(format!("{err:#}")), Found::NOTHING),
+        };
+        Self {
+            btf,
+            offsets: found.offsets,
+            missing: found.missing,
+            counts_shared_guard: by_version || by_types,
         }
     }
 

@@ -6,16 +6,22 @@ use portchurn_common::settings::{Offsets, UNKNOWN};
 
 use crate::live::btf::KernelTypes;
 
-/// What goes on without a member.
+/// What becomes of the rest without a member.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Without {
     /// No socket can be read: all is as without types, and the classic tracepoint counts.
     Types,
-    /// Everything but what it tells.
-    It,
-    /// Everything but what the members of this group tell together.
-    Group(&'static str),
+    /// These go, too: the kernel side would read something else in its stead.
+    These(&'static [&'static str]),
 }
+
+/// Nothing else is touched.
+const IT: Without = Without::These(&[]);
+/// The names of parents would be those of their children.
+const PARENT: Without = Without::These(&["task_struct.real_parent"]);
+const ARGUMENTS: Without = Without::These(&["mm_struct.arg_start", "mm_struct.arg_end"]);
+const FILE: Without = Without::These(&["mm_struct.exe_file", "file.f_path.dentry", "dentry.d_name.name"]);
+const CODE: Without = Without::These(&["mm_struct.start_code", "mm_struct.end_code"]);
 
 /// One member.
 struct Member {
@@ -35,10 +41,6 @@ const fn member(
     Member { structure, paths, without, place }
 }
 
-const ARGUMENTS: Without = Without::Group("the arguments of a process");
-const FILE: Without = Without::Group("the name of its file");
-const CODE: Without = Without::Group("where its code lies");
-
 const MEMBERS: &[Member] = &[
     member("sock", &["__sk_common.skc_family"], Without::Types, |to| &mut to.skc_family),
     member("sock", &["__sk_common.skc_daddr"], Without::Types, |to| &mut to.skc_daddr),
@@ -50,26 +52,22 @@ const MEMBERS: &[Member] = &[
     member("sock", &["__sk_common.skc_cookie"], Without::Types, |to| &mut to.skc_cookie),
     member("sock", &["sk_protocol"], Without::Types, |to| &mut to.sk_protocol),
     member("inet_sock", &["inet_sport"], Without::Types, |to| &mut to.inet_sport),
-    member("sock", &["__sk_common.skc_net.net"], Without::It, |to| &mut to.skc_net),
-    member("net", &["ns.inum"], Without::It, |to| &mut to.net_inum),
-    member("sock", &["sk_err"], Without::It, |to| &mut to.sk_err),
-    member("sock", &["sk_socket"], Without::It, |to| &mut to.sk_socket),
-    member("tcp_sock", &["segs_out"], Without::It, |to| &mut to.segs_out),
-    member("net", &[TIME_WAIT_REFERENCES, "ipv4.tcp_death_row.tw_count"], Without::It, |to| {
-        &mut to.net_time_wait
-    }),
-    member("net", &["ipv4.tcp_death_row.sysctl_max_tw_buckets"], Without::It, |to| &mut to.net_time_wait_max),
-    member("task_struct", &["group_leader"], Without::It, |to| &mut to.task_group_leader),
-    member("task_struct", &["start_boottime", "real_start_time"], Without::It, |to| {
-        &mut to.task_start_boottime
-    }),
-    member("task_struct", &["real_parent"], Without::It, |to| &mut to.task_real_parent),
-    member("task_struct", &["flags"], Without::It, |to| &mut to.task_flags),
-    member("task_struct", &["tgid"], Without::It, |to| &mut to.task_tgid),
-    member("task_struct", &["comm"], Without::It, |to| &mut to.task_comm),
-    member("task_struct", &["mm"], Without::It, |to| &mut to.task_mm),
-    member("task_struct", &["signal"], Without::It, |to| &mut to.task_signal),
-    member("signal_struct", &["live"], Without::It, |to| &mut to.signal_live),
+    member("sock", &["__sk_common.skc_net.net"], IT, |to| &mut to.skc_net),
+    member("net", &["ns.inum"], IT, |to| &mut to.net_inum),
+    member("sock", &["sk_err"], IT, |to| &mut to.sk_err),
+    member("sock", &["sk_socket"], IT, |to| &mut to.sk_socket),
+    member("tcp_sock", &["segs_out"], IT, |to| &mut to.segs_out),
+    member("net", &[TIME_WAIT_REFERENCES, "ipv4.tcp_death_row.tw_count"], IT, |to| &mut to.net_time_wait),
+    member("net", &["ipv4.tcp_death_row.sysctl_max_tw_buckets"], IT, |to| &mut to.net_time_wait_max),
+    member("task_struct", &["group_leader"], PARENT, |to| &mut to.task_group_leader),
+    member("task_struct", &["start_boottime", "real_start_time"], IT, |to| &mut to.task_start_boottime),
+    member("task_struct", &["real_parent"], IT, |to| &mut to.task_real_parent),
+    member("task_struct", &["flags"], IT, |to| &mut to.task_flags),
+    member("task_struct", &["tgid"], IT, |to| &mut to.task_tgid),
+    member("task_struct", &["comm"], PARENT, |to| &mut to.task_comm),
+    member("task_struct", &["mm"], IT, |to| &mut to.task_mm),
+    member("task_struct", &["signal"], IT, |to| &mut to.task_signal),
+    member("signal_struct", &["live"], IT, |to| &mut to.signal_live),
     member("mm_struct", &["arg_start"], ARGUMENTS, |to| &mut to.mm_arg_start),
     member("mm_struct", &["arg_end"], ARGUMENTS, |to| &mut to.mm_arg_end),
     member("mm_struct", &["exe_file"], FILE, |to| &mut to.mm_exe_file),
@@ -78,11 +76,21 @@ const MEMBERS: &[Member] = &[
     member("mm_struct", &["start_code"], CODE, |to| &mut to.mm_start_code),
     member("mm_struct", &["end_code"], CODE, |to| &mut to.mm_end_code),
     // x86-64 only.
-    member("task_struct", &["thread.fsbase"], Without::It, |to| &mut to.task_thread_pointer),
+    member("task_struct", &["thread.fsbase"], IT, |to| &mut to.task_thread_pointer),
 ];
 
 /// Since 5.17 TIME_WAIT sockets are counted as references, of which the namespace holds one itself.
 const TIME_WAIT_REFERENCES: &str = "ipv4.tcp_death_row.tw_refcount";
+
+impl Without {
+    /// Whether a member goes with the one that is missing.
+    fn takes(self, other: &Member) -> bool {
+        match self {
+            Self::Types => true,
+            Self::These(names) => names.contains(&other.name().as_str()),
+        }
+    }
+}
 
 impl Member {
     fn name(&self) -> String {
@@ -111,6 +119,11 @@ pub struct Found {
     pub missing: Vec<String>,
 }
 
+impl Found {
+    /// Where there are no types.
+    pub const NOTHING: Self = Self { offsets: Offsets::UNKNOWN, missing: Vec::new() };
+}
+
 /// Looks for every member. `hidden`: those that are to be missing.
 ///
 /// # Errors
@@ -127,11 +140,10 @@ pub fn find(types: &KernelTypes, hidden: &[String]) -> anyhow::Result<Found> {
         }
     }
     for member in &missing {
-        log::debug!("this kernel's types lack {}: without {:?}", member.name(), member.without);
+        log::debug!("this kernel's types lack {}: {:?}", member.name(), member.without);
         ensure!(member.without != Without::Types, "the kernel's types lack {}", member.name());
-        if matches!(member.without, Without::Group(_)) {
-            let group = MEMBERS.iter().filter(|other| other.without == member.without);
-            group.for_each(|other| *(other.place)(&mut offsets) = UNKNOWN);
+        for other in MEMBERS.iter().filter(|other| member.without.takes(other)) {
+            *(other.place)(&mut offsets) = UNKNOWN;
         }
     }
     offsets.net_time_wait_none = u32::from(types.offset("net", TIME_WAIT_REFERENCES).is_some());
@@ -176,8 +188,7 @@ mod tests {
             assert!(found.missing.contains(&hidden.name()));
             let mut left = found.offsets;
             for other in MEMBERS {
-                let goes = other.name() == hidden.name()
-                    || other.without == hidden.without && matches!(other.without, Without::Group(_));
+                let goes = other.name() == hidden.name() || hidden.without.takes(other);
                 let expected = if goes { UNKNOWN } else { *(other.place)(&mut whole) };
                 assert_eq!(*(other.place)(&mut left), expected, "{} without {}", other.name(), hidden.name());
             }
@@ -185,8 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn what_hooks_need_is_in_the_table() {
-        for name in HOOKS.iter().flat_map(|hook| hook.needs_members) {
+    fn whatever_is_named_is_in_the_table() {
+        let of_members = MEMBERS.iter().filter_map(|member| match member.without {
+            Without::These(names) => Some(names),
+            Without::Types => None,
+        });
+        let of_hooks = HOOKS.iter().map(|hook| hook.needs_members);
+        for name in of_members.chain(of_hooks).flatten() {
             assert_eq!(known(name).as_deref(), Ok(*name));
         }
     }

@@ -101,6 +101,8 @@ impl Exhaustions {
         let now_ns = self.now_ns;
         let event = self.events.entry(key).or_insert_with(|| Event::new(now_ns));
         if event.count == 0 || !event.is_ongoing(now_ns) {
+            // Who held them the last time has nothing to do with it.
+            (event.holders, event.holders_ns) = (Vec::new(), None);
             event.look_at_holders(key.0, ports, names);
         }
         event.count += count;

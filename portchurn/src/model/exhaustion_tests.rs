@@ -98,6 +98,20 @@ fn where_nobody_looked_in_time_the_first_list_after_it_tells_the_holders_as_long
 }
 
 #[test]
+fn the_holders_of_one_time_are_not_those_of_the_next() {
+    let kind = FailKind::Eaddrnotavail;
+    let mut elsewhere = read(900, 5);
+    elsewhere.sockets.as_mut().unwrap().namespaces[0].tuples[0].port = 80;
+    let again = |later: &[Sample]| {
+        let samples = [read(1, 90), failing(2, 7, kind, 3), elsewhere.clone(), failing(1000, 7, kind, 1)];
+        shown(&play(&[&samples[..], later].concat()), 0)[0].clone()
+    };
+    assert!(again(&[]).holders.is_empty(), "the latest list shows nobody");
+    let event = again(&[read(1007, 40)]);
+    assert_eq!((event.holders[0].ports, event.holders_read_ago_s), (40, Some(-7.0)));
+}
+
+#[test]
 fn other_failures_are_not_exhaustion() {
     let no_port = [FailKind::Eaddrnotavail, FailKind::Eaddrinuse];
     for kind in FailKind::ALL.into_iter().filter(|kind| !no_port.contains(kind)) {

@@ -216,7 +216,8 @@ impl Ledger {
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
             let (count, due, entered) = sums.entry(key.netns).or_default();
             *count += if group.listed > 0.0 { amount.left + amount.since } else { 0 };
-            *due += expired(&group.ages, read_ago_s + SLOT_S) - expired(&group.ages, read_ago_s - SLOT_S);
+            let gone = expired(&group.ages, (read_ago_s - SLOT_S).max(0.0));
+            *due += expired(&group.ages, read_ago_s + SLOT_S) - gone;
             *entered += group.entered;
         }
         let shares = self.entered_shares(read_ago_s);

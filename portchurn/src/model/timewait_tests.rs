@@ -167,6 +167,12 @@ fn while_timers_go_off_the_kernel_may_be_ahead_or_behind_by_a_lot_of_them() {
     let due_at = |at_s| applied(vec![first.clone(), sample(at_s)]).0.expected().unwrap().namespaces[0].due;
     assert_eq!((due_at(2), due_at(20)), (0, 0), "none is due yet, and all are gone");
     assert_eq!(due_at(10), 500, "any of them may be gone by now, or not");
+    let late = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 500, 12)])), ..sample(1) };
+    assert_eq!(
+        applied(vec![late, sample(2)]).0.expected().unwrap().namespaces[0].due,
+        500,
+        "no more than there are"
+    );
     let busy = Sample { churn: vec![entered(7, 1)], ..sample(10) };
     assert_eq!(applied(vec![first, busy]).0.expected().unwrap().namespaces[0].due, 0, "more come");
 }

@@ -151,6 +151,24 @@ impl Args {
         self.test.is_empty() || self.test.iter().any(is_it)
     }
 
+    /// That kernel lines which are named are among those that run: a slip of the finger would leave out what it names.
+    fn check_names(&self) -> Result<()> {
+        let lines = self.lines()?;
+        let named = self.test.iter().filter_map(|wanted| wanted.line.as_deref());
+        let named = named.chain(self.require.iter().map(String::as_str).filter(|line| *line != ANY));
+        for line in named {
+            ensure!(
+                lines.iter().any(|known| known.name == line),
+                "kernel {line} is not among those that run"
+            );
+        }
+        for line in lines.iter().filter(|_| !self.test.is_empty()) {
+            let has_any = self.test.iter().any(|wanted| self.wants(&wanted.name, Some(line.name)));
+            ensure!(has_any, "there is no test for kernel {}", line.name);
+        }
+        Ok(())
+    }
+
     fn lines(&self) -> Result<Vec<&'static Line>> {
         if self.all {
             return Ok(LINES.iter().collect());
@@ -187,6 +205,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return setup::install(args.arch);
     }
     ensure!(args.cpus > 0 && args.jobs > 0, "--cpus and --jobs start at 1");
+    args.check_names()?;
     setup::check(args.arch)?;
     run::run(&layout, args)
 }
@@ -222,6 +241,13 @@ mod tests {
         let args = parsed("vm --require=6.1,6.12 --release");
         assert!(args.requires("6.1") && args.requires("6.12") && !args.requires("5.10"));
         assert!(parsed("vm --require --release").requires("5.10"));
+        assert!(
+            parsed("vm --kernel 6.1,6.12 --require=6.1 --test smoke,kernel_truth@6.12").check_names().is_ok()
+        );
+        for wrong in ["--require=6.12", "--test smoke,cli@6.12", "--kernel 6.1,6.12 --test cli@6.12"] {
+            let line = format!("vm {}{wrong}", if wrong.contains("--kernel") { "" } else { "--kernel 6.1 " });
+            assert!(parsed(&line).check_names().is_err(), "{line}");
+        }
         assert!(!parsed("vm --release").requires("6.1"));
     }
 }

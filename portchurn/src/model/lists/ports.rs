@@ -121,7 +121,9 @@ pub fn event_text(event: &Exhaustion) -> String {
     let held = if event.holders.is_empty() {
         "holders not known".to_owned()
     } else {
-        format!("ports held by {}", holders_text(&event.holders))
+        let late_s = event.holders_read_ago_s.map_or(0, |ago_s| -ago_s.round() as i64);
+        let late = if late_s > 0 { format!(" (seen {late_s} s later)") } else { String::new() };
+        format!("ports held by {}{late}", holders_text(&event.holders))
     };
     let now = if event.ongoing { "NO LOCAL PORT LEFT" } else { "no local port was left" };
     let what = if event.remote_address.is_some() { "connects" } else { "binds" };
