@@ -11,11 +11,9 @@ use portchurn_tests::harness::{check, is_guest, skip};
 
 const SPINE: &str = "inet_sock_set_state";
 
-/// Opens and accepts, closes of each side, by a reset and by the process's end, and failures with and without a port.
+/// Opens and accepts, closes by each side and by the process's end, and failures with and without a port.
 const WORKLOADS: &[&[&str]] = &[
     &["active-close", "--netns", "own"],
-    &["passive-close", "--family", "v6"],
-    &["linger-zero"],
     &["refused"],
     &["no-port-left", "--count", "22", "--netns", "own"],
     &["process-exit"],
