@@ -60,6 +60,19 @@ pub struct StackThread {
     _looks: LookThread,
 }
 
+/// What a file is called that runs an interpreter, most often.
+const INTERPRETER: &str = "python";
+
+/// Every process there is, those first that are interpreters by name: they must be known before their next connect, and on a
+/// host with many processes a look at each takes a while.
+fn existing() -> Vec<u32> {
+    let procfs = Procfs::default();
+    let is_likely = |tgid: &u32| procfs.exe_of(*tgid).is_some_and(|name| name.contains(INTERPRETER));
+    let (mut likely, others): (Vec<_>, Vec<_>) = procfs.processes().into_iter().partition(is_likely);
+    likely.extend(others);
+    likely
+}
+
 impl StackThread {
     /// Starts it and the thread that looks for interpreters, on the maps of the kernel side.
     ///
@@ -68,7 +81,7 @@ impl StackThread {
     pub fn attach(ebpf: &mut Ebpf, watchers: Watchers) -> Result<Self> {
         let ring = RingBuf::try_from(take(ebpf, "STACKS")?)?;
         let interpreters = HashMap::try_from(take(ebpf, "INTERPRETERS")?)?;
-        let looks = LookThread::start(interpreters, watchers.looker, Procfs::default().processes())?;
+        let looks = LookThread::start(interpreters, watchers.looker, existing())?;
         Self::start(ring, watchers.stacks, looks)
     }
 

@@ -127,6 +127,12 @@ impl Procfs {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
+    /// Name of the file that a process runs; `None`: it is gone, may not be looked at, or is the kernel's own.
+    pub fn exe_of(&self, tgid: u32) -> Option<String> {
+        let path = std::fs::read_link(self.path_of(tgid).join("exe")).ok()?;
+        path.file_name().map(|name| name.to_string_lossy().into_owned())
+    }
+
     /// The handle keeps meaning this process: once it has ended, reads through it fail.
     fn open(&self, tgid: u32) -> Option<(ProcProcess, Stat)> {
         let entry = ProcProcess::new_with_root(self.path_of(tgid)).ok()?;

@@ -75,35 +75,38 @@ fn failed_by(report: &Report, pid: u32) -> Result<Vec<Site>> {
 
 #[test]
 fn connects_without_a_port_are_counted_by_line() {
-    check("connects_without_a_port_are_counted_by_line", || {
-        let _alone = Alone::wait()?;
-        let cable = Cable::new(&["ip_local_port_range=40000 40099", "tcp_tw_reuse=0"])?;
-        let _server = cable.server(ADDRESS, false)?;
-        let mut script = two_lines(&cable, "71", "89", &[("STAY", "1")])?;
-        let mut tracer = sites::start(PORT, &[])?;
-        let said = Said::of(&mut script)?;
-        let failures = Said::counts(&said.open, |line| line.errno_99);
-        equal("connects that found no port", failures.values().sum(), 71 + 89 - 100)?;
-        ensure!(failures.len() == 2, "both lines fail: {failures:?}");
-        let word = python::script("ports.py").display().to_string();
-        sites::wait_for(&mut tracer, &word, |destinations| {
-            let [to] = destinations else { anyhow::bail!("one destination: {destinations:?}") };
-            equal("failures", to.failed_by.get("EADDRNOTAVAIL").copied().unwrap_or(0), 60)?;
-            same("no port", &by_line(&to.call_sites, "no_port"), &failures)?;
-            let opens = Said::counts(&said.open, |line| line.ok + line.errno_99);
-            same("opens", &by_line(&to.call_sites, "open"), &opens)?;
-            let mut exact = to.sites("no_port");
-            ensure!(exact.all(|site| site.exact), "they are counted: {to:?}");
-            Ok(())
-        })?;
-        tracer.wait_until(|report| {
-            equal("failures in the record", exhausted(report, said.pid), 60)?;
-            same("no port in the record", &by_line(&failed_by(report, said.pid)?, "no_port"), &failures)?;
-            nothing_lost(report)
-        })?;
-        tracer.stop()?;
+    check("connects_without_a_port_are_counted_by_line", || sites::in_time(no_port_by_line));
+}
+
+fn no_port_by_line() -> Result<()> {
+    let _alone = Alone::wait()?;
+    let cable = Cable::new(&["ip_local_port_range=40000 40099", "tcp_tw_reuse=0"])?;
+    let _server = cable.server(ADDRESS, false)?;
+    let mut script = two_lines(&cable, "71", "89", &[("STAY", "1")])?;
+    let mut tracer = sites::start(PORT, &[])?;
+    let said = Said::of(&mut script)?;
+    let failures = Said::counts(&said.open, |line| line.errno_99);
+    equal("connects that found no port", failures.values().sum(), 71 + 89 - 100)?;
+    ensure!(failures.len() == 2, "both lines fail: {failures:?}");
+    let word = python::script("ports.py").display().to_string();
+    sites::wait_for(&mut tracer, &word, |destinations| {
+        sites::none_too_soon(destinations)?;
+        let [to] = destinations else { anyhow::bail!("one destination: {destinations:?}") };
+        equal("failures", to.failed_by.get("EADDRNOTAVAIL").copied().unwrap_or(0), 60)?;
+        same("no port", &by_line(&to.call_sites, "no_port"), &failures)?;
+        let opens = Said::counts(&said.open, |line| line.ok + line.errno_99);
+        same("opens", &by_line(&to.call_sites, "open"), &opens)?;
+        let mut exact = to.sites("no_port");
+        ensure!(exact.all(|site| site.exact), "they are counted: {to:?}");
         Ok(())
-    });
+    })?;
+    tracer.wait_until(|report| {
+        equal("failures in the record", exhausted(report, said.pid), 60)?;
+        same("no port in the record", &by_line(&failed_by(report, said.pid)?, "no_port"), &failures)?;
+        nothing_lost(report)
+    })?;
+    tracer.stop()?;
+    Ok(())
 }
 
 /// A compiled program has one such line: its function is named, and the count is the program's own.
