@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
 use portchurn_tests::harness::lacks::kernel_lacks;
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{Held, complaint, portchurn, run_portchurn, run_workload};
+use portchurn_tests::harness::programs::{
+    Held, complaint, offered_instead, portchurn, run_portchurn, run_workload,
+};
 use portchurn_tests::harness::report::Report;
 use portchurn_tests::harness::run_counts::{self, Counting};
 use portchurn_tests::harness::tracer::Tracer;
@@ -83,9 +85,10 @@ fn every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has() {
     check("every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has", || {
         let mut known: Vec<_> = HOOKS.iter().map(|(hook, _)| (*hook).to_owned()).collect();
         known.extend(OF_CALL_SITES.map(str::to_owned));
-        ensure!(have("no-such-hook=none")? == known, "hooks: {:?}", have("no-such-hook=none")?);
+        let hooks = offered_instead("--attach", "no-such-hook=none")?;
+        ensure!(hooks == known, "hooks: {hooks:?}");
         for (hook, tiers) in HOOKS {
-            let mut has = have(&format!("{hook}=no-such-tier"))?;
+            let mut has = offered_instead("--attach", &format!("{hook}=no-such-tier"))?;
             ensure!(has.pop().as_deref() == Some("none"), "{hook} cannot be left out");
             ensure!(has == *tiers, "{hook} has {has:?}, not {tiers:?}");
             for tier in *tiers {
@@ -355,16 +358,6 @@ struct CheckedHook {
 
 fn tracefs_for(tier: &str) -> Tracefs {
     if tier == "tracepoint" { Tracefs::Mounted } else { Tracefs::AsItIs }
-}
-
-/// The names that portchurn offers instead of a wrong one.
-fn have(wrong: &str) -> Result<Vec<String>> {
-    let output = run_portchurn(["check", "--attach", wrong])?;
-    ensure!(!output.status.success(), "--attach {wrong} is accepted");
-    let text = complaint(&output)?;
-    let list = text.split_once("(have: ").and_then(|(_, rest)| rest.split_once(')'));
-    let (list, _) = list.with_context(|| format!("no list of names in: {text}"))?;
-    Ok(list.split(", ").map(str::to_owned).collect())
 }
 
 /// Says the outcome in a line for machines, too: the table of support is made from them.

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use portchurn_tests::harness::compare::Precision;
 use portchurn_tests::harness::counted::all_counted;
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{complaint, run_portchurn};
+use portchurn_tests::harness::programs::{offered_instead, run_portchurn};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{check, is_guest, skip};
 
@@ -48,7 +48,7 @@ fn without_a_member_all_else_is_counted() {
             return Err(skip("this kernel has no types to hide a member of"));
         }
         let (mut without_types, mut others) = (Vec::new(), Vec::new());
-        for member in members()? {
+        for member in offered_instead("--no-member", "no.such")? {
             let list = if is_needed_for_types(&member)? { &mut without_types } else { &mut others };
             list.push(member);
         }
@@ -89,16 +89,6 @@ fn is_needed_for_types(member: &str) -> Result<bool> {
     let is_needed = !["tp_btf", "raw_tp"].contains(&attached);
     ensure!(!is_needed || reason.contains(member), "without {member} nobody says what is missing: {reason}");
     Ok(is_needed)
-}
-
-/// Every member that portchurn reads, as it names them to whoever asks for another.
-fn members() -> Result<Vec<String>> {
-    let output = run_portchurn(["check", "--no-member", "no.such"])?;
-    ensure!(!output.status.success(), "a member that nobody reads is accepted");
-    let text = complaint(&output)?;
-    let list = text.split_once("(have: ").and_then(|(_, rest)| rest.split_once(')'));
-    let (list, _) = list.with_context(|| format!("no list of names in: {text}"))?;
-    Ok(list.split(", ").map(str::to_owned).collect())
 }
 
 /// All counts are exact, whatever is missing.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::elf::sections;
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::native::{self, Language, Running};
-use portchurn_tests::harness::sites;
+use portchurn_tests::harness::sites::{self, Destination};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check, python, servers, skip};
 
@@ -48,6 +48,25 @@ fn under_load_python_lines_are_counted_exactly() {
     });
 }
 
+/// Both functions that connect are on some stack.
+fn both_callers_are_there(destinations: &[Destination]) -> Result<()> {
+    for caller in ["often", "seldom"] {
+        let mut all = destinations.iter().flat_map(|to| to.sites("open"));
+        ensure!(all.any(|site| site.functions().contains(&caller)), "{caller} is not there");
+    }
+    Ok(())
+}
+
+/// How many stacks were read: some, and no more than were allowed since then.
+fn read_within_budget(destinations: &[Destination], begun: Instant) -> Result<u64> {
+    // How long it took only makes more copies allowed. The first second's may be taken at once.
+    let allowed = COPIES_PER_S * (begun.elapsed().as_secs() + 2);
+    let sites = destinations.iter().flat_map(|to| &to.call_sites);
+    let read: u64 = sites.filter_map(|site| site.sampled).sum();
+    ensure!(read > 0 && read <= allowed, "{read} stacks were read, {allowed} were allowed");
+    Ok(read)
+}
+
 #[test]
 fn under_load_native_stacks_are_sampled_within_the_budget() {
     check("under_load_native_stacks_are_sampled_within_the_budget", || {
@@ -62,10 +81,8 @@ fn under_load_native_stacks_are_sampled_within_the_budget() {
         running.said()?;
         let found = sites::wait_for(&mut tracer, &program.display().to_string(), |destinations| {
             sites::opens_are(destinations, MANY)?;
+            both_callers_are_there(destinations)?;
             let all = || destinations.iter().flat_map(|to| to.sites("open"));
-            for caller in ["often", "seldom"] {
-                ensure!(all().any(|site| site.functions().contains(&caller)), "{caller} is not there");
-            }
             ensure!(
                 all().all(|site| site.exact == site.sampled.is_none()),
                 "exact or sampled? {destinations:?}"
@@ -73,11 +90,7 @@ fn under_load_native_stacks_are_sampled_within_the_budget() {
             ensure!(all().any(|site| site.sampled.is_some()), "nothing says that it was sampled");
             Ok(())
         })?;
-        // How long it took only makes more copies allowed. The first second's may be taken at once.
-        let allowed = COPIES_PER_S * (begun.elapsed().as_secs() + 2);
-        let sites = found.iter().flat_map(|to| to.call_sites.iter());
-        let read: u64 = sites.map(|site| site.sampled.unwrap_or(0)).sum();
-        ensure!(read > 0 && read <= allowed, "{read} stacks were read, {allowed} were allowed");
+        read_within_budget(&found, begun)?;
         tracer.stop()?;
         running.finish()
     });
@@ -106,16 +119,11 @@ fn a_storm_of_refused_connects_is_accounted_for_to_the_last() {
             sites::opens_are(destinations, STORM)?;
             let refused: u64 = destinations.iter().filter_map(|to| to.failed_by.get("ECONNREFUSED")).sum();
             ensure!(refused == STORM, "{refused} refused, the program says {STORM}");
-            let all = || destinations.iter().flat_map(|to| to.sites("open"));
-            for caller in ["often", "seldom"] {
-                ensure!(all().any(|site| site.functions().contains(&caller)), "{caller} is not there");
-            }
+            both_callers_are_there(destinations)?;
             Ok(())
         })?;
         sites::nothing_lost(&tracer.latest)?;
-        let allowed = COPIES_PER_S * (begun.elapsed().as_secs() + 2);
-        let read: u64 = found.iter().flat_map(|to| &to.call_sites).filter_map(|site| site.sampled).sum();
-        ensure!(read > 0 && read <= allowed, "{read} stacks were read, {allowed} were allowed");
+        let read = read_within_budget(&found, begun)?;
         let grown_kib = tracer.resident_kib()?.saturating_sub(before_kib);
         ensure!(grown_kib <= GROWTH_KIB, "memory grew by {grown_kib} KiB");
         let storm = format!("{per_s:.0} refused connects per second, memory grew by {grown_kib} KiB");

@@ -91,6 +91,16 @@ pub fn complaint(output: &Output) -> Result<String> {
     Ok(text)
 }
 
+/// The names that portchurn offers instead of a wrong one, which it must refuse.
+pub fn offered_instead(option: &str, wrong: &str) -> Result<Vec<String>> {
+    let output = run_portchurn(["check", option, wrong])?;
+    ensure!(!output.status.success(), "{option} {wrong} is accepted");
+    let text = complaint(&output)?;
+    let list = text.split_once("(have: ").and_then(|(_, rest)| rest.split_once(')'));
+    let (list, _) = list.with_context(|| format!("no list of names in: {text}"))?;
+    Ok(list.split(", ").map(str::to_owned).collect())
+}
+
 /// Runs a workload to its end.
 pub fn run_workload(arguments: &[&str]) -> Result<Truth> {
     start_workload(arguments)?.finish()
