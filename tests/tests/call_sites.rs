@@ -157,6 +157,7 @@ fn pythons_from_3_14_on_are_read_like_the_others() {
         pythons.iter().try_for_each(|python| {
             sites::in_time(|| equal(python, false))?;
             sites::in_time(|| equal(python, true))?;
+            sites::in_time(|| equal_with(python, false, &["--search-threads"]))?;
             sites::in_time(|| closes(python))
         })
     });

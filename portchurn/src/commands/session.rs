@@ -229,6 +229,9 @@ impl Session {
     /// As [`Collector::sample`].
     pub fn sample(&mut self) -> Result<Sample> {
         let mut sample = self.collector.sample(now_ns())?;
+        if let Some(wait) = self.collector.pump_in() {
+            self.pumps.reset_after(wait);
+        }
         if let Some(namer) = &mut self.namer {
             sample.stacks = namer.take();
             let cost = namer.cost();

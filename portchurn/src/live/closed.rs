@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::Result;
 use aya::Ebpf;
-use portchurn_common::conn::{BUSY, CLOSED, Conn, ConnSites, PROBES};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, ConnSites, PROBES, flag};
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot};
 
 use crate::live::retired::Retired;
@@ -85,6 +85,26 @@ impl Closed {
         let conn = self.conns.get(place);
         fence(Ordering::Acquire);
         (conn.id != 0 && conn.id & BUSY == 0 && self.id_at(place) == conn.id).then_some(conn)
+    }
+
+    /// The connection at a place, if it ended at this moment or later and left a TIME_WAIT. Looks before it copies: of a whole
+    /// table few did.
+    pub fn waits_since(&self, place: usize, since_ns: u64) -> Option<Conn> {
+        let entry = self.conns.entry(place);
+        // SAFETY: inside the mapping.
+        let (id, flags, closed_ns) = unsafe {
+            (
+                (&raw const (*entry).id).read_volatile(),
+                (&raw const (*entry).flags).read_volatile(),
+                (&raw const (*entry).closed_ns).read_volatile(),
+            )
+        };
+        let waits =
+            |id, flags, closed_ns| id & CLOSED != 0 && flags & flag::TIME_WAIT != 0 && since_ns <= closed_ns;
+        if !waits(id, flags, closed_ns) {
+            return None;
+        }
+        self.at(place).filter(|conn| waits(conn.id, conn.flags, conn.closed_ns))
     }
 
     /// Marks the open connection at a place as ended, as the kernel side does at CLOSE. False: it did so itself meanwhile.

@@ -219,6 +219,11 @@ impl Collector {
         self.sites.set_effort(effort);
     }
 
+    /// After a sample: how soon the next pump should come, where it matters.
+    pub fn pump_in(&self) -> Option<Duration> {
+        self.usage.statistics_last()
+    }
+
     /// Takes what came through the ring buffer, and says how many records that were. To be called ten times a second while there
     /// are any: what is to be read of a process in `/proc` goes with it.
     pub fn pump(&mut self, now_ns: u64) -> u64 {
@@ -290,7 +295,7 @@ impl Collector {
         sample.lost = self.lost;
         let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
         sample.own_cost = self.usage.measure(now_ns, ends);
-        self.usage.start_statistics(now_ns, ends);
+        self.usage.start_statistics(now_ns);
         sample.sockets = self.take_reading(&churn);
         sample.churn = churn;
         sample.sites = sites;

@@ -205,13 +205,7 @@ impl Owners {
         self.probed = now;
         let mut newest_ns = self.harvested_ns;
         for place in 0..self.closed.len() {
-            if self.closed.id_at(place) & CLOSED == 0 {
-                continue;
-            }
-            let Some(conn) = self.closed.at(place) else { continue };
-            if conn.flags & flag::TIME_WAIT == 0 || conn.closed_ns < self.harvested_ns {
-                continue;
-            }
+            let Some(conn) = self.closed.waits_since(place, self.harvested_ns) else { continue };
             newest_ns = newest_ns.max(conn.closed_ns);
             self.remember(place, &conn);
         }

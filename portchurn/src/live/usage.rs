@@ -4,6 +4,7 @@
 
 use std::fs::read_to_string;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -20,6 +21,11 @@ const MEASURE_EVERY_NS: u64 = 10 * 1_000_000_000;
 /// State changes of one end of a connection for each beginning and each end of it: five for a whole life.
 const RUNS_PER_END: f64 = 2.5;
 
+/// So many runs make a mean. What is measured costs more while it is, so no more are.
+const RUNS_MEASURED: f64 = 500.0;
+const MEASURE_AT_LEAST: Duration = Duration::from_millis(2);
+const MEASURE_AT_MOST: Duration = Duration::from_millis(100);
+
 /// Keeps what the next measurement is compared with.
 pub struct Usage {
     /// The programs, the spine first.
@@ -28,10 +34,18 @@ pub struct Usage {
     /// When processor time was read, and what it was. Nanoseconds.
     before: (u64, u64),
     nested_at_start: u64,
-    /// While it is held the kernel measures.
-    statistics: Option<(OwnedFd, ProgramStats)>,
+    /// Runs per second between the last two measurements.
+    runs_per_s: f64,
+    measurement: Option<Measurement>,
     statistics_ns: Option<u64>,
     ns_per_event: Option<f64>,
+}
+
+/// While it lives the kernel measures.
+struct Measurement {
+    _switch: OwnedFd,
+    before: ProgramStats,
+    lasts: Duration,
 }
 
 /// A program, and those that make good what it misses.
@@ -76,12 +90,13 @@ impl Usage {
             map_bytes,
             before: (now_ns, own_cpu_ns()),
             nested_at_start: 0,
-            statistics: None,
+            runs_per_s: 0.0,
+            measurement: None,
             statistics_ns: None,
             ns_per_event: None,
         };
         this.nested_at_start = this.nested();
-        this.switch_statistics_on(now_ns);
+        this.switch_statistics_on(now_ns, MEASURE_AT_MOST);
         Ok(this)
     }
 
@@ -91,6 +106,7 @@ impl Usage {
         let (before_ns, cpu_before_ns) = std::mem::replace(&mut self.before, (now_ns, cpu_ns));
         let elapsed_ns = now_ns.saturating_sub(before_ns) as f64;
         let ratio = |ns: f64| (elapsed_ns > 0.0).then_some(ns / elapsed_ns);
+        self.runs_per_s = ratio(1e9 * RUNS_PER_END * ends as f64).unwrap_or_default();
         OwnCost {
             cpu_ratio: ratio(cpu_ns.saturating_sub(cpu_before_ns) as f64),
             rss_bytes: own_rss_bytes(),
@@ -101,24 +117,30 @@ impl Usage {
         }
     }
 
-    /// Switches the kernel's statistics on, once in a while and only if something goes on (`ends` as in
-    /// [`Usage::measure`]): each time the kernel patches its own code on all processors. To be switched off by
-    /// [`Usage::stop_statistics`] soon.
-    pub fn start_statistics(&mut self, now_ns: u64, ends: u64) {
+    /// Switches the kernel's statistics on, once in a while and only if something goes on: each time the kernel patches
+    /// its own code on all processors.
+    pub fn start_statistics(&mut self, now_ns: u64) {
         let is_due = self.statistics_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) > MEASURE_EVERY_NS);
-        if is_due && ends > 0 {
-            self.switch_statistics_on(now_ns);
+        if is_due && self.runs_per_s > 0.0 {
+            let lasts = Duration::from_secs_f64((RUNS_MEASURED / self.runs_per_s).min(1.0));
+            self.switch_statistics_on(now_ns, lasts.clamp(MEASURE_AT_LEAST, MEASURE_AT_MOST));
         }
     }
 
-    fn switch_statistics_on(&mut self, now_ns: u64) {
+    fn switch_statistics_on(&mut self, now_ns: u64, lasts: Duration) {
         self.statistics_ns = Some(now_ns);
-        self.statistics = enable_stats(Stats::RunTime).ok().map(|fd| (fd, self.spine()));
+        let switch = enable_stats(Stats::RunTime).ok();
+        self.measurement = switch.map(|switch| Measurement { _switch: switch, before: self.spine(), lasts });
+    }
+
+    /// While they are on: how soon after that [`Usage::stop_statistics`] is to be called.
+    pub fn statistics_last(&self) -> Option<Duration> {
+        self.measurement.as_ref().map(|measurement| measurement.lasts)
     }
 
     /// Switches them off and reads them.
     pub fn stop_statistics(&mut self) {
-        let Some((_, before)) = self.statistics.take() else { return };
+        let Some(Measurement { before, .. }) = self.measurement.take() else { return };
         let after = self.spine();
         let runs = after.run_count.saturating_sub(before.run_count);
         if runs == 0 {

@@ -6,10 +6,11 @@ use std::fmt;
 use std::fs;
 use std::io::{Read, Write as _, stderr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::{Skip, skip};
@@ -18,6 +19,8 @@ use super::{Skip, skip};
 const ATTEMPTS: usize = 8;
 /// Instances made so far: tests of one program may wait for their turn side by side.
 static STARTED: AtomicU32 = AtomicU32::new(0);
+/// An instance of ours; the number of the process that made it follows.
+const INSTANCE: &str = "instances/portchurn-tests-";
 const EVENT: &str = "events/sock/inet_sock_set_state";
 
 /// Runs `test` again while something fell into the blind spot during it and it failed. One that never gets an undisturbed
@@ -74,8 +77,9 @@ impl BlindSpot {
         let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&context)?;
         let tracefs = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        remove_abandoned(&tracefs);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let instance = format!("instances/portchurn-tests-{}-{number}", std::process::id());
+        let instance = format!("{INSTANCE}{}-{number}", std::process::id());
         mkdirat(&tracefs, &instance, Mode::RWXU).context("make an instance of ftrace")?;
         let this = Self { tracefs, instance };
         // Threads that it starts meanwhile count, too. Each number is added to those before, as nothing is truncated.
@@ -107,7 +111,28 @@ impl BlindSpot {
 
 impl Drop for BlindSpot {
     fn drop(&mut self) {
-        let _ = self.write(&format!("{EVENT}/enable"), "0");
-        let _ = unlinkat(&self.tracefs, &self.instance, AtFlags::REMOVEDIR);
+        remove(&self.tracefs, &self.instance);
+    }
+}
+
+fn remove(tracefs: &OwnedFd, instance: &str) {
+    let enable = format!("{instance}/{EVENT}/enable");
+    if let Ok(enable) = openat(tracefs, &enable, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = fs::File::from(enable).write_all(b"0");
+    }
+    let _ = unlinkat(tracefs, instance, AtFlags::REMOVEDIR);
+}
+
+/// Test programs that were killed leave theirs behind, and each of them makes every state change of the machine dearer.
+fn remove_abandoned(tracefs: &OwnedFd) {
+    let names =
+        openat(tracefs, "instances", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(Dir::new);
+    for name in names.into_iter().flatten().flatten() {
+        let instance = format!("instances/{}", name.file_name().to_string_lossy());
+        let pid = instance.strip_prefix(INSTANCE).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(tracefs, &instance);
+        }
     }
 }

@@ -240,7 +240,7 @@ pub fn opens_are(destinations: &[Destination], expected: u64) -> Result<()> {
         ensure!(to.sum("open") == attempts, "sites add up to {}, opened {attempts}: {to:?}", to.sum("open"));
     }
     let total: u64 = destinations.iter().map(|to| to.opened + to.failed).sum();
-    ensure!(total == expected, "{total} opened, the program says {expected}");
+    ensure!(total == expected, "{total} opened, the program says {expected}: {destinations:?}");
     Ok(())
 }
 
