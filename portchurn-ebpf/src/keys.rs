@@ -1,5 +1,6 @@
-//! Process and destination become an index into the counters, once; filters are decided here, once, so that in the
-//! steady state a filtered connection costs one look-up and a counted one the same.
+//! Process and destination become an index into the counters, once: in the steady state a counted connection costs one
+//! look-up. Filters are decided here, before a key takes its place. What they exclude leaves nothing behind and is asked
+//! again at the next connection: others than the wanted ones must not fill the table.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
@@ -12,8 +13,8 @@ use portchurn_common::settings::port_filter_key;
 use crate::maps::{CHURN, FILTER_COMM, FILTER_PORTS, FILTER_TGIDS, FREE_KEYS, KEY_SLOTS, KEYS};
 use crate::{atomic, emit, setting, who};
 
-/// The reference for `key`. Where the key names a process it must be the current one: this is when its identity is
-/// taken and its filters are decided.
+/// The reference for `key`, [`KeyRef::FILTERED`] if it is not to be counted. Where the key names a process it must be the
+/// current one: this is when its identity is taken and its filters are decided.
 #[inline(always)]
 pub fn intern(key: &ChurnKey) -> KeyRef {
     // SAFETY: values are 8 bytes, written once before they become visible.
@@ -26,7 +27,6 @@ pub fn intern(key: &ChurnKey) -> KeyRef {
 #[inline(never)]
 fn intern_new(key: &ChurnKey) -> KeyRef {
     if !passes_flow_filters(key) || !passes_process_filters(key) {
-        let _ = KEYS.insert(key, &KeyRef::FILTERED, u64::from(BPF_NOEXIST));
         return KeyRef::FILTERED;
     }
     if key.tgid != 0 {

@@ -250,8 +250,8 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         // An abort goes to CLOSE without a FIN state: linger 0, unread data. Without an error on the socket it
         // was ours, so this is process context.
         let is_abort = old == TcpState::Established.raw() || old == TcpState::CloseWait.raw();
-        if is_abort && error == Some(0) {
-            ownership::note_closer::<S>(found, id);
+        if is_abort && error == Some(0) && !ownership::note_closer::<S>(found, id) {
+            return;
         }
         // Where the error cannot be read, an abort is taken for the peer's: that blames nobody here.
         let errno = error.unwrap_or(if is_abort { ECONNRESET } else { 0 });

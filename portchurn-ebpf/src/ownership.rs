@@ -12,13 +12,14 @@ use crate::maps::KEY_SLOTS;
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
 
-/// The current process closes: the one moment in which the closer can be known.
+/// The current process closes: the one moment in which the closer can be known. False: now that the owner is known, the
+/// connection is not counted any more.
 #[inline(always)]
-pub fn note_closer<S: Sock>(found: Found, id: u64) {
+pub fn note_closer<S: Sock>(found: Found, id: u64) -> bool {
     let state = TaskState::current::<S::Access>();
     // MPTCP closes its subflows from a kernel worker.
     if state.is_kernel_thread() {
-        return;
+        return true;
     }
     let tgid = who::current_tgid();
     // SAFETY: points into the map.
@@ -28,26 +29,23 @@ pub fn note_closer<S: Sock>(found: Found, id: u64) {
         if state.is_exiting() {
             (*conn).flags |= flag::EXITING;
         }
-        if (*conn).flags & flag::OWNER_CERTAIN == 0 {
-            take_ownership::<S>(found, id, tgid);
-        }
+        (*conn).flags & flag::OWNER_CERTAIN != 0 || take_ownership::<S>(found, id, tgid)
     }
 }
 
-/// The current process is certain to own this accepted connection. Its count moves to it from the listener's owner.
+/// The current process is certain to own this accepted connection. Its count moves to it from the listener's owner. False: it
+/// is a process that is not counted.
 #[inline(always)]
-pub fn take_ownership<S: Sock>(found: Found, id: u64, tgid: u32) {
+pub fn take_ownership<S: Sock>(found: Found, id: u64, tgid: u32) -> bool {
     // SAFETY: points into the map.
     unsafe {
         (*found.conn).flags |= flag::OWNER_CERTAIN;
-        if (*found.conn).owner_tgid != tgid {
-            move_to_current::<S>(found, id);
-        }
+        (*found.conn).owner_tgid == tgid || move_to_current::<S>(found, id)
     }
 }
 
 #[inline(never)]
-fn move_to_current<S: Sock>(found: Found, id: u64) {
+fn move_to_current<S: Sock>(found: Found, id: u64) -> bool {
     let process = who::current::<Probe>();
     // SAFETY: points into the map.
     unsafe {
@@ -67,7 +65,7 @@ fn move_to_current<S: Sock>(found: Found, id: u64) {
         }
         if key_ref == KeyRef::FILTERED {
             conns::forget(found, id);
-            return;
+            return false;
         }
         if let Some(to) = keys::counters(key_ref) {
             add(opened_counter(to, is_early), 1);
@@ -75,6 +73,7 @@ fn move_to_current<S: Sock>(found: Found, id: u64) {
         (*conn).key_ref = key_ref;
         (*conn).owner_tgid = process.tgid;
     }
+    true
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::bpf::{Object, held_by};
+use portchurn_tests::harness::budgets;
 use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::folder::Folder;
@@ -37,7 +38,7 @@ fn sockets_from_before_the_attach_in_another_netns() {
 fn early(family: &str, netns: &str) -> Result<()> {
     let count = OPEN.to_string();
     let held = Held::open("hold", &["--early", "--count", &count, "--family", family, "--netns", netns])?;
-    let mut tracer = Tracer::start(&[])?;
+    let mut tracer = budgets::start()?;
     let (client, server) = (held.client, held.server);
     tracer
         .wait_until(|report| {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::bpf::ArrayMap;
+use portchurn_tests::harness::budgets;
 use portchurn_tests::harness::programs::Held;
 use portchurn_tests::harness::report::{Report, Tally};
 use portchurn_tests::harness::tracer::Tracer;
@@ -99,7 +100,7 @@ const REPORTS: usize = 200;
 fn nobody_who_lives_is_declared_dead() {
     check("nobody_who_lives_is_declared_dead", || {
         let early = Held::open("hold", &["--early", "--count", "31", "--netns", "own"])?;
-        let mut tracer = Tracer::start(&[])?;
+        let mut tracer = budgets::start()?;
         let namespaces = [
             Held::open("hold", &["--count", "53", "--netns", "own"])?,
             Held::open("hold", &["--count", "59", "--netns", "own", "--family", "v6"])?,

@@ -2,59 +2,20 @@
 //! requests, redis-py, asyncio, pools of processes, a preforking server. Which line it was, each script says itself.
 //! Twice: with the system's packages, and with those of today.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::lines::{Lines, found, truth};
 use portchurn_tests::harness::servers::{self, Server};
-use portchurn_tests::harness::sites::{self, Destination, Place};
+use portchurn_tests::harness::sites;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{check, python};
 
 /// How often each script connects. Divides by the number of workers.
 const TIMES: u64 = 21;
-
-/// The line that called the driver and the line above it, and how often.
-type Lines = BTreeMap<(Place, Option<Place>), u64>;
-
-/// What a script says of itself.
-fn truth(account: &str) -> Result<Lines> {
-    let mut lines = Lines::new();
-    for line in account.lines() {
-        let stack: Vec<(String, String, u64)> = serde_json::from_str(line).context("read an account")?;
-        let mut places = stack.into_iter().map(|(function, file, line)| Place {
-            function,
-            file: Some(file),
-            line: Some(line),
-        });
-        let culprit = places.next().context("an account without a line")?;
-        *lines.entry((culprit, places.next())).or_default() += 1;
-    }
-    Ok(lines)
-}
-
-/// What portchurn says, and how many connects came before it knew the interpreter. The rest must be exact.
-fn found(destinations: &[Destination]) -> Result<(Lines, u64)> {
-    let (mut lines, mut too_soon) = (Lines::new(), 0);
-    for site in destinations.iter().flat_map(|to| to.sites("open")) {
-        if site.is_too_soon() {
-            too_soon += site.count;
-            continue;
-        }
-        ensure!(site.exact && site.sampled.is_none(), "not exact: {site:?}");
-        ensure!(site.language.as_deref() == Some("python"), "no Python: {site:?}");
-        let mut files = site.frames().iter().filter_map(|frame| frame.file.as_deref());
-        let is_on_a_loop = files.any(|file| file.contains("/asyncio/"));
-        let says_so = site.note.as_deref().is_some_and(|note| note.starts_with("event loop: "));
-        ensure!(says_so == is_on_a_loop, "an event loop, or not? {site:?}");
-        let culprit = site.culprit.clone().with_context(|| format!("nobody is to blame: {site:?}"))?;
-        *lines.entry((culprit, site.called_from.clone())).or_default() += site.count;
-    }
-    Ok((lines, too_soon))
-}
 
 /// Waits until what portchurn says is what the programs with this word say themselves.
 fn same(tracer: &mut Tracer, word: &str, account: &Lines) -> Result<()> {

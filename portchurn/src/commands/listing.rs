@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
+use crate::commands::options::{
+    SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration, refuse_filter,
+};
 use crate::commands::session::{Event, Session, block_on};
 use crate::commands::text::TextArgs;
-use crate::commands::{EventsLost, Usage, logger};
+use crate::commands::{EventsLost, logger};
 use crate::model::lists::List;
 use crate::sinks::OutputFormat;
 use crate::sinks::sheet::{Part, SheetSink};
@@ -42,12 +44,7 @@ pub struct ListArgs {
 
 /// Writes a list until it is told to stop.
 pub fn run(args: &ListArgs, list: List, part: Part, quiet: bool) -> Result<u8> {
-    if args.select.filter.is_some() {
-        return Err(Usage(
-            "--filter chooses rows of `top` and `trace`; here -p, -c, -D and -L do".to_owned(),
-        )
-        .into());
-    }
+    refuse_filter(&args.select)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
         let output = args.text.open()?;
@@ -81,7 +78,7 @@ async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> 
                 sink.snapshot(&session.model.snapshot())?;
                 left = left.map(|left| left - 1);
             }
-            Event::Pump | Event::Report => {}
+            Event::Pump | Event::Report | Event::Suspend => {}
             Event::Stop => {
                 session.sample()?;
                 read_now(session)?;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{Event as TerminalEvent, read};
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::commands::session::{Event, Session};
@@ -36,20 +37,37 @@ pub async fn run(session: &mut Session, view: View, look: Look, interval: Durati
     state.set_base_command(&look.base_command);
     let mut view = Viewer { state, notes: Vec::new(), left: look.count };
     let mut events = terminal_events();
+    session.catch_suspend()?;
     view.refresh(session)?;
     loop {
         screen.terminal().draw(|frame| draw(frame, &mut view.state, &view.notes))?;
-        let go_on = tokio::select! {
+        let next = tokio::select! {
             event = events.recv() => match event {
                 Some(event) => view.on_terminal_event(session, &event)?,
-                None => false,
+                None => Next::End,
             },
             event = session.next() => view.on_event(session, &event)?,
         };
-        if !go_on {
-            return Ok(());
+        match next {
+            Next::GoOn => {}
+            Next::Suspend => suspend(&mut screen)?,
+            Next::End => return Ok(()),
         }
     }
+}
+
+/// What to do after an event.
+enum Next {
+    GoOn,
+    Suspend,
+    End,
+}
+
+/// Stops here, the terminal given back, until somebody lets this process go on.
+fn suspend(screen: &mut Screen) -> Result<()> {
+    screen.suspend();
+    kill_process(getpid(), Signal::STOP).context("stop for a while")?;
+    screen.resume().context("take the terminal again")
 }
 
 /// One screen, as a picture for documents.
@@ -77,24 +95,23 @@ impl Viewer {
         Ok(())
     }
 
-    /// Whether to go on.
-    fn on_event(&mut self, session: &mut Session, event: &Event) -> Result<bool> {
+    fn on_event(&mut self, session: &mut Session, event: &Event) -> Result<Next> {
         match event {
             Event::Tick => {
                 self.refresh(session)?;
                 self.left = self.left.map(|left| left - 1);
-                Ok(self.left != Some(0))
+                Ok(if self.left == Some(0) { Next::End } else { Next::GoOn })
             }
-            Event::Pump | Event::Report => Ok(true),
+            Event::Pump | Event::Report => Ok(Next::GoOn),
+            Event::Suspend => Ok(Next::Suspend),
             Event::Stop => {
                 session.sample()?;
-                Ok(false)
+                Ok(Next::End)
             }
         }
     }
 
-    /// Whether to go on.
-    fn on_terminal_event(&mut self, session: &mut Session, event: &TerminalEvent) -> Result<bool> {
+    fn on_terminal_event(&mut self, session: &mut Session, event: &TerminalEvent) -> Result<Next> {
         let action = match event {
             TerminalEvent::Key(key) => {
                 let showed_list = self.state.shows_list();
@@ -130,12 +147,13 @@ impl Viewer {
                 }
                 Err(why) => self.state.notify(why, true),
             },
+            Action::Suspend => return Ok(Next::Suspend),
             Action::Quit => {
                 session.sample()?;
-                return Ok(false);
+                return Ok(Next::End);
             }
         }
-        Ok(true)
+        Ok(Next::GoOn)
     }
 
     fn write(&self, path: &Path) -> Result<()> {

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use portchurn_common::flow::Role;
+use portchurn_common::settings::port_filter_key;
 use portchurn_common::stack::Effort;
+use rustix::process::Signal as Sig;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -17,6 +20,7 @@ use crate::live::looks::{Look, Looker};
 use crate::live::memory::{Own, give_back};
 use crate::live::stacks::{Watcher, Watchers};
 use crate::model::sample::{ProcessId, Sample};
+use crate::model::scope::Scope;
 use crate::model::snapshot::HookState;
 use crate::model::sockets::SitePair;
 use crate::model::who::{Answer, Query, Reply, merged};
@@ -48,6 +52,8 @@ pub enum Event {
     Pump,
     /// Somebody wants an intermediate result on stderr.
     Report,
+    /// SIGTSTP: to stop for a while.
+    Suspend,
     /// SIGINT, SIGTERM, or the time is up.
     Stop,
 }
@@ -76,6 +82,8 @@ pub struct Session {
     interrupt: Signal,
     terminate: Signal,
     report: Signal,
+    /// Only whoever has the terminal must hear of it.
+    suspend: Option<Signal>,
 }
 
 impl Session {
@@ -125,12 +133,22 @@ impl Session {
             interrupt,
             terminate,
             report,
+            suspend: None,
         })
     }
 
     /// Whether call sites are taken.
     pub fn takes_stacks(&self) -> bool {
         self.collector.takes_stacks()
+    }
+
+    /// From now on SIGTSTP stops nothing by itself: it is told as [`Event::Suspend`].
+    ///
+    /// # Errors
+    /// When it cannot be caught.
+    pub fn catch_suspend(&mut self) -> Result<()> {
+        self.suspend = Some(on(SignalKind::from_raw(Sig::TSTP.as_raw()))?);
+        Ok(())
     }
 
     /// Changes the interval from now on.
@@ -147,11 +165,19 @@ impl Session {
                 None => std::future::pending().await,
             }
         };
+        let suspend = &mut self.suspend;
+        let is_suspended = async {
+            match suspend {
+                Some(suspend) => suspend.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = self.interrupt.recv() => Event::Stop,
             _ = self.terminate.recv() => Event::Stop,
             _ = self.report.recv() => Event::Report,
+            _ = is_suspended => Event::Suspend,
             _ = self.ticks.tick() => Event::Tick,
             () = time_is_up => Event::Stop,
             Some((query, reply)) = self.questions.recv() => {
@@ -324,7 +350,20 @@ fn context(collector: &Collector, options: &Options, attached_ns: u64) -> Contex
         knows_errors: collector.knows_errors(),
         takes_stacks: collector.takes_stacks(),
         culprits: options.culprits.clone(),
+        scope: scope(options),
         attached_ns,
+    }
+}
+
+fn scope(options: &Options) -> Scope {
+    let filters = &options.filters;
+    let is_connect = |key: &u32| *key == port_filter_key(Role::Connect, *key as u16);
+    let connects = options.filter_ports.iter().filter(|&key| is_connect(key)).map(|&key| key as u16);
+    Scope {
+        netns: (filters.netns != 0).then_some(filters.netns),
+        remote_ports: (filters.connect_ports != 0).then(|| connects.collect()),
+        ip_version: (filters.ip_version != 0).then_some(filters.ip_version as u8),
+        is_partial: filters.tgids != 0 || filters.comm != 0 || filters.no_connects != 0,
     }
 }
 

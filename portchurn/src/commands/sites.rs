@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::commands::options::{SelectArgs, Stack, TracerArgs, loader_options, parse_duration};
+use crate::commands::options::{
+    SelectArgs, Stack, TracerArgs, loader_options, parse_duration, refuse_filter,
+};
 use crate::commands::output::open_output;
 use crate::commands::session::{Event, Session, block_on};
 use crate::commands::{Usage, logger, terminal};
@@ -50,6 +52,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
     if args.tracer.stack == Some(Stack::Off) {
         return Err(Usage("without stacks there are no call sites: leave --stack off out".to_owned()).into());
     }
+    refuse_filter(&args.select)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
         let mut out = open_output(args.write.as_deref())?;
@@ -58,7 +61,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             match session.next().await {
                 Event::Tick => drop(session.sample()?),
                 Event::Stop => break,
-                Event::Pump | Event::Report => {}
+                Event::Pump | Event::Report | Event::Suspend => {}
             }
         }
         session.sample_settled()?;

@@ -171,14 +171,21 @@ async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn 
     while count.is_none_or(|count| done < count) {
         match session.next().await {
             Event::Tick => {
+                // What is written once must not tell of sockets as they were before.
+                if args.once && count == Some(done + 1) {
+                    session.collector.read_sockets_now();
+                }
                 session.sample_settled()?;
                 sink.snapshot(view, &session.model.snapshot())?;
                 done += 1;
             }
             Event::Report => report(session, view)?,
-            Event::Pump => {}
+            Event::Pump | Event::Suspend => {}
             Event::Stop => {
-                session.sample()?;
+                session.sample_settled()?;
+                if done == 0 {
+                    sink.snapshot(view, &session.model.snapshot())?;
+                }
                 break;
             }
         }

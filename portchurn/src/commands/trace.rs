@@ -108,11 +108,12 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
 async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
     while tracer.left != Some(0) {
         let event = session.next().await;
-        if matches!(event, Event::Pump | Event::Report) {
+        if matches!(event, Event::Pump | Event::Report | Event::Suspend) {
             continue;
         }
         let at_end = matches!(event, Event::Stop);
         let sample = if at_end { session.sample_settled()? } else { session.sample()? };
+        tracer.clock.compare();
         tracer.names.learn(&sample);
         tracer.waiting.learn(session.collector.take_flow_sites());
         for record in session.collector.take_flows() {
@@ -206,22 +207,44 @@ impl Tracer {
     }
 }
 
-/// Turns the kernel's clock into that on the wall.
+/// Turns the kernel's clock, which stands still while the host sleeps, into that on the wall, which may be set.
 struct Clock {
-    started: Timestamp,
-    started_ns: u64,
+    anchor: Timestamp,
+    anchor_ns: u64,
     zone: TimeZone,
 }
+
+/// They are not read at the same instant: less is no difference.
+const SAME: SignedDuration = SignedDuration::from_millis(2);
 
 impl Clock {
     fn new(utc: bool) -> Self {
         let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
-        Self { started: Timestamp::now(), started_ns: now_ns(), zone }
+        Self { anchor: Timestamp::now(), anchor_ns: now_ns(), zone }
+    }
+
+    /// Compares the clocks once more: what is told from here on is told by what they say now.
+    fn compare(&mut self) {
+        let (before_ns, now, after_ns) = (now_ns(), Timestamp::now(), now_ns());
+        // Whoever was kept waiting in between has compared nothing.
+        if after_ns - before_ns < SAME.as_nanos() as u64 {
+            self.follow(now, after_ns);
+        }
+    }
+
+    fn follow(&mut self, now: Timestamp, now_ns: u64) {
+        if self.at(now_ns).duration_until(now).abs() > SAME {
+            (self.anchor, self.anchor_ns) = (now, now_ns);
+        }
+    }
+
+    fn at(&self, at_ns: u64) -> Timestamp {
+        let since_ns = at_ns.cast_signed() - self.anchor_ns.cast_signed();
+        self.anchor.saturating_add(SignedDuration::from_nanos(since_ns)).unwrap_or(self.anchor)
     }
 
     fn tell(&self, at_ns: u64) -> (String, String) {
-        let since_ns = at_ns.cast_signed() - self.started_ns.cast_signed();
-        let at = self.started.saturating_add(SignedDuration::from_nanos(since_ns)).unwrap_or(self.started);
+        let at = self.at(at_ns);
         let local = at.to_zoned(self.zone.clone());
         (local.strftime("%H:%M:%S%.6f").to_string(), local.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string())
     }
@@ -256,5 +279,24 @@ impl Names {
                 if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
             (Arc::new(Process { id, ..Process::default() }), program.into())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::Clock;
+
+    #[test]
+    fn after_a_sleep_of_the_host_times_are_those_on_the_wall() {
+        let mut clock = Clock::new(true);
+        let (anchor, anchor_ns) = (clock.anchor, clock.anchor_ns);
+        let hour = SignedDuration::from_hours(1);
+        clock.follow(anchor + SignedDuration::from_secs(5), anchor_ns + 5_000_000_000);
+        assert_eq!(clock.at(anchor_ns), anchor, "both went on alike");
+        clock.follow(anchor + hour, anchor_ns + 6_000_000_000);
+        assert_eq!(clock.at(anchor_ns + 6_000_000_000), anchor + hour);
+        assert_eq!(clock.at(anchor_ns + 7_000_000_000), anchor + hour + SignedDuration::from_secs(1));
     }
 }

@@ -15,7 +15,7 @@ use crate::commands::session::Session;
 use crate::commands::{logger, terminal};
 use crate::model::who::{Answer, CodeLine, Life, Query, merged};
 use crate::sinks::text::clean;
-use crate::sources::ask::ask_all;
+use crate::sources::ask::{ask_all, is_refused};
 use crate::sources::socket_search::{Living, living};
 
 const EXAMPLES: &str = "\
@@ -134,6 +134,11 @@ impl Asked {
             Some(_) => "no process holds it that we may see",
             None => "there is no such connection at this moment",
         };
+        if self.running == 0 && is_refused() {
+            return format!(
+                "{found}; if a portchurn runs that could remember it, only root may ask: sudo portchurn who …"
+            );
+        }
         if self.running == 0 {
             return format!(
                 "{found}; no portchurn runs that could remember it. Start one (sudo portchurn top) and ask again when \

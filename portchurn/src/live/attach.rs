@@ -37,6 +37,11 @@ impl Attached {
     }
 }
 
+/// Whether the hook with this name is attached.
+pub fn is_attached(hooks: &[Attached], name: &str) -> bool {
+    hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
+}
+
 /// Everything that the tiers share.
 pub(super) struct Kernel {
     pub(super) btf: Result<Btf, String>,

@@ -13,7 +13,7 @@ use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
 use portchurn_common::stack::Effort;
 
-use crate::live::attach::Attached;
+use crate::live::attach::{Attached, is_attached};
 use crate::live::closed::Closed;
 use crate::live::drain::Drain;
 use crate::live::hooks::{CALL_SITES, EXIT};
@@ -27,6 +27,7 @@ use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
 use crate::live::stacks::{StackThread, Watchers};
+use crate::live::unnoticed::Unnoticed;
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
 use crate::model::sockets::{Expected, SocketReading, Unowned};
@@ -79,6 +80,7 @@ pub struct Collector {
     knows_errors: bool,
     /// Processes that were told of.
     processes: StdHashMap<ProcessId, Told>,
+    unnoticed: Unnoticed,
     pending: Sample,
     lost: [u64; Loss::COUNT],
     flows: Vec<FlowRecord>,
@@ -104,6 +106,7 @@ impl Collector {
             }
             _ => None,
         };
+        let told_max = if is_attached(&hooks, EXIT) { sizes.processes as usize } else { 0 };
         let mut this = Self {
             closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
@@ -122,6 +125,7 @@ impl Collector {
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
             processes: StdHashMap::new(),
+            unnoticed: Unnoticed::new(told_max),
             pending: Sample::default(),
             lost: [0; Loss::COUNT],
             flows: Vec::new(),
@@ -339,8 +343,8 @@ impl Collector {
 
     /// Without the exit hook, or when its record was lost or the kernel skipped it, `/proc` tells.
     fn find_unnoticed_exits(&mut self, now_ns: u64) {
-        let is_told = self.hooks.iter().any(|hook| hook.hook.name == EXIT && hook.attachment.is_some());
-        if is_told && self.lost[Loss::ExitRecord as usize] == 0 && self.usage.missed_exits() == 0 {
+        let missed = self.lost[Loss::ExitRecord as usize] + self.usage.missed_exits();
+        if !self.unnoticed.is_due(now_ns, self.processes.len(), missed) {
             return;
         }
         let ended: Vec<_> = self
@@ -383,10 +387,6 @@ impl Collector {
 
 /// How long to wait for stacks that are on their way.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
-
-fn is_attached(hooks: &[Attached], name: &str) -> bool {
-    hooks.iter().any(|hook| hook.hook.name == name && hook.tier().is_some())
-}
 
 /// Connections that began, and connections that ended.
 fn ends(counts: &Counts) -> u64 {

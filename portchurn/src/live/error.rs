@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use crate::live::hooks::Tier;
-use crate::live::preflight::missing_capabilities;
+use crate::live::preflight::{SETCAP, missing_capabilities};
 
 /// Why nothing could be attached.
 #[derive(Debug)]
@@ -49,8 +49,7 @@ impl fmt::Display for LoadError {
             Self::NotPermitted { reason, missing } => write!(
                 f,
                 "cannot trace TCP: permission denied ({reason})\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
-                 sudo setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_ptrace,cap_dac_read_search+ep \
-                 $(command -v portchurn)\n  more:    portchurn check",
+                 sudo {SETCAP}\n  more:    portchurn check",
                 missing.join(", ")
             ),
             Self::Unsupported { reason } => {

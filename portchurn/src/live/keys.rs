@@ -111,7 +111,11 @@ impl Keys {
     fn read_one(&mut self, index: usize, now_ns: u64) -> Option<(ChurnKey, Counts)> {
         let slot = self.slots.get(index);
         let is_used = slot.key.role != 0 || index == KeyRef::OVERFLOW.index() as usize;
-        if !is_used || !self.has_changed(index) {
+        if !is_used {
+            return None;
+        }
+        let has_changed = self.has_changed(index);
+        if !has_changed && (self.known[index].is_some() || !self.is_whole(&slot)) {
             return None;
         }
         let sum = self.sum(index);
@@ -124,7 +128,13 @@ impl Keys {
         known.changed_ns = now_ns;
         let counts = Counts::between(&known.sum, &sum);
         known.sum = sum;
-        Some((cut(slot.key), counts))
+        has_changed.then_some((cut(slot.key), counts))
+    }
+
+    /// Whether a key under which nothing was counted yet is all written: the kernel side enters it in the table before it fills
+    /// the slot. It may stay like that, as of a listener that nobody connected to, and must be known to be taken back.
+    fn is_whole(&self, slot: &KeySlot) -> bool {
+        slot.key.role != 0 && self.by_key.get(&slot.key, 0).is_ok_and(|found| found == slot.key_ref)
     }
 
     /// Compares the first cache line only: every event touches it.
@@ -235,7 +245,7 @@ impl Keys {
     /// The reference for a key from before the attach, made as the kernel side makes one. `None` when the table is full.
     pub fn intern(&mut self, key: &ChurnKey) -> Option<KeyRef> {
         if let Ok(key_ref) = self.by_key.get(key, 0) {
-            return (key_ref != KeyRef::FILTERED).then_some(key_ref);
+            return Some(key_ref);
         }
         let key_ref = self.free.pop(0).ok()?;
         if self.by_key.insert(key, key_ref, BPF_NOEXIST).is_ok() {
@@ -243,7 +253,7 @@ impl Keys {
             return Some(key_ref);
         }
         let _ = self.free.push(key_ref, 0);
-        self.by_key.get(key, 0).ok().filter(|&key_ref| key_ref != KeyRef::FILTERED)
+        self.by_key.get(key, 0).ok()
     }
 
     /// Counts a connection from before the attach.

@@ -10,7 +10,7 @@
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
-//! roll_call   connections whose end nobody saw    drain  records, taken out in time
+//! roll_call   connections whose end nobody saw    unnoticed  processes, the same    drain  records, taken out in time
 //! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
 //! turns       how soon these two get a processor
 //! collector   tables and records → Sample
@@ -43,4 +43,5 @@ pub mod stacks;
 pub mod tables;
 pub mod tracefs;
 pub mod turns;
+pub mod unnoticed;
 pub mod usage;

@@ -16,8 +16,12 @@ const NEW: u32 = 50;
 const HURRIED: u32 = 10;
 /// The least time between two readings that nobody asked for.
 const SOONEST: Duration = Duration::from_secs(1);
-/// The longest. What came since a reading does not grow old in the ledger, so none of it may be a minute old.
+/// The longest, unless a reading is dearer than this times [`AT_MOST`]. What came since a reading does not grow old in the
+/// ledger, so none of it may be a minute old.
 const LATEST: Duration = Duration::from_secs(55);
+/// Processor time of a reading × this is the least time to the next one, however dear it is: a twentieth of a processor. Each
+/// network namespace costs a walk through the sockets of all.
+const AT_MOST: u32 = 20;
 /// How much longer it rests while nothing changes.
 const STILL: Duration = Duration::from_secs(10);
 /// So long a comparison with the kernel's count holds.
@@ -112,7 +116,7 @@ impl Pace {
         let is_known = agrees && (self.last.is_carried || self.is_still);
         let mut wait = self.spaced(if is_known { LATER } else { SOON });
         if self.is_still && self.agreed.is_some() {
-            wait = (wait + STILL).min(LATEST);
+            wait = (wait + STILL).min(LATEST.max(wait));
         }
         if self.is_crowded {
             wait = wait.min(self.spaced(CROWDED));
@@ -131,7 +135,7 @@ impl Pace {
     }
 
     fn spaced(&self, times: u32) -> Duration {
-        (self.last.cost * times).clamp(SOONEST, LATEST)
+        (self.last.cost * times).clamp(SOONEST, LATEST).max(self.last.cost * AT_MOST)
     }
 }
 
@@ -172,6 +176,7 @@ mod tests {
             (90, true, LATEST),
             (90, false, 18 * S),
             (900, false, LATEST),
+            (50_000, false, 1000 * S),
         ] {
             let (mut pace, at) = after(cost_ms);
             pace.check(at, agrees);

@@ -61,6 +61,10 @@ fn is_granted(capability: Capability) -> bool {
     has(capability) || in_sys_admin && has(Capability::CAP_SYS_ADMIN)
 }
 
+/// Gives the program all the capabilities that it can make use of; those that it had before are taken away.
+pub const SETCAP: &str =
+    "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_ptrace,cap_dac_read_search+ep $(command -v portchurn)";
+
 /// Capabilities without which nothing works and that are not there.
 pub fn missing_capabilities() -> Vec<&'static str> {
     CAPABILITIES
@@ -115,8 +119,7 @@ fn capability(capability: Capability, otherwise: Status, lost: &'static str) -> 
         (true, false) => "through CAP_SYS_ADMIN",
         _ => "not effective",
     };
-    let remedy = format!("sudo, or: setcap {}+ep $(command -v portchurn)", name.to_lowercase());
-    check(name, granted, otherwise, found.to_owned(), lost, remedy)
+    check(name, granted, otherwise, found.to_owned(), lost, format!("sudo, or: sudo {SETCAP}"))
 }
 
 /// File capabilities are ignored, silently, on a file system that is mounted nosuid.

@@ -21,6 +21,7 @@ use crate::model::sample::Process;
 use crate::sources::netns::{NetNamespace, network_namespaces};
 use crate::sources::procfs::Procfs;
 use crate::sources::sock_diag::{SockDiag, Socket, StateSet};
+use crate::sources::sockstat::has_tcp;
 
 const BPF_NOEXIST: u64 = 1;
 
@@ -39,17 +40,25 @@ pub fn sockets(
     options: &Options,
 ) -> Result<Vec<Process>> {
     let owners = Owners::read(procfs);
-    let mut seeder = Seeder { conns, by_id, keys, owners, options, unread: 0 };
+    let mut seeder = Seeder { conns, by_id, keys, owners, options, unread: Vec::new(), left_out: 0 };
     for namespace in network_namespaces() {
-        if options.filters.netns == 0 || options.filters.netns == namespace.inode {
+        let is_wanted = options.filters.netns == 0 || options.filters.netns == namespace.inode;
+        // Each list is a walk through the sockets of all namespaces.
+        if is_wanted && has_tcp(namespace.inode, &namespace.path) != Some(false) {
             seeder.read_namespace(&namespace)?;
         }
     }
-    if seeder.unread > 0 {
+    if seeder.left_out > 0 {
         log::warn!(
-            "sockets from before the attach are not known in {} network namespaces (CAP_SYS_ADMIN and CAP_NET_ADMIN \
-             would show them)",
-            seeder.unread
+            "{} connections from before the attach are not followed: there was no room (--max-connections makes some)",
+            seeder.left_out
+        );
+    }
+    if !seeder.unread.is_empty() {
+        log::warn!(
+            "sockets from before the attach are not known in {} network namespaces ({})",
+            seeder.unread.len(),
+            seeder.unread[0]
         );
     }
     Ok(seeder.owners.used())
@@ -89,7 +98,10 @@ struct Seeder<'a> {
     keys: &'a mut Keys,
     owners: Owners<'a>,
     options: &'a Options,
-    unread: u32,
+    /// Why namespaces could not be read.
+    unread: Vec<String>,
+    /// Connections for which a table had no room.
+    left_out: u64,
 }
 
 impl Seeder<'_> {
@@ -103,17 +115,23 @@ impl Seeder<'_> {
                 Err(err)
             }
         });
-        let Ok(mut diag) = opened else {
-            self.unread += 1;
-            return Ok(());
-        };
-        let Ok(listening) = diag.dump(StateSet::of(&[TcpState::Listen])) else {
-            self.unread += 1;
-            return Ok(());
+        let listed = opened.and_then(|mut diag| {
+            let listening = diag.dump(StateSet::of(&[TcpState::Listen]))?;
+            Ok((diag, listening))
+        });
+        let (mut diag, listening) = match listed {
+            Ok(listed) => listed,
+            Err(err) => {
+                self.unread.push(format!("{}: {err:#}", namespace.inode));
+                return Ok(());
+            }
         };
         let listeners = self.add_listeners(namespace.inode, &listening.sockets)?;
         let open = diag.dump(StateSet::of(&OPEN))?;
         let seeded = self.add_connections(namespace.inode, &open.sockets, &listeners);
+        if seeded.is_empty() {
+            return Ok(());
+        }
         let still_open: HashSet<_> =
             diag.dump(StateSet::of(&OPEN))?.sockets.iter().map(|socket| socket.cookie).collect();
         for (cookie, key_ref) in seeded {
@@ -176,6 +194,8 @@ impl Seeder<'_> {
             if self.by_id.insert(socket.cookie, conn, BPF_NOEXIST).is_ok() {
                 self.keys.count_before_attach(key_ref, 1);
                 seeded.push((socket.cookie, key_ref));
+            } else if self.by_id.get(&socket.cookie, 0).is_err() {
+                self.left_out += 1;
             }
         }
         seeded

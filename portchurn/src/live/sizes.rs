@@ -62,6 +62,8 @@ const SHARDED_KEYS_MAX: u32 = KEYS << SHARDS_LOG2_MAX;
 const KEYS: u32 = 16_384;
 const SITES_MIN: u32 = 4096;
 const CONNS: u32 = 131_072;
+const CONNS_MAX: u32 = 1 << 22;
+const BY_ID_MIN: u32 = 16_384;
 /// The verifier knows the size of an array entry as a signed 32-bit product.
 const CHURN_BYTES_MAX: u64 = 1 << 31;
 
@@ -72,15 +74,15 @@ impl Sizes {
         let keys = wanted.keys.unwrap_or(KEYS).clamp(16, keys_max);
         let affordable = (SHARDED_KEYS_MAX / keys).max(1).ilog2();
         let shards_log2 = host.cpus.max(1).next_power_of_two().ilog2().min(SHARDS_LOG2_MAX).min(affordable);
-        let conns =
-            wanted.conns.unwrap_or(CONNS).max(host.tcp_sockets.saturating_mul(2)).clamp(1024, 1 << 22);
+        let sockets = host.tcp_sockets.saturating_mul(2).min(CONNS_MAX);
+        let conns = wanted.conns.unwrap_or(CONNS).max(sockets).clamp(1024, CONNS_MAX);
         let places = if cookies { conns.next_power_of_two() } else { 1 };
         Self {
             keys,
             shards_log2,
             conns: places,
             conn_sites: if wanted.stacks { places } else { 1 },
-            conns_by_id: if cookies { host.tcp_sockets.saturating_mul(2).max(16_384) } else { conns },
+            conns_by_id: if cookies { BY_ID_MIN.max(wanted.conns.unwrap_or(0)).max(sockets) } else { conns },
             processes: keys.clamp(4096, 32_768),
             listeners: 4096,
             ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },

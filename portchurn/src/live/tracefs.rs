@@ -1,6 +1,8 @@
 //! The layout of the classic tracepoint, from its `format` file. It differs between kernels (`protocol` grew from one
 //! byte to two in 5.6, some pad the common header), so it is read, never assumed.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context as _, Result, bail};
 use portchurn_common::settings::TracepointLayout;
 
@@ -9,8 +11,13 @@ const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// Layout of `sock:inet_sock_set_state` on this kernel.
 pub fn state_change_layout() -> Result<TracepointLayout> {
     for root in ROOTS {
-        if let Ok(text) = std::fs::read_to_string(format!("{root}/events/sock/inet_sock_set_state/format")) {
-            return parse(&text).context("read the format of sock:inet_sock_set_state");
+        let path = format!("{root}/events/sock/inet_sock_set_state/format");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return parse(&text).context("read the format of sock:inet_sock_set_state"),
+            Err(err) if err.kind() == ErrorKind::PermissionDenied => {
+                bail!("{path} may not be read; try: sudo")
+            }
+            Err(_) => {}
         }
     }
     bail!("tracefs is not mounted; try: mount -t tracefs tracefs {}", ROOTS[0])

@@ -135,8 +135,8 @@ pub struct PortBudget {
     pub other: u64,
     /// `used ÷ limit`.
     pub pressure_ratio: Option<f64>,
-    /// Connects established per second, over the last seconds.
-    pub opened_per_s: f64,
+    /// Connects established per second, over the last seconds. `null`: only some of them are counted.
+    pub opened_per_s: Option<f64>,
     /// Whether a new connect may take over the port of a TIME_WAIT here.
     pub reuse: bool,
     /// Why, or why not.

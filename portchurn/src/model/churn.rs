@@ -7,9 +7,8 @@ use portchurn_common::histogram::{BUCKETS, quantile_us};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
 use crate::model::culprit::Rules;
-use crate::model::ledger::{
-    DestinationKey, Destinations, Ledger, ProcessEntry, ProgramEntry, Recent, Stats, merged,
-};
+use crate::model::destination::{DestinationKey, Destinations, Recent, Stats};
+use crate::model::ledger::{Ledger, ProcessEntry, ProgramEntry, merged};
 use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
 use crate::model::site::{Expected, call_sites};

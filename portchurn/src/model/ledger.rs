@@ -3,125 +3,22 @@
 
 use std::borrow::Cow;
 
-use hashbrown::HashMap;
-use portchurn_common::flow::{Address, ChurnKey, Role};
+use hashbrown::{HashMap, HashSet};
 
+use crate::model::destination::{DestinationKey, Destinations, bounded};
 use crate::model::program::ProgramKey;
-use crate::model::sample::{Counts, Process, ProcessId, Sample};
+use crate::model::sample::{Process, ProcessId, Sample};
 use crate::model::site::Sites;
 use crate::model::stacks::Stacks;
 
 /// Ended processes that are kept one by one. The oldest beyond this are folded into their program.
 const ENDED_MAX: usize = 1024;
-/// Destinations that are kept one by one, for each process and each program.
-const DESTINATIONS_MAX: usize = 8192;
-/// Programs that are kept one by one.
+/// Programs that are kept one by one. Beyond this those that ended longest ago are folded together, an eighth at a time.
 const PROGRAMS_MAX: usize = 4096;
 
-/// A remote address and port that is connected to, or a local port that is accepted on.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct DestinationKey {
-    /// Which side of the handshake.
-    pub role: Role,
-    /// Network namespace, inode number.
-    pub netns: u32,
-    /// Connect: remote address; unspecified for accepts and for what was folded together.
-    pub remote: Address,
-    /// Connect: remote port. Accept: local port. 0 for what was folded together.
-    pub port: u16,
-}
-
-impl DestinationKey {
-    fn of(key: &ChurnKey) -> Self {
-        let role = Role::from_raw(key.role).unwrap_or(Role::Connect);
-        Self { role, netns: key.netns, remote: key.remote, port: key.port }
-    }
-
-    /// Where destinations go for which there is no room.
-    pub fn folded(self) -> Self {
-        Self { remote: Address::UNSPECIFIED, port: 0, netns: 0, ..self }
-    }
-}
-
-/// Counts of one destination: since the attach, and in the window.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    /// Since the attach.
-    pub counts: Counts,
-    /// Where in the code, since the attach.
-    pub sites: Sites,
-    /// In the window with number `window`.
-    recent: Recent,
-    window: u64,
-}
-
-/// What happened in one window.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Recent {
-    /// Connects established.
-    pub opened: u64,
-    /// Passive opens established.
-    pub accepted: i64,
-    /// Connections ended.
-    pub closed: u64,
-    /// Connects failed.
-    pub failed: u64,
-}
-
-impl Recent {
-    /// Adds another destination's.
-    pub fn add(&mut self, other: Self) {
-        self.opened += other.opened;
-        self.accepted += other.accepted;
-        self.closed += other.closed;
-        self.failed += other.failed;
-    }
-}
-
-impl Stats {
-    fn record(&mut self, counts: &Counts, window: u64) {
-        self.counts.add(counts);
-        if self.window != window {
-            (self.window, self.recent) = (window, Recent::default());
-        }
-        self.recent.add(Recent {
-            opened: counts.opened,
-            accepted: counts.accepted,
-            closed: counts.closed_total(),
-            failed: counts.failed,
-        });
-    }
-
-    /// Adds another destination's.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.add(&other.counts);
-        self.sites.merge(&other.sites);
-        match self.window.cmp(&other.window) {
-            std::cmp::Ordering::Less => (self.window, self.recent) = (other.window, other.recent),
-            std::cmp::Ordering::Equal => self.recent.add(other.recent),
-            std::cmp::Ordering::Greater => {}
-        }
-    }
-
-    /// Whether there is anything to tell. A connection that moved to its real owner leaves an empty place behind.
-    pub fn is_used(&self) -> bool {
-        let counts = &self.counts;
-        let begun = counts.attempts + counts.opened + counts.failed + counts.lost + counts.closed_total();
-        begun > 0 || counts.accepted != 0 || counts.before_attach != 0
-    }
-
-    /// What happened in the window with this number.
-    pub fn recent(&self, window: u64) -> Recent {
-        if self.window == window { self.recent } else { Recent::default() }
-    }
-}
-
-/// Stats by destination, bounded. Boxed, as a map with one entry has room for four, and most processes have one.
-pub type Destinations = HashMap<DestinationKey, Box<Stats>>;
-
-fn bounded(destinations: &mut Destinations, key: DestinationKey) -> &mut Stats {
-    let has_room = destinations.len() < DESTINATIONS_MAX || destinations.contains_key(&key);
-    destinations.entry(if has_room { key } else { key.folded() }).or_default()
+/// Where programs go for which there is no room.
+fn other_programs() -> ProgramKey {
+    ProgramKey { program: "(other programs)".to_owned(), ..ProgramKey::default() }
 }
 
 /// One process.
@@ -158,6 +55,8 @@ pub struct ProgramEntry {
     pub process_count: u64,
     /// Processes of these that have ended.
     pub exited_count: u64,
+    /// When the latest of these ends was noticed. Nanoseconds, CLOCK_MONOTONIC.
+    ended_ns: u64,
     /// Path of the executable, from the latest process that had one.
     pub exe: Option<String>,
     /// Arguments of the latest process that had any.
@@ -213,7 +112,10 @@ impl Ledger {
 
     fn insert(&mut self, mut entry: ProcessEntry) {
         if self.programs.len() >= PROGRAMS_MAX && !self.programs.contains_key(&entry.program) {
-            entry.program = ProgramKey { program: "(other programs)".to_owned(), ..ProgramKey::default() };
+            self.fold_programs();
+            if self.programs.len() >= PROGRAMS_MAX {
+                entry.program = other_programs();
+            }
         }
         let program = self.program(&entry.program);
         program.process_count += 1;
@@ -252,7 +154,9 @@ impl Ledger {
         let Some(process) = self.processes.get_mut(&id) else { return };
         if process.ended_ns.replace(at_ns).is_none() {
             let program = process.program.clone();
-            self.program(&program).exited_count += 1;
+            let program = self.program(&program);
+            program.exited_count += 1;
+            program.ended_ns = at_ns;
         }
     }
 
@@ -292,6 +196,35 @@ impl Ledger {
                 folded.sites.settle(stacks);
             }
         }
+    }
+
+    /// Folds programs of which no process is left: scheduled jobs are another program each time where every run has a
+    /// container, or a unit, of its own.
+    fn fold_programs(&mut self) {
+        let is_over = |program: &ProgramEntry| program.exited_count == program.process_count;
+        let over = self.programs.iter().filter(|(_, program)| is_over(program));
+        let mut ended: HashMap<_, _> = over.map(|(key, program)| (key.clone(), program.ended_ns)).collect();
+        ended.remove(&other_programs());
+        for process in self.processes.values().filter(|process| !process.is_settled()) {
+            ended.remove(&process.program);
+        }
+        let mut ended: Vec<_> = ended.into_iter().collect();
+        ended.sort_unstable_by_key(|(_, ended_ns)| *ended_ns);
+        ended.truncate(PROGRAMS_MAX / 8);
+        let folded: HashSet<_> = ended.into_iter().map(|(key, _)| key).collect();
+        for key in &folded {
+            let Some(program) = self.programs.remove(key) else { continue };
+            let other = self.programs.entry(other_programs()).or_default();
+            other.process_count += program.process_count;
+            other.exited_count += program.exited_count;
+            for (key, stats) in &program.folded {
+                let together = bounded(&mut other.folded, *key);
+                together.merge(stats);
+                together.sites.settle(&self.stacks);
+            }
+        }
+        let of_folded = self.processes.values_mut().filter(|process| folded.contains(&process.program));
+        of_folded.for_each(|process| process.program = other_programs());
     }
 
     /// Forgets what happened, not what is in progress.
@@ -368,7 +301,8 @@ fn stranger(id: ProcessId) -> Process {
 mod tests {
     use portchurn_common::flow::{Address, ChurnKey, Role};
 
-    use super::{DESTINATIONS_MAX, ENDED_MAX, Ledger};
+    use super::{ENDED_MAX, Ledger, PROGRAMS_MAX};
+    use crate::model::destination::DESTINATIONS_MAX;
     use crate::model::sample::{Counts, Process, ProcessId, Sample};
 
     fn id(tgid: u32) -> ProcessId {
@@ -421,6 +355,34 @@ mod tests {
         assert_eq!((entry.process_count, entry.exited_count), (u64::from(count), u64::from(count)));
         assert_eq!(total(&ledger), u64::from(count));
         assert!(ledger.processes().count() <= ENDED_MAX);
+    }
+
+    #[test]
+    fn programs_that_are_over_make_room_for_new_ones() {
+        let mut ledger = Ledger::default();
+        let count = PROGRAMS_MAX as u32 + 100;
+        for tgid in 1..=count {
+            ledger.apply(&Sample {
+                at_ns: u64::from(tgid),
+                processes: vec![process(tgid, &format!("job-{tgid}"))],
+                churn: vec![(connect_key(tgid, 1), one_closed())],
+                // The second one runs for ever.
+                exits: if tgid == 2 { Vec::new() } else { vec![id(tgid)] },
+                ..Sample::default()
+            });
+        }
+        let programs = ledger.programs();
+        let named =
+            |name: &str| programs.iter().find(|(key, _)| key.program == name).map(|(_, (entry, _))| entry);
+        assert!(named("job-1").is_none(), "it ended first");
+        assert!(named("job-2").is_some(), "it has not ended");
+        assert!(named(&format!("job-{count}")).is_some(), "what is new has a row of its own");
+        let other = named("(other programs)").unwrap();
+        assert_eq!(
+            (other.process_count, other.exited_count),
+            (PROGRAMS_MAX as u64 / 8, PROGRAMS_MAX as u64 / 8)
+        );
+        assert_eq!(total(&ledger), u64::from(count));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::model::names::Names;
 use crate::model::ports::Ports;
 use crate::model::rates::Rates;
 use crate::model::sample::{OwnCost, ProcessId, Sample};
+use crate::model::scope::Scope;
 use crate::model::snapshot::{CallSite, HookState, Lost, SCHEMA_VERSION, Snapshot};
 use crate::model::who::CodeLine;
 
@@ -23,6 +24,7 @@ pub mod budget;
 pub mod churn;
 pub mod columns;
 pub mod culprit;
+pub mod destination;
 pub mod event;
 pub mod exhaustion;
 pub mod forecast;
@@ -37,6 +39,7 @@ pub mod rates;
 pub mod reuse;
 pub mod row;
 pub mod sample;
+pub mod scope;
 pub mod site;
 pub mod snapshot;
 pub mod sockets;
@@ -57,6 +60,8 @@ pub struct Context {
     pub takes_stacks: bool,
     /// Whose frames are the application's.
     pub culprits: Rules,
+    /// What is counted.
+    pub scope: Scope,
     /// When the attach was complete. Nanoseconds, CLOCK_MONOTONIC.
     pub attached_ns: u64,
 }
@@ -197,7 +202,11 @@ impl Model {
             programs,
             processes: churn::processes(&self.ledger, view),
             time_wait: self.time_wait.snapshot(&self.names, self.ledger.stacks(), self.culprits()),
-            ports: self.ports.snapshot(&self.rates, &self.names, self.context.sees_binds()),
+            ports: self
+                .ports
+                .snapshot(&self.rates, &self.names, self.context.sees_binds())
+                .map(|rows| self.context.scope.applied(rows)),
+            is_narrow: self.context.scope.is_narrow(),
             exhaustion: self.exhaustion(),
             lost: self.context.lost(&self.lost),
             own_cost: snapshot::OwnCost {

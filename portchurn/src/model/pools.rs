@@ -50,7 +50,7 @@ pub(super) fn pool_budget(
         established: u64::from(pool.established),
         other: u64::from(pool.used.saturating_sub(pool.time_wait + pool.established)),
         pressure_ratio: limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit)),
-        opened_per_s: 0.0,
+        opened_per_s: Some(0.0),
         reuse: false,
         reuse_because: "a port that is bound first is never taken over".to_owned(),
         seconds_to_wall: None,

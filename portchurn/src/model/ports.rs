@@ -275,7 +275,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         established: f64::from(tuple.established).min(used) as u64,
         other: (used - time_wait.min(used) - f64::from(tuple.established)).max(0.0).round() as u64,
         pressure_ratio: limits.filter(|&limit| limit > 0.0).map(|limit| used / limit),
-        opened_per_s: per_s.opened,
+        opened_per_s: Some(per_s.opened),
         reuse: reuse.after_s.is_some(),
         assumption: assumption(&per_s, &reuse),
         reuse_because: reuse.because,

@@ -38,6 +38,9 @@ pub struct Snapshot {
     pub time_wait: Option<TimeWait>,
     /// Local port budgets, nearest to their end first; `null` until the socket tables were read.
     pub ports: Option<Vec<PortBudget>>,
+    /// Whether options leave connections out.
+    #[serde(skip)]
+    pub is_narrow: bool,
     /// Connects that failed because no local port was left, the latest first.
     pub exhaustion: Vec<Exhaustion>,
     /// What was not recorded.

@@ -48,6 +48,7 @@ pub(crate) fn sample_snapshot() -> Snapshot {
         processes,
         time_wait: None,
         ports: None,
+        is_narrow: false,
         exhaustion: Vec::new(),
         lost: Lost { total: 0, by_reason: [("keys_full", Some(0)), ("connections_full", Some(0))].into() },
         own_cost: OwnCost {

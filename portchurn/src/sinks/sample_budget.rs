@@ -74,7 +74,7 @@ pub(super) fn ports() -> Vec<PortBudget> {
         established: 10,
         other: 0,
         pressure_ratio: Some(14_412.0 / 28_232.0),
-        opened_per_s: 2318.0,
+        opened_per_s: Some(2318.0),
         reuse: false,
         reuse_because: "tcp_tw_reuse=2 is for loopback only".to_owned(),
         seconds_to_wall: Some(0.0),
@@ -96,7 +96,7 @@ pub(super) fn ports() -> Vec<PortBudget> {
         time_wait: 29,
         established: 1,
         pressure_ratio: Some(30.0 / 28_232.0),
-        opened_per_s: 0.3,
+        opened_per_s: Some(0.3),
         seconds_to_wall: None,
         seconds_to_exhaustion: None,
         ..near.clone()

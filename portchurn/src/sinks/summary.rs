@@ -167,8 +167,9 @@ pub fn nothing_to_show(snapshot: &Snapshot, view: &View, selection: &Selection<'
     Some(if tally.opened + tally.accepted + tally.failed > 0 {
         "nothing is known at this level; counts by program are exact".to_owned()
     } else {
+        let which = if snapshot.is_narrow { "that the options select " } else { "" };
         format!(
-            "no connection was opened, accepted or refused since the attach {} ago; the next one will be seen",
+            "no connection {which}was opened, accepted or refused since the attach {} ago; the next one will be seen",
             human::elapsed(snapshot.cumulative_s)
         )
     })

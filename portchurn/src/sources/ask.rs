@@ -38,6 +38,7 @@ impl Counter {
     /// When no directory is ours to put the socket in.
     pub fn open(ask: impl Fn(Question) -> bool + Send + 'static) -> Result<Self> {
         let directory = own_directory()?;
+        remove_abandoned(&directory);
         let path = directory.join(format!("{}.sock", std::process::id()));
         let _ = remove_file(&path);
         let listener = UnixListener::bind(&path).with_context(|| format!("open {}", path.display()))?;
@@ -116,14 +117,35 @@ fn is_trusted(directory: &Path) -> bool {
     })
 }
 
+fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
+}
+
+/// Those that were killed leave theirs behind.
+fn remove_abandoned(directory: &Path) {
+    for path in sockets(directory) {
+        if UnixStream::connect(&path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+        {
+            let _ = remove_file(&path);
+        }
+    }
+}
+
+/// Whether there may be portchurns that only root may ask.
+pub fn is_refused() -> bool {
+    let is_closed = |directory: PathBuf| {
+        read_dir(directory).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    directories().into_iter().any(is_closed)
+}
+
 /// Asks every portchurn that runs and that we may ask.
 pub fn ask_all(query: &Query) -> Vec<Result<Reply>> {
     let trusted = directories().into_iter().filter(|directory| is_trusted(directory));
-    let entries = trusted.flat_map(|directory| read_dir(directory).into_iter().flatten().flatten());
     let mut replies = Vec::new();
-    for path in
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
-    {
+    for path in trusted.flat_map(|directory| sockets(&directory)) {
         match UnixStream::connect(&path) {
             Ok(stream) => replies.push(
                 ask_one(&stream, query)

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _};
-use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
+use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
 
 /// Which file: it keeps meaning the same one after it was replaced.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -54,8 +54,10 @@ pub struct ElfFacts {
     pub segments: Vec<Segment>,
     /// Which build it is: `NT_GNU_BUILD_ID` in hexadecimal, or what Go's linker writes in its place.
     pub build_id: Option<Arc<str>>,
-    /// Names of the libraries that it needs.
-    pub needed: Vec<String>,
+    /// Whether it needs any library.
+    pub needs_libraries: bool,
+    /// Whether one of them is CPython's.
+    pub needs_python: bool,
     /// Address of `_PyRuntime`: CPython 3.7 or later is in here.
     pub python_runtime: Option<u64>,
     /// Address of `PyCode_Type`.
@@ -79,9 +81,10 @@ impl ElfFacts {
     /// Reads a file. `None`: it is no 64-bit ELF. `symbols`: also what its symbols tell of an interpreter.
     pub fn read(file: &File, symbols: bool) -> Option<Self> {
         let cache = ReadCache::new(file);
-        let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
-        let mut facts =
-            Self { build_id: build_id(&elf, &cache), needed: needed(&elf, &cache), ..Self::default() };
+        let data = Bounded::new(&cache);
+        let elf = ElfFile64::<Endianness, _>::parse(data).ok()?;
+        let mut facts = Self { build_id: build_id(&elf, data), ..Self::default() };
+        facts.note_libraries(&elf, data);
         for segment in elf.segments() {
             let (file_offset, file_size) = segment.file_range();
             facts.segments.push(Segment { file_offset, file_size, address: segment.address() });
@@ -107,6 +110,19 @@ impl ElfFacts {
             facts.python_debug_offsets = facts.words(file, at);
         }
         Some(facts)
+    }
+
+    fn note_libraries<'data>(&mut self, elf: &Elf<'data>, data: Bounded<'data>) {
+        let endian = elf.endian();
+        let Ok(sections) = elf.elf_header().sections(endian, data) else { return };
+        let Ok(Some((entries, strings))) = sections.dynamic(endian, data) else { return };
+        let Ok(strings) = sections.strings(endian, data, strings) else { return };
+        let is_needed = object::elf::DT_NEEDED.0;
+        for entry in entries.iter().filter(|entry| entry.tag32(endian).map(i64::from) == Some(is_needed)) {
+            self.needs_libraries = true;
+            self.needs_python |=
+                entry.string(endian, strings).is_ok_and(|name| name.starts_with(b"libpython"));
+        }
     }
 
     fn word(&self, file: &File, address: u64) -> Option<u32> {
@@ -154,10 +170,7 @@ impl ElfFacts {
 }
 
 /// From the notes that are loaded, which a stripped file keeps.
-fn build_id<'data>(
-    elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>,
-    data: &'data ReadCache<&File>,
-) -> Option<Arc<str>> {
+fn build_id<'data>(elf: &Elf<'data>, data: Bounded<'data>) -> Option<Arc<str>> {
     let endian = elf.endian();
     let short = elf.elf_program_headers().iter().filter(|header| header.p_filesz(endian) <= NOTES_MAX);
     let mut go = None;
@@ -182,21 +195,35 @@ fn build_id<'data>(
     go.map(Arc::from)
 }
 
-fn needed<'data>(
-    elf: &ElfFile64<'data, Endianness, &'data ReadCache<&File>>,
-    data: &'data ReadCache<&File>,
-) -> Vec<String> {
-    let endian = elf.endian();
-    let header = elf.elf_header();
-    let Ok(sections) = header.sections(endian, data) else { return Vec::new() };
-    let Ok(Some((entries, strings))) = sections.dynamic(endian, data) else { return Vec::new() };
-    let Ok(strings) = sections.strings(endian, data, strings) else { return Vec::new() };
-    entries
-        .iter()
-        .filter(|entry| entry.tag32(endian).map(i64::from) == Some(object::elf::DT_NEEDED.0))
-        .filter_map(|entry| entry.string(endian, strings).ok())
-        .map(|name| String::from_utf8_lossy(name).into_owned())
-        .collect()
+type Elf<'data> = ElfFile64<'data, Endianness, Bounded<'data>>;
+
+/// A file of which nothing large is read at once: what it says of its parts need not be true, and a file with holes is as long
+/// as anybody likes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded<'data>(&'data ReadCache<&'data File>);
+
+/// The symbols of the largest programs are less. Bytes.
+const PART_MAX: u64 = 128 << 20;
+
+impl<'data> Bounded<'data> {
+    /// Of this one.
+    pub fn new(cache: &'data ReadCache<&'data File>) -> Self {
+        Self(cache)
+    }
+}
+
+impl<'data> ReadRef<'data> for Bounded<'data> {
+    fn len(self) -> Result<u64, ()> {
+        self.0.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'data [u8], ()> {
+        if size <= PART_MAX { self.0.read_bytes_at(offset, size) } else { Err(()) }
+    }
+
+    fn read_bytes_at_until(self, range: std::ops::Range<u64>, delimiter: u8) -> Result<&'data [u8], ()> {
+        self.0.read_bytes_at_until(range, delimiter)
+    }
 }
 
 /// Facts by file, so that each is read once.
@@ -223,6 +250,7 @@ impl ElfCache {
 mod tests {
     use std::fs::File;
     use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
 
     use super::{ElfFacts, Segment};
 
@@ -231,7 +259,7 @@ mod tests {
         let file = File::open("/proc/self/exe").unwrap();
         let facts = ElfFacts::read(&file, true).unwrap();
         assert!(!facts.segments.is_empty());
-        assert!(facts.needed.iter().any(|name| name.starts_with("libc")), "{:?}", facts.needed);
+        assert!(facts.needs_libraries && !facts.needs_python, "{facts:?}");
         assert_eq!(facts.python_runtime, None);
     }
 
@@ -243,6 +271,22 @@ mod tests {
             file.write_all(bytes).unwrap();
             let _ = ElfFacts::read(&file, true);
         }
+    }
+
+    #[test]
+    fn a_file_with_holes_is_not_read_into_memory() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&own).unwrap();
+        // `e_shoff`, `e_shnum`: no sections of its own, so the first says how many there are; all of it lies in a hole.
+        let hole = own.len() as u64;
+        file.set_len(64 << 30).unwrap();
+        for (at, bytes) in
+            [(40, &hole.to_le_bytes()[..]), (60, &[0, 0]), (hole + 32, &(1u64 << 28).to_le_bytes())]
+        {
+            file.write_all_at(bytes, at).unwrap();
+        }
+        assert_eq!(ElfFacts::read(&file, true), None);
     }
 
     #[test]

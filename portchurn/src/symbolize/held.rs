@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
+
+use rustix::fs::OFlags;
 
 use crate::symbolize::elf::{ElfCache, FileId};
 use crate::symbolize::maps::{Inode, Mapping, parse};
@@ -238,8 +240,11 @@ fn open(tgid: u32, mapping: &Mapping) -> Option<File> {
     let root = format!("/proc/{tgid}");
     // The links have no leading zeros. They work for deleted files and in other mount namespaces.
     let link = format!("{root}/map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
-    let by_path = || File::open(Path::new(&root).join("root").join(mapping.path.trim_start_matches('/')));
-    File::open(link).or_else(|_| by_path()).ok()
+    let path = Path::new(&root).join("root").join(mapping.path.trim_start_matches('/'));
+    // Something else may lie there by now, such as a pipe that nobody writes to.
+    let mut options = File::options();
+    options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed());
+    options.open(link).or_else(|_| options.open(path)).ok()
 }
 
 #[cfg(test)]

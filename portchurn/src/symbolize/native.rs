@@ -17,7 +17,7 @@ use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
 
 use crate::model::sample::{Frame, Language};
 use crate::symbolize::Memory;
-use crate::symbolize::elf::FileId;
+use crate::symbolize::elf::{Bounded, FileId};
 use crate::symbolize::held::Held;
 use crate::symbolize::modules::{Module, Modules};
 use crate::symbolize::record::RawStack;
@@ -72,14 +72,16 @@ struct Sections {
 impl Sections {
     fn read(file: &File) -> Option<Self> {
         let cache = ReadCache::new(file);
-        let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
+        let elf = ElfFile64::<Endianness, _>::parse(Bounded::new(&cache)).ok()?;
         let range = |name: &str| {
             let section = elf.section_by_name(name)?;
             Some(section.address()..section.address().checked_add(section.size())?)
         };
         let data = |name: &str| -> Option<Arc<[u8]>> {
-            let section = elf.section_by_name(name).filter(|section| section.size() <= SECTION_MAX)?;
-            Some(Arc::from(&*section.uncompressed_data().ok()?))
+            let section = elf.section_by_name(name)?;
+            // As long as it is when it is unpacked.
+            let is_short = section.compressed_file_range().ok()?.uncompressed_size <= SECTION_MAX;
+            is_short.then(|| section.uncompressed_data().ok()).flatten().map(|data| Arc::from(&*data))
         };
         let both = |name: &str| Some((range(name)?, data(name)?));
         let eh_frame = both(".eh_frame");

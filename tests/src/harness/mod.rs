@@ -19,6 +19,7 @@ pub mod counted;
 pub mod elf;
 pub mod folder;
 pub mod lacks;
+pub mod lines;
 pub mod link;
 pub mod mounts;
 pub mod named_netns;

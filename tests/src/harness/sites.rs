@@ -155,7 +155,16 @@ pub fn start(port: u16, arguments: &[&str]) -> Result<Tracer> {
 /// The same with only some of them: a value of `--stack`.
 pub fn start_taking(which: &str, port: u16, arguments: &[&str]) -> Result<Tracer> {
     let port = port.to_string();
-    let tracer = Tracer::start(&[&["--stack", which, "-D", &port], arguments].concat())?;
+    start_with(&[&["--stack", which, "-D", &port], arguments].concat())
+}
+
+/// Starts a tracer that takes the stacks of everything.
+pub fn start_all() -> Result<Tracer> {
+    start_with(&["--stack", "auto"])
+}
+
+fn start_with(arguments: &[&str]) -> Result<Tracer> {
+    let tracer = Tracer::start(arguments)?;
     let hooks = snapshot(&tracer)?.hooks;
     let hook = hooks.iter().find(|hook| hook.name == "call_sites").context("no hook for call sites")?;
     if hook.attached == "none" {

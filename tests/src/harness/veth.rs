@@ -19,6 +19,9 @@ use crate::workloads::netns;
 /// Seconds after which a program in a namespace is ended, whatever it does.
 const PATIENCE_S: u32 = 180;
 
+/// Address of the server's end.
+pub const SERVER: &str = "10.77.0.2";
+
 /// Name of the cable at either end.
 const DEVICE: &str = "v0";
 
@@ -130,6 +133,16 @@ impl Cable {
 
     fn end(&self, netns: &str) -> &Named {
         &self.ends[usize::from(netns == self.server)]
+    }
+
+    /// Does something in one of them.
+    pub fn inside<T: Send>(&self, netns: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.end(netns).inside(work)
+    }
+
+    /// Starts a command in one of them.
+    pub fn enter(&self, netns: &str, command: &mut Command) -> Result<()> {
+        self.end(netns).enter(command)
     }
 
     /// Starts a churn program in one of them.

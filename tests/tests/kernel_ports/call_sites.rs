@@ -128,7 +128,10 @@ fn connects_of_a_native_program_without_a_port_are_counted() {
             equal("opens", to.sum("open"), 100)?;
             for site in to.sites("no_port").chain(to.sites("open")) {
                 let place = site.culprit.as_ref().with_context(|| format!("a line: {site:?}"))?;
-                ensure!(place.function == "portchurn_churn::one", "{place:?}");
+                // Without debug information nobody knows what was inlined into what.
+                let known =
+                    if place.line.is_some() { "portchurn_churn::one" } else { "portchurn_churn::connect" };
+                ensure!(place.function == known, "{place:?}");
             }
             Ok(())
         })?;

@@ -20,7 +20,7 @@ const FIELDS: &[Field<PortBudget>] = &[
     number("time_wait", "TIME_WAIT", 5, |row| Cell::Count(row.time_wait)),
     number("established", "CONN", 6, |row| Cell::Count(row.established)),
     number("other", "OTHER", 7, |row| Cell::Count(row.other)),
-    number("opened_per_s", "OPENS/s", 4, |row| Cell::PerSecond(row.opened_per_s)),
+    number("opened_per_s", "OPENS/s", 4, |row| row.opened_per_s.map_or(Cell::Empty, Cell::PerSecond)),
     text("reuse", "REUSE", 8, |row| Cell::Text(if row.reuse { "yes" } else { "no" }.to_owned())),
     number("seconds_to_wall", "WALL IN", 3, |row| row.seconds_to_wall.map_or(Cell::Empty, Cell::Seconds)),
     number("seconds_to_exhaustion", "EMPTY IN", 0, |row| {
@@ -97,7 +97,8 @@ pub fn alarm_text(snapshot: &Snapshot) -> Option<String> {
     let end = match row.seconds_to_exhaustion {
         Some(0.0) => ", none is left".to_owned(),
         Some(left_s) => format!(", empty in {left_s:.0} s"),
-        None => ", not running out at this rate".to_owned(),
+        None if row.opened_per_s.is_some() => ", not running out at this rate".to_owned(),
+        None => String::new(),
     };
     // What is cut off on a narrow screen is the wall.
     Some(format!("ports{from} to {}: {percent:.0} % used{end}{wall}", destination(row)))

@@ -30,6 +30,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
     let failed = Span::styled(failures.unwrap_or_else(|| "never".to_owned()), failed_style);
     let argv =
         row.argv.iter().map(|argument| clean(argument, ink.glyphs.unicode)).collect::<Vec<_>>().join(" ");
+    // Which of them has this destination is not known here.
+    let others = if row.tgid.is_none() && row.process_count > 1 {
+        format!("one of {}: ", human::count(row.process_count, FREE, ink.glyphs))
+    } else {
+        String::new()
+    };
     let busiest = row.destination.map(destination_text).filter(|_| row.destination_count > 1);
     let of_busiest = busiest.map_or(String::new(), |text| format!("  of {text}"));
     let quantiles = |quantiles: Option<Quantiles>| match quantiles {
@@ -42,7 +48,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
         [
             rule(&row.program, usize::from(area.width), ink),
             labelled("who", text(identity(row, ink)), ink),
-            labelled("command", text(argv), ink),
+            labelled("command", text(others + &argv), ink),
             labelled("closed by", text(closers(row, ink)), ink),
             labelled("failed", failed, ink),
             labelled("life", quantiles(row.destination.and_then(|destination| destination.lifetime_us)), ink),

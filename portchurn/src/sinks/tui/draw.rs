@@ -41,11 +41,12 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     let ink = Ink { glyphs: state.view.page.glyphs(), theme: Theme::new(state.view.page.colour) };
     let buffer = frame.buffer_mut();
     let alarm = state.snapshot().and_then(|snapshot| summary::alarm(snapshot, ink.glyphs));
+    let alarm_lines = alarm.map_or(Vec::new(), |alarm| alarm_lines(&alarm.said(), area, ink));
     let heights = heights(
         area.height,
         notes.len(),
         matches!(&state.mode, Mode::Filter(prompt) if prompt.error.is_some()),
-        alarm.is_some(),
+        alarm_lines.len(),
     );
     let mut rest = area;
     let facts_area = take_top(&mut rest, heights.facts);
@@ -55,7 +56,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     let footer_area = take_bottom(&mut rest, heights.footer);
     let detail_area = take_bottom(&mut rest, heights.detail);
 
-    lines(buffer, alarm_area, alarm.map(|alarm| facts_line(vec![alarm], alarm_area.width, ink)));
+    lines(buffer, alarm_area, alarm_lines);
     lines(buffer, notes_area, notes.iter().map(|note| note_line(note, ink)));
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
@@ -93,11 +94,29 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     popup::draw(buffer, area, state, ink);
 }
 
+/// The one line that somebody must read, in two where there is room.
+fn alarm_lines(text: &str, area: Rect, ink: Ink) -> Vec<Line<'static>> {
+    let room = usize::from(area.width).saturating_sub(2);
+    let (first, rest) = if area.height >= 20 { broken(text, room) } else { (text, "") };
+    let line =
+        |text: &str| Line::styled(format!(" {}", fit(text, room, Cut::End, ink.glyphs)), ink.theme.alarm());
+    [first, rest].into_iter().filter(|text| !text.is_empty()).map(line).collect()
+}
+
+/// As many whole words as have room, and the rest.
+fn broken(text: &str, room: usize) -> (&str, &str) {
+    if width(text) <= room {
+        return (text, "");
+    }
+    let ends = text.match_indices(' ').map(|(at, _)| at).take_while(|&at| width(&text[..at]) <= room);
+    ends.last().map_or((text, ""), |at| (&text[..at], &text[at + 1..]))
+}
+
 fn note_line(note: &str, ink: Ink) -> Line<'static> {
     Line::styled(format!(" {}", clean(note, ink.glyphs.unicode)), ink.theme.notice())
 }
 
-fn heights(total: u16, notes: usize, filter_error: bool, has_alarm: bool) -> Heights {
+fn heights(total: u16, notes: usize, filter_error: bool, alarms: usize) -> Heights {
     let facts = match total {
         0..4 => 0,
         4..8 => 1,
@@ -107,7 +126,7 @@ fn heights(total: u16, notes: usize, filter_error: bool, has_alarm: bool) -> Hei
     };
     Heights {
         facts,
-        alarm: u16::from(has_alarm && total >= 5),
+        alarm: if total >= 5 { alarms as u16 } else { 0 },
         notes: if total >= 15 { notes.min(2) as u16 } else { 0 },
         title: u16::from(total >= 6),
         detail: if total >= 20 { detail::HEIGHT } else { 0 },
@@ -220,7 +239,8 @@ pub(super) fn title_line(left: &str, right: &str, noted: bool, max_width: u16, i
     let rule = if ink.glyphs.unicode { "─" } else { "-" };
     // Of a long way in, the end says where one is.
     let left = fit(left, usize::from(max_width) / 2, Cut::Start, ink.glyphs);
-    let used = width(&left) + width(right) + 8;
+    let right = fit(right, usize::from(max_width).saturating_sub(width(&left) + 9), Cut::End, ink.glyphs);
+    let used = width(&left) + width(&right) + 8;
     let fill = usize::from(max_width).saturating_sub(used).max(1);
     Line::from(vec![
         Span::styled(rule.repeat(2), ink.theme.quiet()),

@@ -43,6 +43,7 @@ pub(super) enum Command {
     SortLeft,
     SortMenu,
     SortRight,
+    Suspend,
     TimeWait,
     Toggle,
     Up,
@@ -84,9 +85,12 @@ const fn bind(keys: &'static [Key], command: Command, help: &'static str, hint: 
     Binding { keys, command, help, hint }
 }
 
+const SUSPEND: Binding = bind(&[ctrl('z')], Command::Suspend, "back to the shell; `fg` goes on", "");
+
 /// While rows are looked at.
 pub(super) const BROWSE: &[Binding] = &[
     bind(&[char('q'), ctrl('c')], Command::Quit, "quit", "quit"),
+    SUSPEND,
     bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
     bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "go into the row", "open"),
     bind(&[key(KeyCode::Left), key(KeyCode::Backspace)], Command::Out, "go back out", ""),
@@ -122,6 +126,7 @@ pub(super) const BROWSE: &[Binding] = &[
 /// While call sites are looked at.
 pub(super) const SITES: &[Binding] = &[
     bind(&[char('q'), ctrl('c')], Command::Quit, "quit", "quit"),
+    SUSPEND,
     bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
     bind(&[key(KeyCode::Enter), key(KeyCode::Right)], Command::Open, "the whole stack", "whole stack"),
     bind(
@@ -147,6 +152,7 @@ pub(super) const SITES: &[Binding] = &[
 /// While a menu, the help or another text is open.
 pub(super) const MENU: &[Binding] = &[
     bind(&[ctrl('c')], Command::Quit, "quit", ""),
+    SUSPEND,
     bind(&[key(KeyCode::Esc), char('q'), char('?'), key(KeyCode::F(1))], Command::Close, "close", "close"),
     bind(&[key(KeyCode::Enter)], Command::Accept, "choose", "choose"),
     bind(&[char(' ')], Command::Toggle, "on or off; in the order menu: choose", "on/off"),
@@ -164,6 +170,7 @@ pub(super) const MENU: &[Binding] = &[
 /// While a line is typed.
 pub(super) const EDIT: &[Binding] = &[
     bind(&[ctrl('c')], Command::Quit, "quit", ""),
+    SUSPEND,
     bind(&[key(KeyCode::Enter)], Command::Accept, "accept", "accept"),
     bind(&[key(KeyCode::Esc)], Command::Close, "leave everything as it was", "cancel"),
     bind(&[key(KeyCode::Up)], Command::Up, "earlier filter", ""),

@@ -28,6 +28,8 @@ pub enum Action {
     None,
     /// Leave.
     Quit,
+    /// Stop until somebody lets it go on.
+    Suspend,
     /// Refresh this often from now on.
     SetInterval(Duration),
     /// Count from now on.
@@ -192,6 +194,7 @@ impl State {
         };
         let action = match (keys::find(table, &event), keys::typed(&event)) {
             (Some(Command::Quit), _) => Action::Quit,
+            (Some(Command::Suspend), _) => Action::Suspend,
             (Some(command), _) if typing => self.edit(command),
             (None, Some(c)) if typing => self.type_char(c),
             (Some(command), _) if browsing && self.sites.is_some() => self.in_sites(command),

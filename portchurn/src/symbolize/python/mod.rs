@@ -17,7 +17,7 @@ impl Unwinder for Python {
     }
 
     fn recognise(&self, file: &ElfFacts) -> bool {
-        file.python_runtime.is_some() || file.needed.iter().any(|name| name.starts_with("libpython"))
+        file.python_runtime.is_some() || file.needs_python
     }
 
     fn attach(&self, modules: &Modules) -> Attach {
@@ -28,7 +28,7 @@ impl Unwinder for Python {
         };
         let libc = modules.list.iter().find_map(|module| module.facts.thread_data_offset);
         let has_libc = libc.is_some() || modules.list.iter().any(is_libc);
-        if !has_libc && !module.facts.needed.is_empty() {
+        if !has_libc && module.facts.needs_libraries {
             return Attach::Later;
         }
         match layout::interpreter(modules.tgid, module, libc) {
