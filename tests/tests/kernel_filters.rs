@@ -2,10 +2,12 @@
 //! tracer.
 
 use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::adds_up;
+use portchurn_tests::harness::named_netns::Named;
 use portchurn_tests::harness::programs::{Running, run_workload, start_workload};
 use portchurn_tests::harness::report::{Destination, Report};
 use portchurn_tests::harness::tracer::Tracer;
@@ -104,5 +106,42 @@ filters! {
     ipv4_of_mapped: "mapped", |_: &Server| words(&["-4"]), BOTH;
     ipv6_of_mapped: "mapped", |_: &Server| words(&["-6"]), NOTHING;
     own_netns: "v4", |_: &Server| words(&["--netns", &format!("pid:{}", std::process::id())]), BOTH;
-    another_netns: "v4", |_: &Server| words(&["--netns", "1"]), NOTHING;
+}
+
+#[test]
+fn another_netns() {
+    check("another_netns", || {
+        let other = format!("pct-{}-filter", std::process::id());
+        let _named = Named::new(&other)?;
+        counts_only("v4", |_| words(&["--netns", &other]), NOTHING)
+    });
+}
+
+/// Destinations that nobody wants to know of, more than there is room for.
+const UNWANTED: u16 = 64;
+
+#[test]
+fn what_is_not_wanted_takes_no_room() {
+    check("what_is_not_wanted_takes_no_room", || {
+        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+        let port = listener.local_addr()?.port();
+        let mut tracer = Tracer::start(&["-D", &port.to_string(), "--max-keys", "16"])?;
+        for unwanted in (1..=UNWANTED).map(|port| ("127.0.0.1", port)) {
+            // Nobody listens there, and if somebody does it is all the same.
+            let _ = TcpStream::connect(unwanted);
+        }
+        for _ in 0..CALLS {
+            drop(TcpStream::connect(("127.0.0.1", port)).context("connect")?);
+            drop(listener.accept().context("accept")?);
+        }
+        tracer.wait_until(|report| {
+            let own = report.processes_of(std::process::id()).flat_map(|process| &process.destinations);
+            let to: Vec<_> = own.map(|to| (to.remote_port, to.tally.opened)).collect();
+            ensure!(to == [(Some(port), CALLS)], "{to:?}");
+            ensure!(report.lost.by_reason["keys_full"] == Some(0), "{:?}", report.lost);
+            Ok(())
+        })?;
+        tracer.stop()?;
+        Ok(())
+    });
 }

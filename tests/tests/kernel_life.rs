@@ -18,6 +18,7 @@ use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only};
 use portchurn_tests::harness::programs::{Held, portchurn, run_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::veth::Cable;
 
 const OPEN: u64 = 101;
 
@@ -195,6 +196,40 @@ fn a_count_of_refreshes_is_kept() {
         tracer.advance()?;
         ensure!(tracer.advance().is_err(), "a fourth object came");
         tracer.finish()?;
+        Ok(())
+    });
+}
+
+/// Listeners at a time, and how many times.
+const LISTENERS: (usize, usize) = (8, 6);
+
+/// Test servers, debug ports: their keys must not stay behind.
+#[test]
+fn listeners_that_nobody_calls_are_taken_back() {
+    check("listeners_that_nobody_calls_are_taken_back", || {
+        let cable = Cable::new(&[])?;
+        let mut tracer = Tracer::start(&["--netns", &cable.client, "--max-keys", "16"])?;
+        for _ in 0..LISTENERS.1 {
+            let ports = (0..LISTENERS.0).map(|at| format!("10.77.0.1:{}", 7000 + at));
+            let servers: Vec<_> =
+                ports.map(|address| cable.server_in(&cable.client, &address)).collect::<Result<_>>()?;
+            tracer.advance()?;
+            drop(servers);
+            // Noticed, taken out, taken back.
+            for _ in 0..4 {
+                tracer.advance()?;
+            }
+        }
+        let _server = cable.server_in(&cable.client, "10.77.0.1:7000")?;
+        let client =
+            cable.churn(&cable.client, &["connect", "10.77.0.1:7000", "7", "0", "stay"], &[])?.outcome()?;
+        tracer.wait_until(|report| {
+            let opened: u64 = report.processes_of(client.pid).map(|process| process.tally.opened).sum();
+            ensure!(opened == 7, "{opened} opened");
+            ensure!(report.lost.by_reason["keys_full"] == Some(0), "{:?}", report.lost);
+            Ok(())
+        })?;
+        tracer.stop()?;
         Ok(())
     });
 }
