@@ -4,11 +4,12 @@
 use std::io;
 use std::io::stdout;
 
-use ratatui::DefaultTerminal;
+use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use ratatui::{DefaultTerminal, Terminal};
 
 /// Has the terminal; gives it back when dropped. A panic gives it back before its message is printed.
 pub struct Screen {
@@ -46,7 +47,10 @@ impl Screen {
         if self.mouse {
             execute!(stdout(), EnableMouseCapture)?;
         }
-        self.terminal.clear()
+        // All of it is to be drawn anew. To clear the old one would ask the terminal for its cursor, and the answer would go to
+        // whoever waits for keys.
+        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        Ok(())
     }
 }
 
