@@ -291,3 +291,20 @@ fn plural(level: Level) -> &'static str {
         Level::Process => "processes",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::broken;
+
+    #[test]
+    fn a_line_is_broken_between_words() {
+        assert_eq!(broken("none left to x: 30 connects", 12), ("none left to", "x: 30 connects"));
+        assert_eq!(broken("none left to x: 30 connects", 11), ("none left", "to x: 30 connects"));
+        assert_eq!(broken("none left", 12), ("none left", ""));
+        assert_eq!(
+            broken("10.77.0.2:44005 is full", 9),
+            ("10.77.0.2:44005 is full", ""),
+            "to be cut, with a sign"
+        );
+    }
+}
