@@ -114,11 +114,21 @@ impl Keys {
         if !is_used {
             return None;
         }
-        let has_changed = self.has_changed(index);
-        if !has_changed && (self.known[index].is_some() || !self.is_whole(&slot)) {
+        if !self.has_changed(index) {
+            if self.known[index].is_none() && self.is_whole(&slot) {
+                self.know(index, &slot, now_ns);
+            }
             return None;
         }
         let sum = self.sum(index);
+        let known = self.know(index, &slot, now_ns);
+        let counts = Counts::between(&known.sum, &sum);
+        known.sum = sum;
+        Some((cut(slot.key), counts))
+    }
+
+    /// Notes whose index this is. What was counted for it stays as it was read last: nothing, if it is new.
+    fn know(&mut self, index: usize, slot: &KeySlot, now_ns: u64) -> &mut Known {
         if self.known[index].is_none() {
             *self.by_process.entry(ProcessId::of(&cut(slot.key))).or_default() += 1;
         }
@@ -126,9 +136,7 @@ impl Keys {
         known.key_ref = slot.key_ref;
         known.key = slot.key;
         known.changed_ns = now_ns;
-        let counts = Counts::between(&known.sum, &sum);
-        known.sum = sum;
-        has_changed.then_some((cut(slot.key), counts))
+        known
     }
 
     /// Whether a key under which nothing was counted yet is all written: the kernel side enters it in the table before it fills
