@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use portchurn_tests::harness::budgets::{Lister, budget_in, equal, exhausted, in_namespace, owned_in};
 use portchurn_tests::harness::lines::{Lines, found, truth};
-use portchurn_tests::harness::report::Report;
+use portchurn_tests::harness::report::{Program, Report};
 use portchurn_tests::harness::servers::Server;
 use portchurn_tests::harness::sites::{self, Destination, by_line, none_too_soon};
 use portchurn_tests::harness::tracer::Tracer;
@@ -115,6 +115,18 @@ fn incident(name: &'static str, run: impl Fn(&'static str) -> Result<()>) {
     });
 }
 
+fn runs(program: &Program, name: &str) -> bool {
+    program.argv.iter().any(|word| word == name)
+}
+
+/// The script, with all its processes: they are one program.
+fn program_of<'a>(report: &'a Report, name: &str) -> Result<&'a Program> {
+    let mut programs = report.programs.iter().filter(|program| runs(program, name));
+    let program = programs.next().context("not seen")?;
+    ensure!(programs.next().is_none(), "its processes are more than one program");
+    Ok(program)
+}
+
 /// The record of an exhaustion in which this process failed.
 fn event_of(report: &Report, pid: u32) -> Result<&Value> {
     let mut events = report.exhaustion.as_array().into_iter().flatten();
@@ -140,7 +152,7 @@ fn incident_0() {
         })?;
         incident.says(|_, report| {
             let busiest = report.programs.iter().max_by_key(|program| program.tally.opened);
-            let is_it = busiest.is_some_and(|program| program.argv.iter().any(|word| word == name));
+            let is_it = busiest.is_some_and(|program| runs(program, name));
             ensure!(is_it, "another program is in front: {busiest:?}");
             Ok(())
         })?;
@@ -228,10 +240,7 @@ fn incident_3() {
             equal("no port", failed.sum(), failures)
         })?;
         incident.says(|cable, report| {
-            let is_it = |word: &String| word == name;
-            let mut programs = report.programs.iter().filter(|program| program.argv.iter().any(is_it));
-            let program = programs.next().context("not seen")?;
-            ensure!(programs.next().is_none(), "workers of one pool are one program");
+            let program = program_of(report, name)?;
             equal("workers", program.process_count, 3)?;
             let row = budget_in(report, cable.inode(&cable.client)?).context("no budget")?;
             let because = row["reuse_because"].as_str().unwrap_or_default();
@@ -263,9 +272,7 @@ fn incident_4() {
             // One more for who told the server to hang up; none for what waits at the server.
             let here = cable.time_wait(&cable.client)? + 1;
             equal("ports used", row["used"].as_u64().unwrap_or(0), here)?;
-            let mut programs =
-                report.programs.iter().filter(|program| program.argv.iter().any(|word| word == name));
-            let program = programs.next().context("not seen")?;
+            let program = program_of(report, name)?;
             let exits: u64 = program.destinations.iter().map(|to| to.closed_by.process_exit).sum();
             equal("ended by the end of their process", exits, 13)
         })?;

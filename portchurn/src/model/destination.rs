@@ -8,6 +8,7 @@ use crate::model::site::Sites;
 
 /// Destinations that are kept one by one, for each process and each program.
 pub const DESTINATIONS_MAX: usize = 8192;
+
 /// A remote address and port that is connected to, or a local port that is accepted on.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DestinationKey {

@@ -65,6 +65,17 @@ pub struct ProgramEntry {
     pub folded: Destinations,
 }
 
+impl ProgramEntry {
+    /// Takes over what somebody did who is not kept any more.
+    fn fold(&mut self, destinations: &Destinations, stacks: &Stacks) {
+        for (key, stats) in destinations {
+            let folded = bounded(&mut self.folded, *key);
+            folded.merge(stats);
+            folded.sites.settle(stacks);
+        }
+    }
+}
+
 /// Everything since the attach.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -188,13 +199,8 @@ impl Ledger {
         ended.select_nth_unstable(excess);
         for (_, id) in &ended[..excess] {
             let Some(process) = self.processes.remove(id) else { continue };
-            let stacks = &self.stacks;
             let program = self.programs.entry(process.program.clone()).or_default();
-            for (key, stats) in &process.destinations {
-                let folded = bounded(&mut program.folded, *key);
-                folded.merge(stats);
-                folded.sites.settle(stacks);
-            }
+            program.fold(&process.destinations, &self.stacks);
         }
     }
 
@@ -217,11 +223,7 @@ impl Ledger {
             let other = self.programs.entry(other_programs()).or_default();
             other.process_count += program.process_count;
             other.exited_count += program.exited_count;
-            for (key, stats) in &program.folded {
-                let together = bounded(&mut other.folded, *key);
-                together.merge(stats);
-                together.sites.settle(&self.stacks);
-            }
+            other.fold(&program.folded, &self.stacks);
         }
         let of_folded = self.processes.values_mut().filter(|process| folded.contains(&process.program));
         of_folded.for_each(|process| process.program = other_programs());

@@ -38,7 +38,9 @@ impl Counter {
     /// When no directory is ours to put the socket in.
     pub fn open(ask: impl Fn(Question) -> bool + Send + 'static) -> Result<Self> {
         let directory = own_directory()?;
-        remove_abandoned(&directory);
+        for left in sockets(&directory) {
+            let _ = line_to(&left);
+        }
         let path = directory.join(format!("{}.sock", std::process::id()));
         let _ = remove_file(&path);
         let listener = UnixListener::bind(&path).with_context(|| format!("open {}", path.display()))?;
@@ -122,15 +124,14 @@ fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
 }
 
-/// Those that were killed leave theirs behind.
-fn remove_abandoned(directory: &Path) {
-    for path in sockets(directory) {
-        if UnixStream::connect(&path)
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-        {
-            let _ = remove_file(&path);
-        }
+/// The line to one that runs. `None`: it was killed and has left its socket behind, which is gone now.
+fn line_to(path: &Path) -> Option<std::io::Result<UnixStream>> {
+    let line = UnixStream::connect(path);
+    if line.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+        let _ = remove_file(path);
+        return None;
     }
+    Some(line)
 }
 
 /// Whether there may be portchurns that only root may ask.
@@ -146,16 +147,13 @@ pub fn ask_all(query: &Query) -> Vec<Result<Reply>> {
     let trusted = directories().into_iter().filter(|directory| is_trusted(directory));
     let mut replies = Vec::new();
     for path in trusted.flat_map(|directory| sockets(&directory)) {
-        match UnixStream::connect(&path) {
-            Ok(stream) => replies.push(
+        match line_to(&path) {
+            Some(Ok(stream)) => replies.push(
                 ask_one(&stream, query)
                     .with_context(|| format!("portchurn {} did not answer", process_of(&path))),
             ),
-            // Left by one that was killed.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                let _ = remove_file(&path);
-            }
-            Err(error) => replies.push(Err(error).with_context(|| format!("ask {}", path.display()))),
+            None => {}
+            Some(Err(error)) => replies.push(Err(error).with_context(|| format!("ask {}", path.display()))),
         }
     }
     replies

@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(time_wait("UDP: inuse 1 tw 3\n"), None);
         assert_eq!(time_wait("TCP: inuse 4\n"), None);
         assert_eq!(allocated(text), Some(5));
+        assert_eq!(allocated(""), None);
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Cable {
         environment: &[(&str, &str)],
     ) -> Result<Guest> {
         let mut command = Command::new(program);
-        self.end(netns).enter(&mut command)?;
+        self.enter(netns, &mut command)?;
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.envs(environment.iter().copied());
         bound_to(&mut command, PATIENCE_S);
