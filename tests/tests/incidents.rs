@@ -3,7 +3,9 @@
 //! says is held to what the scripts say of themselves, and to the kernel's own tables.
 
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::budgets::{Lister, budget_in, equal, exhausted, in_namespace, owned_in};
+use portchurn_tests::harness::budgets::{
+    Lister, budget_in, budget_of, equal, exhausted, in_namespace, owned_in,
+};
 use portchurn_tests::harness::lines::{Lines, found, truth};
 use portchurn_tests::harness::report::{Program, Report};
 use portchurn_tests::harness::servers::Server;
@@ -26,7 +28,8 @@ struct End {
 struct Incident {
     cable: Cable,
     tracer: Tracer,
-    lister: Lister,
+    waits: Lister,
+    ports: Lister,
     _script: Guest,
     name: &'static str,
     lines: Lines,
@@ -39,7 +42,7 @@ impl Incident {
         let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
         let arguments: Vec<_> = [name, SERVER].into_iter().chain(ports.iter().map(String::as_str)).collect();
         let mut script = cable.script(&cable.client, "incidents.py", &arguments, &[])?;
-        let (tracer, lister) = (sites::start_all()?, Lister::start()?);
+        let (tracer, waits, ports) = (sites::start_all()?, Lister::start()?, Lister::of_ports()?);
         script.go()?;
         let mut account = String::new();
         let end = loop {
@@ -49,7 +52,7 @@ impl Incident {
             }
             account.push_str(&line);
         };
-        Ok(Self { cable, tracer, lister, _script: script, name, lines: truth(&account)?, end })
+        Ok(Self { cable, tracer, waits, ports, _script: script, name, lines: truth(&account)?, end })
     }
 
     fn attempts(&self) -> u64 {
@@ -88,12 +91,17 @@ impl Incident {
         tracer.wait_until(|report| what(cable, report))
     }
 
-    /// Ends it. Every TIME_WAIT that the kernel has at both ends of the cable must have an owner, and these processes so many.
-    fn ends_with_time_wait(self, owners: &[(u32, u64)]) -> Result<()> {
-        let Self { cable, tracer, lister, .. } = self;
+    /// Ends it. Every TIME_WAIT that the kernel has at both ends of the cable must have an owner, and these processes so many;
+    /// those at the client and as many living connections hold its ports, where there is one destination with few.
+    fn ends_with(self, owners: &[(u32, u64)], living: Option<u64>) -> Result<()> {
+        let Self { cable, tracer, waits, ports, .. } = self;
         let held = |end| cable.time_wait(end);
         let held = [held(&cable.client)?, held(&cable.server)?];
-        let said = lister.stop()?;
+        let (said, ports) = (waits.stop()?, ports.stop()?);
+        if let Some(living) = living {
+            let row = budget_of(&ports, cable.inode(&cable.client)?).context("no budget")?;
+            equal("ports used", row["used"].as_u64().unwrap_or(0), held[0] + living)?;
+        }
         for (end, held) in [&cable.client, &cable.server].into_iter().zip(held) {
             let (owned, all) = in_namespace(&said, cable.inode(end)?);
             ensure!((owned, all) == (held, held), "{end}: {owned} of {all} owned, the kernel has {held}");
@@ -117,14 +125,6 @@ fn incident(name: &'static str, run: impl Fn(&'static str) -> Result<()>) {
 
 fn runs(program: &Program, name: &str) -> bool {
     program.argv.iter().any(|word| word == name)
-}
-
-/// The script, with all its processes: they are one program.
-fn program_of<'a>(report: &'a Report, name: &str) -> Result<&'a Program> {
-    let mut programs = report.programs.iter().filter(|program| runs(program, name));
-    let program = programs.next().context("not seen")?;
-    ensure!(programs.next().is_none(), "its processes are more than one program");
-    Ok(program)
 }
 
 /// The record of an exhaustion in which this process failed.
@@ -159,7 +159,7 @@ fn incident_0() {
         // Who of both closes first is a race: together they hold one for each connection.
         let client = incident.cable.time_wait(&incident.cable.client)?;
         let owners = [(incident.end.pid, client), (server.pid(), 40 - client)];
-        incident.ends_with_time_wait(&owners)
+        incident.ends_with(&owners, None)
     });
 }
 
@@ -180,14 +180,13 @@ fn incident_1() {
         incident.says(|cable, report| {
             let row = budget_in(report, cable.inode(&cable.client)?).context("no budget")?;
             equal("ports there are", row["limit"].as_u64().unwrap_or(0), 60)?;
-            equal("ports used", row["used"].as_u64().unwrap_or(0), cable.time_wait(&cable.client)?)?;
             equal("failures in the record", exhausted(report, pid), failures)?;
             let holder = &event_of(report, pid)?["holders"][0];
             ensure!(holder["tgid"] == pid && holder["ports"] == 60, "who held them: {holder}");
             Ok(())
         })?;
         let client = incident.cable.time_wait(&incident.cable.client)?;
-        incident.ends_with_time_wait(&[(pid, client)])
+        incident.ends_with(&[(pid, client)], Some(0))
     });
 }
 
@@ -221,7 +220,7 @@ fn incident_2() {
             ensure!(holder["tgid"] == pid && holder["ports"] == leaked, "who held them: {holder}");
             Ok(())
         })?;
-        incident.ends_with_time_wait(&[(pid, 0)])
+        incident.ends_with(&[(pid, 0)], None)
     });
 }
 
@@ -240,14 +239,16 @@ fn incident_3() {
             equal("no port", failed.sum(), failures)
         })?;
         incident.says(|cable, report| {
-            let program = program_of(report, name)?;
+            let mut programs = report.programs.iter().filter(|program| runs(program, name));
+            let program = programs.next().context("not seen")?;
+            ensure!(programs.next().is_none(), "workers of one pool are one program");
             equal("workers", program.process_count, 3)?;
             let row = budget_in(report, cable.inode(&cable.client)?).context("no budget")?;
             let because = row["reuse_because"].as_str().unwrap_or_default();
             ensure!(because == "tcp_tw_reuse does nothing while tcp_timestamps=0", "{row}");
             Ok(())
         })?;
-        incident.ends_with_time_wait(&[])
+        incident.ends_with(&[], Some(0))
     });
 }
 
@@ -267,17 +268,18 @@ fn incident_4() {
             let exits = all().filter(|site| is_exit(&site.note)).map(|site| site.count).sum();
             equal("connections that only the end of the process closed", exits, 13)
         })?;
-        incident.says(|cable, report| {
-            let row = budget_in(report, cable.inode(&cable.client)?).context("no budget")?;
-            // One more for who told the server to hang up; none for what waits at the server.
-            let here = cable.time_wait(&cable.client)? + 1;
-            equal("ports used", row["used"].as_u64().unwrap_or(0), here)?;
-            let program = program_of(report, name)?;
-            let exits: u64 = program.destinations.iter().map(|to| to.closed_by.process_exit).sum();
-            equal("ended by the end of their process", exits, 13)
+        incident.says(|_, report| {
+            // Another program starts what was deployed than what was there before: two rows.
+            let mut programs = report.programs.iter().filter(|program| runs(program, name));
+            let ended =
+                |program: &Program| program.destinations.iter().map(|to| to.closed_by.process_exit).sum();
+            let deployed = programs.find(|program| ended(program) > 0).context("not seen")?;
+            equal("started", deployed.process_count, 13)?;
+            equal("ended by the end of their process", ended(deployed), 13)
         })?;
         let there = incident.cable.time_wait(&incident.cable.server)?;
         ensure!(there > 0, "the server did not hang up first");
-        incident.ends_with_time_wait(&[(server.pid(), there)])
+        // One port more for who told the server to hang up; none for what waits at the server.
+        incident.ends_with(&[(server.pid(), there)], Some(1))
     });
 }

@@ -12,18 +12,30 @@ use super::report::Report;
 use super::skip;
 use super::tracer::Tracer;
 
-/// `portchurn timewait` at work. When it is stopped it reads the tables once more, so what it says last is no estimate.
+/// `portchurn timewait` or `ports` at work. When it is stopped it reads the tables once more, so what it says last is no
+/// estimate.
 #[derive(Debug)]
 pub struct Lister {
     child: Child,
+    /// The key of what it lists.
+    part: &'static str,
     lines: BufReader<ChildStdout>,
 }
 
 impl Lister {
-    /// Starts it, and waits until it is attached.
+    /// Starts `timewait`, and waits until it is attached.
     pub fn start() -> Result<Self> {
+        Self::start_as("timewait", "time_wait")
+    }
+
+    /// The same of `ports`.
+    pub fn of_ports() -> Result<Self> {
+        Self::start_as("ports", "ports")
+    }
+
+    fn start_as(name: &str, part: &'static str) -> Result<Self> {
         let mut command = Command::new(portchurn()?);
-        command.args(["timewait", "-o", "jsonl", "-i", "1s", "-q"]).env_remove("RUST_LOG");
+        command.args([name, "-o", "jsonl", "-i", "1s", "-q"]).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         bound_to(&mut command, 180);
         let mut child = command.spawn().context("start portchurn")?;
@@ -35,13 +47,13 @@ impl Lister {
             child.stderr.take().context("a pipe was asked for")?.read_to_string(&mut complaint)?;
             match child.wait()?.code() {
                 Some(4 | 5) => return Err(skip(complaint.trim_end())),
-                _ => bail!("portchurn timewait said nothing: {complaint}"),
+                _ => bail!("portchurn {name} said nothing: {complaint}"),
             }
         }
-        Ok(Self { child, lines })
+        Ok(Self { child, part, lines })
     }
 
-    /// Stops it as Ctrl-C does; the part `time_wait` of what it says last.
+    /// Stops it as Ctrl-C does; `time_wait` or `ports` of what it says last.
     pub fn stop(mut self) -> Result<Value> {
         kill_process(Pid::from_child(&self.child), Signal::INT).context("send a signal to portchurn")?;
         let mut last = String::new();
@@ -51,7 +63,7 @@ impl Lister {
         ensure!(self.child.wait()?.success(), "it did not end well");
         let mut document: Value =
             serde_json::from_str(&last).with_context(|| format!("understand {last}"))?;
-        Ok(document["time_wait"].take())
+        Ok(document[self.part].take())
     }
 }
 
@@ -191,7 +203,12 @@ pub fn budget(report: &Report, pid: u32) -> Option<&Value> {
 
 /// The budget of connects in a network namespace where there is one only.
 pub fn budget_in(report: &Report, netns: u64) -> Option<&Value> {
-    report.ports.as_array()?.iter().find(|row| row["kind"] == "connect" && row["netns"] == netns)
+    budget_of(&report.ports, netns)
+}
+
+/// The same, of the part `ports`.
+pub fn budget_of(ports: &Value, netns: u64) -> Option<&Value> {
+    ports.as_array()?.iter().find(|row| row["kind"] == "connect" && row["netns"] == netns)
 }
 
 /// Failures of a process for want of a port.
