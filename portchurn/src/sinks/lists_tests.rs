@@ -31,6 +31,22 @@ fn time_wait_of_one_program_is_one_row_for_each_destination() {
 }
 
 #[test]
+fn what_a_filter_leaves_out_is_a_sum_and_no_row() {
+    let mut snapshot = sample_with_ports();
+    let time_wait = snapshot.time_wait.as_mut().unwrap();
+    let mut others = time_wait.owners.last().unwrap().clone();
+    (others.ownership, others.count) = ("filtered", 90);
+    time_wait.owners.push(others);
+    time_wait.unowned_by.extend([("filtered", 90), ("not_followed", 7)]);
+    (time_wait.unowned, time_wait.total) = (97, time_wait.total + 97);
+    let rows = time_wait::sheet(&sample_with_ports()).rows;
+    let sheet = time_wait::sheet(&snapshot);
+    assert_eq!(sheet.rows.len(), rows.len());
+    let fact = &sheet.facts[0];
+    assert!(fact.contains("90 left out by a filter, 7 not known (not_followed 7)"), "{fact}");
+}
+
+#[test]
 fn a_row_past_the_wall_alarms() {
     let sheet = ports::sheet(&sample_with_ports());
     assert!(sheet.rows[0].alarm && !sheet.rows[1].alarm);

@@ -7,6 +7,7 @@ use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWai
 use crate::model::columns::Cell;
 use crate::model::lists::{Field, Sheet, SheetRow, cells, heads, number, text};
 use crate::model::snapshot::{Role, Snapshot};
+use crate::model::sockets::Unowned;
 
 /// One row.
 #[derive(Default)]
@@ -57,6 +58,8 @@ fn most(by_line: &BTreeMap<String, u64>, whole: u64) -> Cell {
     })
 }
 
+const FILTERED: &str = Unowned::Filtered.name();
+
 /// The list.
 pub fn sheet(snapshot: &Snapshot) -> Sheet {
     let empty = "no TIME_WAIT in the network namespaces that were read";
@@ -65,7 +68,8 @@ pub fn sheet(snapshot: &Snapshot) -> Sheet {
         return Sheet { facts, heads: heads(FIELDS), rows: Vec::new(), empty };
     };
     let mut rows: BTreeMap<(String, String, u32), Row> = BTreeMap::new();
-    for owner in &time_wait.owners {
+    // What a filter leaves out is a sum above the list.
+    for owner in time_wait.owners.iter().filter(|owner| owner.ownership != FILTERED) {
         for destination in &owner.destinations {
             add(&mut rows, owner, destination, time_wait.total);
         }
@@ -130,7 +134,6 @@ fn program(owner: &TimeWaitOwner) -> String {
         (Some(tgid), None) => format!("(process {tgid})"),
         (None, _) => match owner.ownership {
             "before_attach" => "(before the attach)".to_owned(),
-            "filtered" => "(left out by a filter)".to_owned(),
             "no_cookie" => "(not known: this kernel gives no cookie)".to_owned(),
             _ => "(not known)".to_owned(),
         },
@@ -163,18 +166,20 @@ fn aged(row: &Row, steps: std::ops::Range<usize>) -> u64 {
 fn facts(time_wait: &TimeWait) -> Vec<String> {
     let percent =
         time_wait.coverage_ratio.map_or(String::new(), |ratio| format!(" ({:.1} %)", ratio * 100.0));
-    let mut unowned = format!("{} not known", time_wait.unowned);
+    let filtered = time_wait.unowned_by.get(FILTERED).copied().unwrap_or(0);
+    let left_out = if filtered > 0 { format!(", {filtered} left out by a filter") } else { String::new() };
+    let mut unowned = format!("{} not known", time_wait.unowned.saturating_sub(filtered));
     let reasons: Vec<_> = time_wait
         .unowned_by
         .iter()
-        .filter(|(_, count)| **count > 0)
+        .filter(|&(&why, &count)| count > 0 && why != FILTERED)
         .map(|(why, count)| format!("{why} {count}"))
         .collect();
     if !reasons.is_empty() {
         unowned = format!("{unowned} ({})", reasons.join(", "));
     }
     let mut facts = vec![format!(
-        "{} TIME_WAIT: {} owned{percent}, {} from before the attach, {unowned}; tables read {:.1} s ago in {:.1} ms",
+        "{} TIME_WAIT: {} owned{percent}, {} from before the attach{left_out}, {unowned}; tables read {:.1} s ago in {:.1} ms",
         time_wait.total,
         time_wait.owned,
         time_wait.before_attach,
