@@ -11,7 +11,8 @@ pub enum Loss {
     ConnsFull = 1,
     /// The ring buffer was full: a process has numbers but no name.
     ProcessRecord = 2,
-    /// The ring buffer was full: a `trace` line, or its call site, is missing. Counts are not touched.
+    /// The ring buffer was full: a `trace` line, or its call site, is missing; where sockets have no cookies, the owner of a
+    /// TIME_WAIT. Counts are not touched.
     TraceRecord = 3,
     /// The listener table was full: accepted connections are attributed at their close only.
     ListenersFull = 4,

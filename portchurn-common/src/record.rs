@@ -102,7 +102,7 @@ impl FlowEvent {
     }
 }
 
-/// One line of `trace`.
+/// One line of `trace`. Where sockets have no cookies, also an end that leaves a TIME_WAIT, whose owner user space remembers.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FlowRecord {
@@ -136,8 +136,17 @@ pub struct FlowRecord {
     pub role: u8,
     /// Close: a [`crate::tcp::CloseKind`]. Fail: a [`crate::tcp::FailKind`].
     pub detail: u8,
-    /// 1: the owner is certain; 0: taken from the listener.
-    pub owner_certain: u8,
+    /// [`FlowRecord::OWNER_CERTAIN`] and others.
+    pub flags: u8,
+}
+
+impl FlowRecord {
+    /// The owner is certain, not taken from the listener.
+    pub const OWNER_CERTAIN: u8 = 1;
+    /// Close: it leaves a TIME_WAIT.
+    pub const TIME_WAIT: u8 = 2;
+    /// The local port was bound before the connect.
+    pub const BOUND: u8 = 4;
 }
 
 /// Where in the code a flow was opened or closed: beside [`FlowRecord`], when call sites are taken. Of an open and of a

@@ -206,6 +206,14 @@ impl Filters {
         netns: 0,
         comm_glob: GlobMasks { star: 0, end: 0 },
     };
+
+    /// Whether anything is left out.
+    pub const fn are_set(&self) -> bool {
+        let Self {
+            tgids, comm, connect_ports, accept_ports, no_connects, no_accepts, ip_version, netns, ..
+        } = *self;
+        tgids | comm | connect_ports | accept_ports | no_connects | no_accepts | ip_version | netns != 0
+    }
 }
 
 /// Where a kprobe or kretprobe finds the registers of the function that it interrupts. Bytes into `struct pt_regs`,

@@ -54,7 +54,7 @@ pub fn image(process: Process) {
     entry.submit(0);
 }
 
-/// One line of `trace`.
+/// One line of `trace`, or an end to remember.
 #[inline(never)]
 pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns: u64) {
     let Some(mut entry) = reserve::<FlowRecord>(Loss::TraceRecord) else { return };
@@ -65,6 +65,9 @@ pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns:
         tgid = slot.key.tgid;
     }
     let is_connect = conn.flags & flag::CONNECT != 0;
+    let certain = if conn.flags & flag::OWNER_CERTAIN != 0 { FlowRecord::OWNER_CERTAIN } else { 0 };
+    let waits = if conn.flags & flag::TIME_WAIT != 0 { FlowRecord::TIME_WAIT } else { 0 };
+    let bound = if conn.flags & flag::BOUND != 0 { FlowRecord::BOUND } else { 0 };
     entry.write(FlowRecord {
         kind: RecordKind::Flow as u32,
         tgid,
@@ -81,7 +84,7 @@ pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns:
         event: event as u8,
         role: if is_connect { Role::Connect as u8 } else { Role::Accept as u8 },
         detail,
-        owner_certain: (conn.flags & flag::OWNER_CERTAIN != 0) as u8,
+        flags: certain | waits | bound,
     });
     entry.submit(0);
 }

@@ -144,8 +144,7 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).local_port = 0;
         (*conn).remote_port = key.port;
         (*conn).address = Address::UNSPECIFIED;
-        // Plain loads in the best tier; in the others a helper call that nobody would read the result of.
-        let bound = if S::COOKIES && sock.local_port() != 0 { flag::BOUND } else { 0 };
+        let bound = if sock.local_port() != 0 { flag::BOUND } else { 0 };
         (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;
         conns::publish(conn, id, S::COOKIES);
     }
@@ -276,7 +275,8 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
                 );
             }
         }
-        if setting!(trace) != 0 {
+        // Nothing of it stays in the table where there are no cookies.
+        if setting!(trace) != 0 || !S::COOKIES && enters_time_wait {
             emit::flow(sock, &*conn, FlowEvent::Close, kind as u8, now_ns);
         }
     }

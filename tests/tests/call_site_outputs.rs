@@ -197,6 +197,7 @@ const PASSAGES: u64 = 2003;
 #[test]
 fn every_output_tells_of_the_same_passages() {
     check("every_output_tells_of_the_same_passages", || {
+        let python = python::system()?;
         let folder = Folder::new()?;
         let port = servers::accepting()?;
         let mut tracer = sites::start(port, &[])?;
@@ -208,7 +209,7 @@ fn every_output_tells_of_the_same_passages() {
         };
         let mut printers = formats.iter().map(start).collect::<Result<Vec<_>>>()?;
         printers.iter_mut().try_for_each(|printer| printer.wait(links))?;
-        let said = python::run(&python::system()?, "load.py", [port.to_string(), PASSAGES.to_string()])?;
+        let said = python::run(&python, "load.py", [port.to_string(), PASSAGES.to_string()])?;
         let truth: Vec<(u64, u64)> = serde_json::from_str(&said)?;
         let truth: ByLine = truth.into_iter().collect();
         sites::wait_for(&mut tracer, "", |destinations| sites::opens_are(destinations, PASSAGES))?;

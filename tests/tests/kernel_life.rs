@@ -39,7 +39,7 @@ fn sockets_from_before_the_attach_in_another_netns() {
 fn early(family: &str, netns: &str) -> Result<()> {
     let count = OPEN.to_string();
     let held = Held::open("hold", &["--early", "--count", &count, "--family", family, "--netns", netns])?;
-    let mut tracer = budgets::start()?;
+    let mut tracer = budgets::start_with_cookies()?;
     let (client, server) = (held.client, held.server);
     tracer
         .wait_until(|report| {

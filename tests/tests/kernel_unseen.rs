@@ -100,7 +100,7 @@ const REPORTS: usize = 200;
 fn nobody_who_lives_is_declared_dead() {
     check("nobody_who_lives_is_declared_dead", || {
         let early = Held::open("hold", &["--early", "--count", "31", "--netns", "own"])?;
-        let mut tracer = budgets::start()?;
+        let mut tracer = budgets::start_with_cookies()?;
         let namespaces = [
             Held::open("hold", &["--count", "53", "--netns", "own"])?,
             Held::open("hold", &["--count", "59", "--netns", "own", "--family", "v6"])?,

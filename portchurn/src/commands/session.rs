@@ -8,7 +8,7 @@ use portchurn_common::flow::Role;
 use portchurn_common::settings::port_filter_key;
 use portchurn_common::stack::Effort;
 use rustix::process::Signal as Sig;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -26,6 +26,7 @@ use crate::model::sockets::SitePair;
 use crate::model::who::{Answer, Query, Reply, merged};
 use crate::model::{Context, Model};
 use crate::sources::ask::{Counter, Question};
+use crate::sources::clock;
 use crate::symbolize::Attach;
 use crate::symbolize::front::Front;
 use crate::symbolize::look;
@@ -40,8 +41,7 @@ const QUIET_PUMPS: u32 = 10;
 
 /// Now. Nanoseconds, CLOCK_MONOTONIC: the clock of the kernel side.
 pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+    clock::now_ns(ClockId::Monotonic)
 }
 
 /// What happened.

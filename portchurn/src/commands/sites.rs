@@ -10,7 +10,7 @@ use crate::commands::options::{
     SelectArgs, Stack, TracerArgs, loader_options, parse_duration, refuse_filter,
 };
 use crate::commands::output::open_output;
-use crate::commands::session::{Event, Session, block_on};
+use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::{Usage, logger, terminal};
 use crate::sinks::sites::{Format, Weight, write};
 
@@ -66,7 +66,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         }
         session.sample_settled()?;
         if args.weight == Weight::TimeWait {
-            session.collector.read_sockets_now();
+            session.collector.read_sockets_now(now_ns());
             session.sample()?;
         }
         let snapshot = session.model.snapshot();

@@ -1,13 +1,12 @@
 //! What the kernel side counted and sent → [`Sample`]. It reads and adds up; what that means is the model's business.
 
 use std::collections::HashMap as StdHashMap;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use portchurn_common::conn::Conn;
-use portchurn_common::flow::{ChurnKey, KeyRef};
+use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
 use portchurn_common::record::{FlowRecord, FlowSiteRecord};
 use portchurn_common::settings::{Settings, UNKNOWN};
@@ -18,11 +17,9 @@ use crate::live::closed::Closed;
 use crate::live::drain::Drain;
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
+use crate::live::listing::{Listing, ends};
 use crate::live::loader::{Loaded, Options, load};
-use crate::live::owners::Owners;
-use crate::live::reader::Reader;
 use crate::live::records::{ArgvBytes, CgroupId, Record};
-use crate::live::roll_call::RollCall;
 use crate::live::search::{Found, search};
 use crate::live::seed;
 use crate::live::sites::Sites;
@@ -30,7 +27,7 @@ use crate::live::stacks::{StackThread, Watchers};
 use crate::live::unnoticed::Unnoticed;
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
-use crate::model::sockets::{Expected, SocketReading, Unowned};
+use crate::model::sockets::Expected;
 use crate::model::who::Query;
 use crate::sources::procfs::{Presence, Procfs, cut_to_ticks};
 
@@ -68,12 +65,10 @@ pub struct Collector {
     introduced: HashMap<MapData, ProcessKey, u8>,
     usage: Usage,
     procfs: Procfs,
-    reader: Option<Reader>,
+    listing: Option<Listing>,
     closed: Closed,
     /// Connections by cookie, until the thread that reads the socket tables takes them. `None`: there are no cookies.
     by_id: Option<HashMap<MapData, u64, Conn>>,
-    /// Keys of connections whose end nobody saw.
-    unseen: Option<Receiver<KeyRef>>,
     ends_unseen: u64,
     settings: Settings,
     hooks: Vec<Attached>,
@@ -117,9 +112,8 @@ impl Collector {
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
             usage,
             procfs: Procfs::default(),
-            reader: None,
+            listing: None,
             by_id: None,
-            unseen: None,
             ends_unseen: 0,
             settings,
             hooks,
@@ -151,22 +145,7 @@ impl Collector {
     /// # Errors
     /// When the tables cannot be mapped or no thread can be started.
     pub fn read_sockets(&mut self) -> Result<()> {
-        let filters = &self.settings.filters;
-        let is_filtered = filters.tgids != 0
-            || filters.comm != 0
-            || filters.connect_ports != 0
-            || filters.accept_ports != 0
-            || filters.ip_version != 0
-            || filters.netns != 0;
-        let otherwise = match (self.settings.cookies != 0, is_filtered) {
-            (false, _) => Unowned::NoCookie,
-            (true, true) => Unowned::Filtered,
-            (true, false) => Unowned::NotFollowed,
-        };
-        let (gone, unseen) = channel();
-        let roll_call = self.by_id.take().map(|by_id| RollCall::new(self.closed.clone(), by_id, gone));
-        self.unseen = Some(unseen);
-        self.reader = Some(Reader::start(Owners::new(self.closed.clone(), otherwise, roll_call))?);
+        self.listing = Some(Listing::start(&self.closed, self.by_id.take(), &self.settings)?);
         Ok(())
     }
 
@@ -176,23 +155,25 @@ impl Collector {
     }
 
     /// Waits until the socket tables were read once more, for the next sample.
-    pub fn read_sockets_now(&mut self) {
-        if let Some(reader) = &mut self.reader {
-            reader.read_now();
+    pub fn read_sockets_now(&mut self, now_ns: u64) {
+        // What ended until now may be in the ring buffer only.
+        self.pump(now_ns);
+        if let Some(listing) = &mut self.listing {
+            listing.reader.read_now();
         }
     }
 
     /// Says how many TIME_WAIT there should be: as long as the kernel counts as many, its tables need not be read.
     pub fn expect(&self, expected: Expected) {
-        if let Some(reader) = &self.reader {
-            reader.expect(expected);
+        if let Some(listing) = &self.listing {
+            listing.reader.expect(expected);
         }
     }
 
     /// Asks for a fresh reading, which a later sample will hold: somebody looks.
     pub fn hurry_reading(&self) {
-        if let Some(reader) = &self.reader {
-            reader.hurry();
+        if let Some(listing) = &self.listing {
+            listing.reader.hurry();
         }
     }
 
@@ -239,12 +220,21 @@ impl Collector {
                 Record::Process(process, cgroup, argv) => self.introduce(*process, cgroup, argv),
                 Record::Exit(id) => self.note_exit(cut(id), now_ns),
                 Record::Flow(flow) => {
-                    self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
+                    self.note_flow(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
                 Record::FlowSite(site) => self.flow_sites.push(site),
             }
         }
         count
+    }
+
+    fn note_flow(&mut self, flow: FlowRecord) {
+        if let Some(listing) = &self.listing {
+            listing.note(&flow);
+        }
+        if self.settings.trace != 0 {
+            self.flows.push(flow);
+        }
     }
 
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {
@@ -300,28 +290,16 @@ impl Collector {
         let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
         sample.own_cost = self.usage.measure(now_ns, ends);
         self.usage.start_statistics(now_ns);
-        sample.sockets = self.take_reading(&churn);
+        sample.sockets = self.listing.as_mut().and_then(|listing| listing.take(&churn));
         sample.churn = churn;
         sample.sites = sites;
         Ok(sample)
     }
 
-    /// The latest reading of the socket tables. When a connect failed for want of a port, the next one is to show soon
-    /// who holds them.
-    fn take_reading(&mut self, churn: &[(ChurnKey, Counts)]) -> Option<SocketReading> {
-        let reader = self.reader.as_mut()?;
-        if churn.iter().any(|(_, counts)| counts.no_port() > 0) {
-            reader.hurry();
-        } else if churn.iter().any(|(_, counts)| ends(counts) > 0) {
-            reader.wake();
-        }
-        reader.take()
-    }
-
     /// Ends that nobody saw, found since the last sample.
     fn note_unseen(&mut self, churn: &mut Vec<(ChurnKey, Counts)>) {
         let before = churn.len();
-        let found = self.unseen.iter().flat_map(Receiver::try_iter);
+        let found = self.listing.iter().flat_map(Listing::unseen);
         churn.extend(found.filter_map(|key_ref| self.keys.end_unseen(key_ref)));
         self.ends_unseen += (churn.len() - before) as u64;
     }
@@ -387,11 +365,6 @@ impl Collector {
 
 /// How long to wait for stacks that are on their way.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Connections that began, and connections that ended.
-fn ends(counts: &Counts) -> u64 {
-    counts.attempts + counts.accepted.max(0).cast_unsigned() + counts.failed + counts.closed_total()
-}
 
 /// An id as `/proc` would give it.
 fn cut(id: ProcessId) -> ProcessId {

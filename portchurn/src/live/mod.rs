@@ -9,7 +9,9 @@
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is
+//! tuples      the same where sockets have no cookies
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
+//! listing     all of that as the collector has it
 //! roll_call   connections whose end nobody saw    unnoticed  processes, the same    drain  records, taken out in time
 //! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
 //! turns       how soon these two get a processor
@@ -24,6 +26,7 @@ pub mod drain;
 pub mod error;
 pub mod hooks;
 pub mod keys;
+pub mod listing;
 pub mod loader;
 pub mod looks;
 pub mod members;
@@ -42,6 +45,7 @@ pub mod sizes;
 pub mod stacks;
 pub mod tables;
 pub mod tracefs;
+pub mod tuples;
 pub mod turns;
 pub mod unnoticed;
 pub mod usage;

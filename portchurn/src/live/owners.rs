@@ -1,5 +1,6 @@
-//! Whose a socket is: its cookie → the connection that the kernel side followed. What was proven once is remembered for
-//! as long as the TIME_WAIT lives, though its place in the table of connections may be another's by then.
+//! Whose a socket is: its cookie, or where there is none its four-tuple → the connection that the kernel side followed. What
+//! was proven once is remembered for as long as the TIME_WAIT lives, though its place in the table of connections may be
+//! another's by then.
 
 use hashbrown::{HashMap, HashSet};
 use portchurn_common::conn::{CLOSED, Conn, flag};
@@ -9,6 +10,7 @@ use portchurn_common::tcp::CloseKind;
 use crate::live::closed::Closed;
 use crate::live::retired::RETIRED_MAX;
 use crate::live::roll_call::RollCall;
+use crate::live::tuples::{End, Tuples};
 use crate::model::sockets::{Ownership, SitePair, SocketReading, Unowned};
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
@@ -49,6 +51,11 @@ impl Known {
     /// Its port was bound before the connect.
     const BOUND: u8 = 4;
 
+    const fn flags(by_other: bool, bound: bool) -> u8 {
+        let by_other = if by_other { Self::BY_OTHER } else { 0 };
+        if bound { by_other | Self::BOUND } else { by_other }
+    }
+
     const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -67,6 +74,7 @@ pub struct Owners {
     owners: Vec<Owner>,
     by_owner: HashMap<Owner, u32>,
     by_ref: HashMap<(KeyRef, SitePair), u32>,
+    /// By cookie, or what stands for one.
     known: HashMap<u64, Known>,
     /// Sockets that were there at the first reading and that the kernel side does not follow.
     before: HashSet<u64>,
@@ -80,11 +88,18 @@ pub struct Owners {
     resolved: u32,
     /// `None`: sockets have no cookies here.
     roll_call: Option<RollCall>,
+    /// `None`: they have.
+    tuples: Option<Tuples>,
 }
 
 impl Owners {
     /// Nothing known yet.
-    pub fn new(closed: Closed, otherwise: Unowned, roll_call: Option<RollCall>) -> Self {
+    pub fn new(
+        closed: Closed,
+        otherwise: Unowned,
+        roll_call: Option<RollCall>,
+        tuples: Option<Tuples>,
+    ) -> Self {
         Self {
             closed,
             owners: Vec::new(),
@@ -99,6 +114,7 @@ impl Owners {
             otherwise,
             resolved: 0,
             roll_call,
+            tuples,
         }
     }
 
@@ -110,6 +126,7 @@ impl Owners {
     /// A new reading begins. The first is special: what nobody knows then was there before the attach.
     pub fn begin(&mut self) {
         self.reading += 1;
+        self.take_ends();
         if let Some(roll_call) = &mut self.roll_call {
             roll_call.begin();
         }
@@ -134,6 +151,9 @@ impl Owners {
             }
             keep
         });
+        if let Some(tuples) = &mut self.tuples {
+            tuples.retain(|id| self.known.contains_key(&id));
+        }
         if self.owners.len() > 2 * used + OWNERS_SPARE {
             self.forget_unused_owners();
         }
@@ -161,13 +181,29 @@ impl Owners {
         if let Some(&owner) = self.by_ref.get(&(key_ref, sites)) {
             return Some(owner);
         }
-        let new = Owner { key: self.closed.key(key_ref)?, sites };
-        let owner = *self.by_owner.entry(new).or_insert_with(|| {
-            self.owners.push(new);
-            self.owners.len() as u32 - 1
-        });
+        let owner = self.intern(Owner { key: self.closed.key(key_ref)?, sites });
         self.by_ref.insert((key_ref, sites), owner);
         Some(owner)
+    }
+
+    fn intern(&mut self, new: Owner) -> u32 {
+        *self.by_owner.entry(new).or_insert_with(|| {
+            self.owners.push(new);
+            self.owners.len() as u32 - 1
+        })
+    }
+
+    /// Remembers the ends that were sent, where no table keeps them.
+    fn take_ends(&mut self) {
+        let ends = self.tuples.as_mut().map(Tuples::take).unwrap_or_default();
+        for End { id, key, closed, closed_by_other, bound } in ends {
+            if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&id) {
+                continue;
+            }
+            let owner = self.intern(Owner { key, sites: SitePair::default() });
+            let flags = Known::flags(closed_by_other, bound);
+            self.known.insert(id, Known { owner, touched: self.reading as u16, closed, flags });
+        }
     }
 
     fn known_of(&mut self, place: usize, conn: &Conn) -> Option<Known> {
@@ -176,12 +212,11 @@ impl Owners {
         let unmarked =
             if conn.flags & flag::EXITING != 0 { CloseKind::ProcessExit } else { CloseKind::Local };
         let by_other = conn.closer_tgid != 0 && conn.closer_tgid != self.owners[owner as usize].key.tgid;
-        let bound = conn.flags & flag::BOUND != 0;
         Some(Known {
             owner,
             touched: self.reading as u16,
             closed: Some(conn.close_kind().unwrap_or(unmarked)),
-            flags: if by_other { Known::BY_OTHER } else { 0 } | if bound { Known::BOUND } else { 0 },
+            flags: Known::flags(by_other, conn.flags & flag::BOUND != 0),
         })
     }
 
@@ -193,6 +228,7 @@ impl Owners {
     /// Reads ends out of the table before others take their places, or their keys are forgotten, if it turns over that
     /// fast. To be called a few times a second; it costs a look at some hundred places unless there is reason.
     pub fn harvest(&mut self) {
+        self.take_ends();
         let stride = (self.closed.len() / PROBED_PLACES).max(1);
         let places = (0..self.closed.len()).step_by(stride).take(PROBED_PLACES);
         let now: Vec<_> = places.map(|place| self.closed.id_at(place) & !CLOSED).collect();
@@ -222,8 +258,8 @@ impl Owners {
         }
     }
 
-    /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there.
-    fn resolve_ended(&mut self, cookie: u64) -> Resolved {
+    /// A mini-socket: TIME_WAIT, or FIN_WAIT2 on its way there. `is_its`: whether it may be what the end left that is remembered.
+    fn resolve_ended(&mut self, cookie: u64, is_its: bool) -> Resolved {
         let reading = self.reading as u16;
         let before = self.known.get_mut(&cookie).map(|known| {
             let before = *known;
@@ -231,7 +267,7 @@ impl Owners {
             before
         });
         let known = match before {
-            Some(known) if known.owner != Known::NOBODY => known,
+            Some(known) if known.owner == Known::BEFORE || known.owner != Known::NOBODY && is_its => known,
             // What was not found once may have been about to be written.
             _ => {
                 let found = self.find_ended(cookie);
@@ -294,16 +330,19 @@ impl Owners {
 const NOT_KNOWN: Known = Known { owner: Known::NOBODY, touched: 0, closed: None, flags: 0 };
 
 impl Resolver for Owners {
-    fn resolve(&mut self, _netns: u32, socket: &Socket) -> Resolved {
+    fn resolve(&mut self, netns: u32, socket: &Socket) -> Resolved {
         self.resolved = self.resolved.wrapping_add(1);
         // A long list on a busy host takes seconds, in which the table may turn over.
         if self.resolved.is_multiple_of(HARVEST_EVERY) {
             self.harvest();
         }
-        if socket.expires_ms.is_some() {
-            self.resolve_ended(socket.cookie)
-        } else {
-            self.resolve_living(socket.cookie)
-        }
+        let (id, is_its) = match &self.tuples {
+            Some(tuples) => {
+                let id = tuples.id_of(netns, socket);
+                (id, tuples.may_be(id, socket))
+            }
+            None => (socket.cookie, true),
+        };
+        if socket.expires_ms.is_some() { self.resolve_ended(id, is_its) } else { self.resolve_living(id) }
     }
 }

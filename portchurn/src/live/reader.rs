@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use crate::live::owners::Owners;
 use crate::live::pace::{Pace, Read, agree};
 use crate::model::sockets::{Expected, NamespaceReading, SocketReading, Sysctls, Unread};
+use crate::sources::clock::now_ns;
 use crate::sources::netns::{in_namespace, network_namespaces, own_namespace};
 use crate::sources::sock_diag::{SockDiag, StateSet};
 use crate::sources::socket_count::SocketCount;
@@ -308,11 +309,6 @@ fn sockets(reading: &SocketReading) -> (u64, u64) {
         sum.1 += namespace.tuples.iter().map(|tuple| u64::from(tuple.used())).sum::<u64>();
     }
     sum
-}
-
-fn now_ns(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Sizes {
             conns_by_id: if cookies { BY_ID_MIN.max(wanted.conns.unwrap_or(0)).max(sockets) } else { conns },
             processes: keys.clamp(4096, 32_768),
             listeners: 4096,
-            ring_bytes: if wanted.trace { 8 << 20 } else { 1 << 20 },
+            ring_bytes: if wanted.trace || !cookies { 8 << 20 } else { 1 << 20 },
             sites: if wanted.stacks { keys.max(SITES_MIN) } else { 1 },
             interpreters: if wanted.stacks { 4096 } else { 1 },
             looks: host.cpus.max(1),

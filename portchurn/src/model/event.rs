@@ -68,7 +68,7 @@ impl TraceEvent {
             event,
             process,
             program,
-            owner_certain: record.tgid != 0 && record.owner_certain != 0,
+            owner_certain: record.tgid != 0 && record.flags & FlowRecord::OWNER_CERTAIN != 0,
             role,
             local_address: record.local.into(),
             local_port: Some(record.local_port).filter(|&port| port != 0),

@@ -1,12 +1,13 @@
 //! What this process costs so far: processor time and resident memory. Differences and ratios are for others.
 
 use procfs::process::Process;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+
+use crate::sources::clock::now_ns;
 
 /// Processor time of all threads. Nanoseconds. From CLOCK_PROCESS_CPUTIME_ID.
 pub fn own_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+    now_ns(ClockId::ProcessCPUTime)
 }
 
 /// Resident memory. Bytes. From `/proc/self/statm`.

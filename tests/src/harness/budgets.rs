@@ -151,8 +151,8 @@ impl Drop for Trace {
     }
 }
 
-/// A tracer that knows whose a TIME_WAIT is.
-pub fn start() -> Result<Tracer> {
+/// A tracer that knows connections by their cookie.
+pub fn start_with_cookies() -> Result<Tracer> {
     let tracer = Tracer::start(&[])?;
     match tracer.latest.attached("inet_sock_set_state") {
         "tp_btf" => Ok(tracer),

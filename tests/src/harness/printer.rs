@@ -33,7 +33,7 @@ impl Printer {
 
     /// Waits until it is attached, as much as another one is.
     pub fn wait(&mut self, links: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while links_of(self.child.id())? < links {
             ensure!(self.child.try_wait()?.is_none(), "{:?} ended", self.output);
             ensure!(Instant::now() < deadline, "{:?} does not attach", self.output);

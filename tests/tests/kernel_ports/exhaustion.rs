@@ -4,8 +4,10 @@
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::budgets::{Trace, budget, equal, exhausted, owned, start};
+use portchurn_tests::harness::budgets::{Trace, budget, equal, exhausted, owned, start_with_cookies};
+use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::programs::{complaint, run_portchurn};
+use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, check_where_possible, skip};
 use serde_json::Value;
@@ -14,12 +16,12 @@ const ADDRESS: &str = "10.77.0.2:7000";
 
 /// Two programs to one destination, one of which ends: both keep their exact shares, which add up to what the kernel
 /// holds, whatever the settings are.
-fn shares(reuse: u8, timestamps: u8) -> Result<()> {
+fn shares(reuse: u8, timestamps: u8, arguments: &[&str], tracefs: Tracefs) -> Result<()> {
     let _alone = Alone::wait()?;
     let reuse = format!("tcp_tw_reuse={reuse}");
     let timestamps = format!("tcp_timestamps={timestamps}");
     let cable = Cable::new(&["ip_local_port_range=40000 40999", &reuse, &timestamps])?;
-    let mut tracer = start()?;
+    let mut tracer = Tracer::start_with(arguments, tracefs)?;
     let _server = cable.server(ADDRESS, false)?;
     let mut ends = cable.churn(&cable.client, &["connect", ADDRESS, "41", "0"], &[])?;
     let one = ends.outcome()?;
@@ -43,7 +45,7 @@ macro_rules! shares {
     ($($test:ident: $reuse:literal $timestamps:literal;)*) => {$(
         #[test]
         fn $test() {
-            check(stringify!($test), || shares($reuse, $timestamps));
+            check(stringify!($test), || shares($reuse, $timestamps, &[], Tracefs::AsItIs));
         }
     )*};
 }
@@ -55,6 +57,21 @@ shares! {
     both_keep_their_shares_without_timestamps: 1 0;
 }
 
+/// Where a kernel gives no cookie, the four-tuple must do.
+fn by_four_tuple(tier: &str, tracefs: Tracefs) -> Result<()> {
+    shares(0, 1, &["--attach", &format!("inet_sock_set_state={tier}")], tracefs)
+}
+
+#[test]
+fn both_keep_their_shares_by_raw_tp() {
+    check("both_keep_their_shares_by_raw_tp", || by_four_tuple("raw_tp", Tracefs::AsItIs));
+}
+
+#[test]
+fn both_keep_their_shares_by_tracepoint() {
+    check("both_keep_their_shares_by_tracepoint", || by_four_tuple("tracepoint", Tracefs::Mounted));
+}
+
 #[test]
 fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them() {
     check("the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them", || {
@@ -62,7 +79,7 @@ fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them
         let settings =
             ["ip_local_port_range=40000 40099", "tcp_tw_reuse=0", "ip_local_reserved_ports=40010-40019"];
         let cable = Cable::new(&settings)?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let _server = cable.server(ADDRESS, false)?;
         let mut hog = cable.churn(&cable.client, &["connect", ADDRESS, "61", "0", "stay"], &[])?;
         let held = hog.outcome()?;
@@ -99,7 +116,7 @@ fn resets_and_refusals_are_no_exhaustion() {
     check("resets_and_refusals_are_no_exhaustion", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let _server = cable.server(ADDRESS, false)?;
         let mut aborts =
             cable.churn(&cable.client, &["connect", ADDRESS, "67", "0", "abort", "stay"], &[])?;
@@ -124,7 +141,7 @@ fn where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free() {
     check("where_the_server_closes_first_it_owns_and_the_client_s_ports_are_free", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40999", "tcp_tw_reuse=0"])?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let server = cable.server(ADDRESS, true)?;
         let environment = [("CHURN_SERVER_FIRST", "1")];
         let mut client =
@@ -150,7 +167,7 @@ fn ports_bound_before_the_connect_are_a_pool_of_their_own() {
     check("ports_bound_before_the_connect_are_a_pool_of_their_own", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40029", "tcp_tw_reuse=0"])?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let _server = cable.server(ADDRESS, false)?;
         let environment = [("CHURN_SOURCE", "10.77.0.1")];
         let mut client =
@@ -243,7 +260,7 @@ fn a_connection_is_known_by_its_port_also_after_its_end() {
     check("a_connection_is_known_by_its_port_also_after_its_end", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
-        let mut tracer = start()?;
+        let mut tracer = start_with_cookies()?;
         let server = cable.server(ADDRESS, false)?;
         let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
         let outcome = client.outcome()?;

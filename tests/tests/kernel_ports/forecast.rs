@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::budgets::{budget_in, start};
+use portchurn_tests::harness::budgets::budget_in;
 use portchurn_tests::harness::report::Report;
+use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::{Cable, Guest, Outcome};
 use portchurn_tests::harness::{Alone, check, is_guest, skip};
 
@@ -164,7 +165,7 @@ fn the_end_is_foretold_where_there_is_one_and_nowhere_else() {
             return Err(skip("an emulated processor keeps no pace that could be foretold"));
         }
         let _alone = Alone::wait()?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let mut runs = REGIMES.iter().map(Run::start).collect::<Result<Vec<_>>>()?;
         let longest = std::time::Duration::from_secs_f64(430.0 / PER_S + 0.5);
         let begun = Instant::now();
@@ -191,7 +192,7 @@ fn the_wall_shows_in_the_histogram_of_connect() {
         let _alone = Alone::wait()?;
         // The range of a host as it comes: half of it are 14,116 ports.
         let cable = Cable::new(&["tcp_tw_reuse=0"])?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let _server = cable.server(ADDRESS, false)?;
         // One client up to the wall, another one behind it.
         let mut measure = |count: &str, opened: u64| -> Result<(Outcome, u64)> {

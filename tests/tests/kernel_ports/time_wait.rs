@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use portchurn_tests::harness::budgets::{Lister, equal, in_namespace, owned, owned_in, start};
+use portchurn_tests::harness::budgets::{Lister, equal, in_namespace, owned, owned_in};
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::programs::portchurn;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
-use portchurn_tests::harness::{Alone, check, check_where_possible, skip};
+use portchurn_tests::harness::{Alone, check, check_where_possible, is_guest, skip};
 use serde_json::Value;
 
 const ADDRESS: &str = "10.77.0.2:7000";
@@ -47,8 +47,12 @@ fn a_minute_after_the_attach_every_time_wait_has_an_owner() {
         let (with_owner, all) = in_namespace(&time_wait, netns);
         let coverage = with_owner as f64 / all as f64;
         ensure!(coverage >= 0.995, "coverage {coverage}: {}", without_owners(time_wait));
-        let (low, high) = (earlier.min(later) as f64 * 0.995, earlier.max(later) as f64 * 1.005);
-        ensure!((low..=high).contains(&(all as f64)), "{all} here, there {earlier} before and {later} after");
+        // What is carried on counts with timers that go off in time.
+        if !is_guest() {
+            let (low, high) = (earlier.min(later) as f64 * 0.995, earlier.max(later) as f64 * 1.005);
+            let is_same = (low..=high).contains(&(all as f64));
+            ensure!(is_same, "{all} here, there {earlier} before and {later} after");
+        }
         ensure!(owned_in(&time_wait, gone.pid) > 0, "the one that ended is forgotten");
         drop(early);
         drop(late);
@@ -75,6 +79,9 @@ const MANY: u64 = 200_000;
 #[test]
 fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
     check_where_possible("of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one", || {
+        if is_guest() {
+            return Err(skip("an emulated processor does not make them before the first ones end"));
+        }
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["tcp_tw_reuse=0", "tcp_max_tw_buckets=262144"])?;
         let lister = Lister::start()?;
@@ -99,7 +106,7 @@ fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
 fn a_namespace_that_goes_away_takes_its_sockets_with_it() {
     check("a_namespace_that_goes_away_takes_its_sockets_with_it", || {
         let _alone = Alone::wait()?;
-        let mut tracer = start()?;
+        let mut tracer = Tracer::start(&[])?;
         let stays = Cable::new(&["tcp_tw_reuse=0"])?;
         let goes = Cable::new(&["tcp_tw_reuse=0"])?;
         let netns = goes.inode(&goes.client)?;

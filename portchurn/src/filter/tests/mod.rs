@@ -127,7 +127,7 @@ fn record(event: FlowEvent, detail: u8) -> FlowRecord {
         event: event as u8,
         role: FlowRole::Connect as u8,
         detail,
-        owner_certain: 1,
+        flags: FlowRecord::OWNER_CERTAIN,
     }
 }
 
