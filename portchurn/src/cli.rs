@@ -12,9 +12,15 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default())
     .placeholder(AnsiColor::Cyan.on_default());
 
-const EXIT_STATUS: &str = "\
-Exit status: 0 done (also after Ctrl-C), 1 runtime error, 2 usage, 4 not permitted, 5 this kernel cannot, 6 events \
-were lost and --strict was given.";
+/// What every subcommand ends with.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+  0  done, also after Ctrl-C
+  1  runtime error; of `who`: not found
+  2  usage
+  4  not permitted
+  5  this kernel cannot
+  6  events were lost and --strict was given";
 
 /// Which program, destination and process churns TCP connections, and at what rate.
 ///

@@ -63,7 +63,13 @@ fn a_wrong_value_is_a_usage_error_that_names_it() {
             (&["top", "-b", "-4", "-6"], "--ipv6"),
             (&["top", "-b", "-c", ""], "--comm"),
             (&["top", "-b", "--netns", "no-such-namespace"], "no-such-namespace"),
+            (&["top", "-b", "--netns", "/etc/passwd"], "/etc/passwd is no network namespace"),
+            (&["top", "-b", "--netns", ""], "no network namespace"),
             (&["top", "-b", "--max-keys", "0"], "'0'"),
+            (&["top", "-b", "--max-keys", "4294967295"], "'4294967295'"),
+            (&["top", "--once", "-n", "3"], "'--once'"),
+            (&["top", "-b", "-f", "dport=65536"], "0 to 65535"),
+            (&["timewait", "-f", "dport=1"], "'-f'"),
             (&["top", "-b", "--sort", "nonsense"], "nonsense"),
             (&["top", "-b", "--columns", "nonsense"], "nonsense"),
             (&["top", "-b", "--attach", "nonsense=tp_btf"], "nonsense"),
@@ -312,8 +318,8 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn completions_and_man_pages_are_generated() {
-    check("completions_and_man_pages_are_generated", || {
+fn explanations_completions_and_man_pages_are_generated() {
+    check("explanations_completions_and_man_pages_are_generated", || {
         for shell in ["bash", "zsh", "fish"] {
             let script = printed(&["completions", shell])?;
             for word in ["portchurn", "top", "trace", "interval"] {
@@ -321,15 +327,18 @@ fn completions_and_man_pages_are_generated() {
             }
             has_valid_syntax(shell, &script)?;
         }
+        for command in ["top", "trace"] {
+            let text = printed(&[command, "-f", "help"])?;
+            ensure!(text.contains("dport=3306"), "the filter is not explained: {text}");
+        }
         let page = printed(&["man"])?;
         ensure!(page.contains(".TH portchurn"), "no man page: {page}");
         let folder = Folder::new()?;
-        let path = folder.path().to_str().context("a path that is text")?;
-        printed(&["man", path])?;
+        let folder = folder.path().join("man1");
+        printed(&["man", folder.to_str().context("a path that is text")?])?;
         for name in ["portchurn.1", "portchurn-top.1", "portchurn-trace.1", "portchurn-check.1"] {
-            let text =
-                fs::read_to_string(folder.path().join(name)).with_context(|| format!("read {name}"))?;
-            ensure!(text.contains(".SH"), "{name} is no man page");
+            let text = fs::read_to_string(folder.join(name)).with_context(|| format!("read {name}"))?;
+            ensure!(text.contains(".SH") && text.contains("EXIT STATUS"), "{name} is no man page");
         }
         Ok(())
     });

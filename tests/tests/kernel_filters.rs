@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
+use portchurn_tests::harness::budgets::Trace;
 use portchurn_tests::harness::check;
 use portchurn_tests::harness::compare::adds_up;
 use portchurn_tests::harness::named_netns::Named;
@@ -114,6 +115,28 @@ fn another_netns() {
         let other = format!("pct-{}-filter", std::process::id());
         let _named = Named::new(&other)?;
         counts_only("v4", |_| words(&["--netns", &other]), NOTHING)
+    });
+}
+
+/// Also not of what somebody else accepts, who is not known yet when the connection arrives.
+#[test]
+fn trace_tells_only_of_whom_is_asked_for() {
+    check("trace_tells_only_of_whom_is_asked_for", || {
+        let server = Server::start("v4")?;
+        let ours = std::process::id().to_string();
+        let mut trace = Trace::start(&format!("pid:{ours}"), &["-p", &ours])?;
+        for _ in 0..CALLS {
+            run_workload(&["once", "--port", &server.port.to_string()])?;
+        }
+        server.workload.finish()?;
+        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+        let address = listener.local_addr()?;
+        drop((TcpStream::connect(address).context("connect")?, listener.accept().context("accept")?));
+        let lines = trace.wait_for(1, &format!("\"remote_port\":{}", address.port()))?;
+        let of_others: Vec<_> =
+            lines.iter().filter(|line| !line.contains(&format!("\"tgid\":{ours}"))).collect();
+        ensure!(of_others.is_empty(), "events of others: {of_others:?}");
+        trace.stop().map(drop)
     });
 }
 

@@ -66,7 +66,6 @@ pub fn run(args: &Args) -> Result<u8> {
         ipv4: false,
         ipv6: false,
         netns: None,
-        filter: None,
     };
     let attempt = loader::load(&loader_options(&select, &args.tracer, false)?);
     let code = match &attempt {

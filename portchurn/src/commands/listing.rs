@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::commands::options::{
-    SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration, refuse_filter,
-};
+use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
 use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::text::TextArgs;
 use crate::commands::{EventsLost, logger};
@@ -24,7 +22,7 @@ pub struct ListArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// One list, after one full interval
-    #[arg(long)]
+    #[arg(long, conflicts_with = "count")]
     once: bool,
     /// At most so many rows [default: 40 in a table, all elsewhere]
     #[arg(long, value_name = "N")]
@@ -44,7 +42,6 @@ pub struct ListArgs {
 
 /// Writes a list until it is told to stop.
 pub fn run(args: &ListArgs, list: List, part: Part, quiet: bool) -> Result<u8> {
-    refuse_filter(&args.select)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
         let output = args.text.open()?;
@@ -67,7 +64,7 @@ fn limit(args: &ListArgs) -> Option<usize> {
 }
 
 async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> Result<()> {
-    let mut left = if args.once { Some(args.count.unwrap_or(1)) } else { args.count };
+    let mut left = if args.once { Some(1) } else { args.count };
     while left != Some(0) {
         match session.next().await {
             Event::Tick => {

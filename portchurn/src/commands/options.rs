@@ -21,7 +21,7 @@ use crate::sinks::text::quoted;
 use crate::sources::netns::network_namespaces;
 use crate::sources::sockstat;
 
-/// Which connections. All but the last are decided in the kernel and cost nothing per connection.
+/// Which connections. All is decided in the kernel and costs nothing per connection.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Which connections")]
 pub struct SelectArgs {
@@ -46,13 +46,37 @@ pub struct SelectArgs {
     /// Only this network namespace: a name of `ip netns`, a path, a PID's as `pid:N`, or an inode number
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     pub netns: Option<u32>,
-    /// In `top` and `trace` only what matches, for example `dport=3306 life<10ms` or `dest in 10.0.0.0/8 and !comm=nginx`
+}
+
+/// Which rows or events.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Which connections")]
+pub struct FilterArgs {
+    /// Only what matches, for example `dport=3306 life<10ms` or `dest in 10.0.0.0/8 and !comm=nginx`; `help` explains it
     #[arg(short, long, value_name = "EXPR", value_parser = parse_filter)]
     pub filter: Option<Filter>,
 }
 
+impl FilterArgs {
+    /// Whether the language is to be explained instead.
+    pub fn is_help(&self) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.text() == "help")
+    }
+
+    /// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.
+    ///
+    /// # Errors
+    /// A [`Usage`], with a caret at the place.
+    pub fn check(&self, scope: Scope) -> Result<()> {
+        match self.filter.as_ref().map(|filter| filter.check(scope)) {
+            Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl SelectArgs {
-    /// The command line that selects the same in the kernel. The filter is left out: the screen may change it.
+    /// The command line that selects the same.
     pub fn command_line(&self, command: &str) -> String {
         let list = |flag: &str, items: Vec<String>| {
             (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")))
@@ -74,11 +98,11 @@ impl SelectArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "How to trace")]
 pub struct TracerArgs {
-    /// Room for this many pairs of process and destination at a time [default: 16384]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Room for this many pairs of process and destination at a time, up to 1048576 [default: 16384]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub max_keys: Option<u32>,
-    /// Room for this many connections at a time [default: 131072, or twice what is open]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Room for this many connections at a time, up to 4194304 [default: 131072, or twice what is open]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
     pub max_connections: Option<u32>,
     /// Lines of code: none, of compiled programs only, or of interpreters, too [default: auto; off in `trace`]
     #[arg(long, value_enum, value_name = "WHICH")]
@@ -261,32 +285,12 @@ fn parse_glob(text: &str) -> Result<String, String> {
     }
 }
 
-/// Refuses a filter that asks for what these things do not have: single events in `top`, rates in `trace`.
-///
-/// # Errors
-/// A [`Usage`], with a caret at the place.
-pub fn check_filter(select: &SelectArgs, scope: Scope) -> Result<()> {
-    match select.filter.as_ref().map(|filter| filter.check(scope)) {
-        Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses any filter, where there are no rows that it could choose.
-///
-/// # Errors
-/// A [`Usage`].
-pub fn refuse_filter(select: &SelectArgs) -> Result<()> {
-    if select.filter.is_none() {
-        return Ok(());
-    }
-    let why = "--filter chooses rows of `top` and `trace`; here -p, -c, -D and -L choose what is counted";
-    Err(Usage(why.to_owned()).into())
-}
-
 fn parse_filter(text: &str) -> Result<Filter, String> {
     Filter::parse(text).map_err(|err| format!("\n{err}"))
 }
+
+/// The file system of namespaces (include/uapi/linux/magic.h).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
 /// The inode number by which the kernel knows a network namespace.
 pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
@@ -300,8 +304,14 @@ pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
         None if text.contains('/') => PathBuf::from(text),
         None => PathBuf::from("/run/netns").join(text),
     };
+    let is_not = || format!("{} is no network namespace", path.display());
+    // The link of a process leads to one; a name is a file on which one is mounted.
+    let kind = rustix::fs::statfs(&path).map_err(|err| format!("{}: {err}", path.display()))?.f_type;
     let metadata = path.metadata().map_err(|err| format!("{}: {err}", path.display()))?;
-    u32::try_from(metadata.ino()).map_err(|_| format!("{} is no network namespace", path.display()))
+    if kind != NSFS_MAGIC || text.is_empty() {
+        return Err(is_not());
+    }
+    u32::try_from(metadata.ino()).map_err(|_| is_not())
 }
 
 #[cfg(test)]
@@ -357,6 +367,8 @@ mod tests {
         let own = parse_netns(&format!("pid:{}", std::process::id())).unwrap();
         assert_eq!(parse_netns("/proc/self/ns/net"), Ok(own));
         assert_eq!(parse_netns(&own.to_string()), Ok(own));
-        assert!(parse_netns("no-such-namespace").is_err());
+        for nonsense in ["no-such-namespace", "", "/etc/passwd", "pid:"] {
+            assert!(parse_netns(nonsense).is_err(), "{nonsense}");
+        }
     }
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::commands::options::{
-    SelectArgs, Stack, TracerArgs, loader_options, parse_duration, refuse_filter,
-};
+use crate::commands::options::{SelectArgs, Stack, TracerArgs, loader_options, parse_duration};
 use crate::commands::output::open_output;
 use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::{Usage, logger, terminal};
@@ -52,7 +50,6 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
     if args.tracer.stack == Some(Stack::Off) {
         return Err(Usage("without stacks there are no call sites: leave --stack off out".to_owned()).into());
     }
-    refuse_filter(&args.select)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
         let mut out = open_output(args.write.as_deref())?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::commands::options::{
-    SelectArgs, Stack, StopArgs, TracerArgs, check_filter, loader_options, parse_duration,
+    FilterArgs, SelectArgs, Stack, StopArgs, TracerArgs, loader_options, parse_duration,
 };
 use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::text::TextArgs;
@@ -40,12 +40,14 @@ pub struct Args {
     #[arg(short, long)]
     batch: bool,
     /// One refresh as text, after one full interval
-    #[arg(long)]
+    #[arg(long, conflicts_with = "count")]
     once: bool,
     #[command(flatten)]
     stop: StopArgs,
     #[command(flatten)]
     select: SelectArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
@@ -56,11 +58,11 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "What to show")]
 struct ShowArgs {
-    /// What a row stands for [default: program, or process where the filter asks for one]
+    /// What a row stands for [default: program, or what the filter asks for]
     #[arg(long, value_enum)]
     group_by: Option<Group>,
     /// Columns: a,b,c or +a,-b; `help` lists them
-    #[arg(long, value_name = "COLUMNS")]
+    #[arg(long, value_name = "COLUMNS", allow_hyphen_values = true)]
     columns: Option<String>,
     /// Order: a,-b; - is largest first [default: busiest first]
     #[arg(short, long, value_name = "COLUMNS", allow_hyphen_values = true)]
@@ -109,7 +111,11 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
     }
     let wants_text = args.batch || args.once || args.show.output.is_some() || args.show.text.has_file();
     let is_screen = !wants_text && terminal::is_interactive();
-    check_filter(&args.select, Scope::Rows)?;
+    if args.filter.is_help() {
+        std::io::stdout().write_all(Filter::help().as_bytes())?;
+        return Ok(0);
+    }
+    args.filter.check(Scope::Rows)?;
     let view = view(&args, is_screen)?;
     let options = loader_options(&args.select, &args.tracer, false)?;
     block_on(async {
@@ -140,9 +146,9 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
 
 fn view(args: &Args, is_screen: bool) -> Result<View> {
     let show = &args.show;
-    let asks_for_processes = args.select.filter.as_ref().is_some_and(Filter::asks_for_processes);
-    let usual = if asks_for_processes { Group::Process } else { Group::Program };
-    let level = show.group_by.unwrap_or(usual).into();
+    let filter = &args.filter.filter;
+    let level =
+        show.group_by.map_or_else(|| filter.as_ref().map_or(Level::Program, Filter::level), Level::from);
     let call_sites = args.tracer.stack != Some(Stack::Off);
     let columns = show.columns.as_deref().map(|text| parse_columns(text, level, call_sites));
     let columns = columns.transpose().map_err(Usage)?;
@@ -153,7 +159,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
         columns,
         sort,
         limit: show.limit,
-        filter: args.select.filter.clone().map(filtering),
+        filter: filter.clone().map(filtering),
         include_exited: true,
         page: show.text.page(is_screen),
     })
@@ -166,13 +172,13 @@ pub fn filtering(filter: Filter) -> Filtering {
 
 async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn Write>) -> Result<()> {
     let mut sink = args.show.output.unwrap_or_default().open(output);
-    let count = if args.once { Some(args.count.unwrap_or(1)) } else { args.count };
+    let count = if args.once { Some(1) } else { args.count };
     let mut done = 0;
     while count.is_none_or(|count| done < count) {
         match session.next().await {
             Event::Tick => {
                 // What is written once must not tell of sockets as they were before.
-                if args.once && count == Some(done + 1) {
+                if args.once {
                     session.collector.read_sockets_now(now_ns());
                 }
                 session.sample_settled()?;

@@ -2,7 +2,7 @@
 //! event crosses to user space, which `top` avoids.
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use portchurn_common::record::FlowRecord;
 
-use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, check_filter, loader_options};
+use crate::commands::options::{FilterArgs, SelectArgs, StopArgs, TracerArgs, loader_options};
 use crate::commands::output::open_output;
 use crate::commands::session::{Event, Session, block_on, now_ns};
 use crate::commands::waiting::Waiting;
@@ -63,6 +63,8 @@ pub struct Args {
     #[command(flatten)]
     select: SelectArgs,
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     tracer: TracerArgs,
 }
 
@@ -71,7 +73,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until it is told to stop.
 pub fn run(args: Args, quiet: bool) -> Result<u8> {
-    check_filter(&args.select, Scope::Events)?;
+    if args.filter.is_help() {
+        std::io::stdout().write_all(Filter::help().as_bytes())?;
+        return Ok(0);
+    }
+    args.filter.check(Scope::Events)?;
     let options = loader_options(&args.select, &args.tracer, true)?;
     block_on(async {
         let output = open_output(args.write.as_deref())?;
@@ -89,7 +95,8 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             waiting: Waiting::new(session.takes_stacks()),
             clock: Clock::new(args.utc),
             names: Names::default(),
-            filter: args.select.filter.clone(),
+            filter: args.filter.filter.clone(),
+            wants_owner: !args.select.pids.is_empty() || args.select.comm.is_some(),
             left: args.count,
             alerts: HashMap::new(),
             quiet,
@@ -161,6 +168,8 @@ struct Tracer {
     clock: Clock,
     names: Names,
     filter: Option<Filter>,
+    /// Only some processes were asked for.
+    wants_owner: bool,
     /// How many events are still wanted.
     left: Option<u64>,
     /// Exhaustions that go on, by destination.
@@ -188,6 +197,10 @@ impl Tracer {
 
     /// Finds out whose an event is, as long as that is known, and keeps it if it is wanted.
     fn take(&mut self, record: &FlowRecord, now_ns: u64) {
+        // The kernel side lets pass what nobody has accepted yet: it may turn out to be wanted.
+        if self.wants_owner && record.tgid == 0 {
+            return;
+        }
         let id = ProcessId { tgid: record.tgid, start_ns: record.start_ns };
         let (process, program) = self.names.of(id);
         let Some(event) = TraceEvent::new(record, process, program) else { return };

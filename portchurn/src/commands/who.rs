@@ -203,6 +203,10 @@ fn told(answer: &Answer) -> Vec<String> {
     ];
     text.extend(answer.opened_at.as_ref().map(|line| format!("  opened at {}", code(line))));
     text.extend(answer.closed_at.as_ref().map(|line| format!("  closed at {}", code(line))));
+    let has_all = [&answer.opened_at, &answer.closed_at].iter().all(|line| is_named(line.as_ref()));
+    if is_fresh(answer) && (answer.program.is_none() || !has_all) {
+        text.push("  names come within seconds: ask once more".to_owned());
+    }
     if !answer.argv.is_empty() {
         text.push(format!("  {}", clean(&answer.argv.join(" "), terminal::speaks_unicode())));
     }
@@ -226,10 +230,23 @@ fn verb(answer: &Answer) -> &'static str {
 
 fn owner(answer: &Answer) -> String {
     let Some(tgid) = answer.tgid else { return "nobody known".to_owned() };
-    let program = answer.program.as_deref().unwrap_or("a process whose name is not known any more");
+    let unknown = if is_fresh(answer) { "not known yet" } else { "not known any more" };
+    let unknown = format!("a process whose name is {unknown}");
+    let program = answer.program.as_deref().unwrap_or(&unknown);
     let program = clean(program, terminal::speaks_unicode());
     let ended = if answer.exited == Some(true) { ", ended" } else { "" };
     format!("{program} (PID {tgid}{ended})")
+}
+
+/// Whether the records of it may not all have been read.
+fn is_fresh(answer: &Answer) -> bool {
+    const SECONDS: f64 = 5.0;
+    answer.closed_ago_s.or(answer.opened_ago_s).is_some_and(|ago_s| ago_s < SECONDS)
+}
+
+/// Whether a line is known, or there is none to know.
+fn is_named(line: Option<&CodeLine>) -> bool {
+    line.is_none_or(|line| line.culprit.is_some())
 }
 
 fn bracketed(address: std::net::IpAddr) -> String {

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Name(&'static [&'static str]),
     /// A number.
     Number,
+    /// A port.
+    Port,
     /// A duration, kept in microseconds.
     Duration,
     /// An address, perhaps with a port.
@@ -42,6 +44,8 @@ pub(super) enum Field {
     Connect,
     Opens,
     Closes,
+    Opened,
+    Closed,
     Failed,
     Open,
     Event,
@@ -121,9 +125,9 @@ pub const FIELDS: &[FieldInfo] = &[
         ("Program of the parent process.", "parent=cron")),
     row(Field::Dest, Kind::Address, BOTH, ("dest", &["destination", "remote"]),
         ("Remote address, network, or address and port.", "dest in 10.0.0.0/8,192.168.0.0/16")),
-    row(Field::Dport, Kind::Number, BOTH, ("dport", &["remote_port"]),
+    row(Field::Dport, Kind::Port, BOTH, ("dport", &["remote_port"]),
         ("Remote port.", "dport=3306")),
-    row(Field::Lport, Kind::Number, BOTH, ("lport", &["local_port"]),
+    row(Field::Lport, Kind::Port, BOTH, ("lport", &["local_port"]),
         ("Local port; of a row, that which accepts.", "lport in 8000-8999")),
     row(Field::Role, Kind::Name(&["connect", "accept"]), BOTH, ("role", &[]),
         ("Side of the handshake: connect, accept.", "role=connect")),
@@ -137,10 +141,14 @@ pub const FIELDS: &[FieldInfo] = &[
         ("Life of closed connections; of a row, the median.", "life<10ms")),
     row(Field::Connect, Kind::Duration, BOTH, ("connect", &["connect_time"]),
         ("Duration of connects; of a row, the median.", "connect>=1s")),
-    row(Field::Opens, Kind::Number, ROWS, ("opens", &["opened"]),
+    row(Field::Opens, Kind::Number, ROWS, ("opens", &["opened_per_s"]),
         ("Connects established per second.", "opens>100")),
-    row(Field::Closes, Kind::Number, ROWS, ("closes", &["closed"]),
+    row(Field::Closes, Kind::Number, ROWS, ("closes", &["closed_per_s"]),
         ("Connections ended per second.", "closes>=1k")),
+    row(Field::Opened, Kind::Number, ROWS, ("opened", &[]),
+        ("Connects established since the attach.", "opened>=100")),
+    row(Field::Closed, Kind::Number, ROWS, ("closed", &[]),
+        ("Connections ended since the attach.", "closed>0")),
     row(Field::Failed, Kind::Number, ROWS, ("failed", &["failures"]),
         ("Connects that failed since the attach.", "failed>0")),
     row(Field::Open, Kind::Number, ROWS, ("open", &["open_now"]),
@@ -150,6 +158,12 @@ pub const FIELDS: &[FieldInfo] = &[
 ];
 
 impl Field {
+    /// Whether one destination of a row decides.
+    pub(super) fn is_of_destination(self) -> bool {
+        let what_it_is = matches!(self, Self::Dest | Self::Dport | Self::Lport | Self::Role | Self::Netns);
+        what_it_is || matches!(self, Self::Closer | Self::Error | Self::Life | Self::Connect)
+    }
+
     /// Its row.
     pub(super) fn info(self) -> &'static FieldInfo {
         FIELDS.iter().find(|info| info.field == self).unwrap_or(&FIELDS[0])

@@ -13,14 +13,13 @@
 //! ```
 //!
 //! A row stands for several destinations: it matches if one of them makes the whole expression true, so that
-//! `dport=3306 life<10ms` means short lives *of* connections to 3306. `opens`, `closes`, `failed` and `open` are those
-//! of the row. What is not known equals nothing: `unit=x` is false for it and `unit!=x` is true.
+//! `dport=3306 life<10ms` means short lives *of* connections to 3306. Rates and counts are those of the row. What is not known equals nothing: `unit=x` is false for it and `unit!=x` is true.
 
 use crate::filter::fields::Field;
 use crate::filter::subject::{RowView, Subject};
 use crate::filter::value::Test;
 use crate::model::event::TraceEvent;
-use crate::model::row::Row;
+use crate::model::row::{Level, Row};
 
 pub use crate::filter::error::FilterError;
 pub use crate::filter::fields::{FIELDS, FieldInfo};
@@ -115,11 +114,18 @@ impl Filter {
         }
     }
 
-    /// Whether it asks for `pid`, which only rows of single processes have.
-    pub fn asks_for_processes(&self) -> bool {
+    /// What rows must stand for, so that their numbers are of what it asks for: only single processes have a `pid`, and of a
+    /// program with several destinations the numbers are of all of them.
+    pub fn level(&self) -> Level {
         let mut terms = Vec::new();
         self.expr.terms(&mut terms);
-        terms.iter().any(|term| term.field == Field::Pid)
+        if terms.iter().any(|term| term.field == Field::Pid) {
+            Level::Process
+        } else if terms.iter().any(|term| term.field.is_of_destination()) {
+            Level::Destination
+        } else {
+            Level::Program
+        }
     }
 
     /// All of the language, for `--help`, `?` and the manual.

@@ -9,7 +9,7 @@ use portchurn_common::tcp::CloseKind;
 use crate::filter::fields::Field;
 use crate::model::event::TraceEvent;
 use crate::model::row::{Row, destination_text, file_name};
-use crate::model::snapshot::{ClosedBy, Destination, Role};
+use crate::model::snapshot::{Destination, Role};
 
 /// Whether a text is the one that is looked for.
 pub(super) type Hit<'a> = &'a mut dyn FnMut(&str) -> bool;
@@ -52,6 +52,8 @@ impl Subject for RowView<'_> {
             Field::Pid => self.row.tgid.map(f64::from),
             Field::Opens => Some(tally.opened_per_s),
             Field::Closes => Some(tally.closed_per_s),
+            Field::Opened => Some(tally.opened as f64),
+            Field::Closed => Some(tally.closed as f64),
             Field::Failed => Some(tally.failed as f64),
             Field::Open => Some(tally.open_now as f64),
             _ => self.destination.and_then(|destination| destination_number(destination, field)),
@@ -68,7 +70,7 @@ fn destination_texts(destination: &Destination, field: Field, hit: Hit<'_>) -> b
     match field {
         Field::Dest => hit(&destination_text(destination)),
         Field::Role => hit(role_name(destination.role)),
-        Field::Closer => closers(mostly(&destination.closed_by), hit),
+        Field::Closer => closers(destination.closed_by.mostly().map(|(name, _)| name), hit),
         Field::Error => destination.failed_by.iter().any(|(errno, &count)| count > 0 && hit(errno)),
         _ => false,
     }
@@ -161,18 +163,6 @@ fn role_name(role: Role) -> &'static str {
 /// `simultaneous` is what JSON says, `both` what the column has room for.
 fn closers(closer: Option<&'static str>, hit: Hit<'_>) -> bool {
     closer.is_some_and(|name| hit(name) || (name == "simultaneous" && hit("both")))
-}
-
-/// Who ended most of them, as the column says it.
-fn mostly(by: &ClosedBy) -> Option<&'static str> {
-    let counts = [
-        ("local", by.local),
-        ("remote", by.remote),
-        ("simultaneous", by.simultaneous),
-        ("reset", by.reset),
-        ("exit", by.process_exit),
-    ];
-    counts.into_iter().max_by_key(|&(_, count)| count).filter(|&(_, count)| count > 0).map(|(name, _)| name)
 }
 
 fn closer_of(kind: CloseKind) -> &'static str {

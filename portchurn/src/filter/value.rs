@@ -158,7 +158,9 @@ pub(super) fn compile(info: &FieldInfo, op: Op, values: &[Raw]) -> Result<Test, 
         Kind::Text => each(values, Pattern::whole).map(Test::Texts),
         Kind::Name(names) => each(values, |raw| name(info.name, names, raw)).map(Test::Texts),
         Kind::Address => each(values, address).map(Test::Addresses),
-        Kind::Number | Kind::Duration => each(values, |raw| range(info, op, &raw.text)).map(Test::Numbers),
+        Kind::Number | Kind::Port | Kind::Duration => {
+            each(values, |raw| range(info, op, &raw.text)).map(Test::Numbers)
+        }
     }
 }
 
@@ -166,17 +168,19 @@ pub(super) fn compile(info: &FieldInfo, op: Op, values: &[Raw]) -> Result<Test, 
 pub(super) fn takes(kind: Kind, op: Op) -> bool {
     match op {
         Op::Equal | Op::In => true,
-        Op::Regex => !matches!(kind, Kind::Number | Kind::Duration),
-        Op::Greater | Op::GreaterEqual | Op::Less | Op::LessEqual => {
-            matches!(kind, Kind::Number | Kind::Duration)
-        }
+        Op::Regex => !is_counted(kind),
+        Op::Greater | Op::GreaterEqual | Op::Less | Op::LessEqual => is_counted(kind),
     }
+}
+
+fn is_counted(kind: Kind) -> bool {
+    matches!(kind, Kind::Number | Kind::Port | Kind::Duration)
 }
 
 /// The operators that a kind of field takes.
 pub(super) fn operators(kind: Kind) -> &'static str {
     match kind {
-        Kind::Number | Kind::Duration => "=, !=, >, >=, <, <= or in",
+        Kind::Number | Kind::Port | Kind::Duration => "=, !=, >, >=, <, <= or in",
         Kind::Text | Kind::Name(_) | Kind::Address => "=, !=, ~, !~ or in",
     }
 }
@@ -257,13 +261,15 @@ const SIZES: &[(&str, f64)] = &[
 fn number(info: &FieldInfo, text: &str) -> Result<f64, String> {
     let (units, expected) = match info.kind {
         Kind::Duration => (DURATIONS, "a duration such as 5ms, 2s or 1m"),
+        Kind::Port => (SIZES, "a port, 0 to 65535"),
         _ => (SIZES, "a number such as 80, 1.5k or 3Ki"),
     };
     let parsed = split_number(text).and_then(|(number, unit)| {
         let factor = units.iter().find_map(|&(name, factor)| (name == unit).then_some(factor));
         factor.or((number == 0.0 && unit.is_empty()).then_some(1.0)).map(|factor| number * factor)
     });
-    parsed.ok_or_else(|| format!("'{}' takes {expected}, not '{text}'", info.name))
+    let is_possible = |number: &f64| info.kind != Kind::Port || *number <= f64::from(u16::MAX);
+    parsed.filter(is_possible).ok_or_else(|| format!("'{}' takes {expected}, not '{text}'", info.name))
 }
 
 /// `1.5k` → 1.5 and `k`.

@@ -81,6 +81,10 @@ impl Kernel {
         attachment: Option<&'static Attachment>,
         reason: Option<String>,
     ) -> Attached {
+        let tier =
+            attachment.map_or_else(|| "not attached".to_owned(), |attachment| attachment.tier.to_string());
+        let why = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        log::info!("{}: {tier}{why}", hook.name);
         Attached { hook, attachment, reason, counts_shared_guard: self.counts_shared_guard }
     }
 }
@@ -194,7 +198,9 @@ pub(super) fn load_programs(
         let started = std::time::Instant::now();
         load_program(program, hook, btf).map_err(explain)?;
         let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-        log::debug!("{name}: the verifier went through {verified:?} instructions in {:?}", started.elapsed());
+        let verified =
+            verified.map_or_else(|| "loaded".to_owned(), |count| format!("{count} instructions verified"));
+        log::debug!("{name}: {verified} in {:?}", started.elapsed());
     }
     Ok(())
 }
@@ -235,7 +241,9 @@ fn explain(err: ProgramError) -> anyhow::Error {
     match err {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            log::debug!("verifier:\n{log}");
+            if !log.trim().is_empty() {
+                log::debug!("verifier:\n{log}");
+            }
             let verdict = log.trim().lines().rev().find(|line| !is_statistics(line)).unwrap_or_default();
             let said =
                 if verdict.is_empty() { "load refused".to_owned() } else { format!("verifier: {verdict}") };

@@ -11,8 +11,6 @@ use crate::live::preflight::{SETCAP, missing_capabilities};
 pub enum LoadError {
     /// Privileges are missing: exit status 4.
     NotPermitted {
-        /// What the kernel said, best tier first.
-        reason: String,
         /// Capabilities that the process lacks.
         missing: Vec<&'static str>,
     },
@@ -31,7 +29,8 @@ impl LoadError {
             refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect::<Vec<_>>().join("; ");
         let missing = missing_capabilities();
         if denied && !missing.is_empty() {
-            return Self::NotPermitted { reason, missing };
+            log::info!("{reason}");
+            return Self::NotPermitted { missing };
         }
         Self::Unsupported { reason }
     }
@@ -46,9 +45,9 @@ fn is_permission(err: &anyhow::Error) -> bool {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPermitted { reason, missing } => write!(
+            Self::NotPermitted { missing } => write!(
                 f,
-                "cannot trace TCP: permission denied ({reason})\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
+                "cannot trace TCP: permission denied\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
                  sudo {SETCAP}\n  more:    portchurn check",
                 missing.join(", ")
             ),

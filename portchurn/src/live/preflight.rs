@@ -42,7 +42,11 @@ const CAPABILITIES: &[(Capability, Status, &str)] = &[
         Status::Degraded,
         "sockets from before the attach have no cookie to find them by",
     ),
-    (Capability::CAP_SYS_PTRACE, Status::Degraded, "full path and arguments of other users' processes"),
+    (
+        Capability::CAP_SYS_PTRACE,
+        Status::Degraded,
+        "full path, arguments and lines of code of other users' processes",
+    ),
     (Capability::CAP_DAC_READ_SEARCH, Status::Degraded, "owners of sockets from before the attach"),
     (
         Capability::CAP_SYS_ADMIN,
@@ -119,7 +123,13 @@ fn capability(capability: Capability, otherwise: Status, lost: &'static str) -> 
         (true, false) => "through CAP_SYS_ADMIN",
         _ => "not effective",
     };
-    check(name, granted, otherwise, found.to_owned(), lost, format!("sudo, or: sudo {SETCAP}"))
+    // What that gives is all that is needed to trace; this one is as much as root.
+    let remedy = if capability == Capability::CAP_SYS_ADMIN {
+        "sudo".to_owned()
+    } else {
+        format!("sudo, or: sudo {SETCAP}")
+    };
+    check(name, granted, otherwise, found.to_owned(), lost, remedy)
 }
 
 /// File capabilities are ignored, silently, on a file system that is mounted nosuid.
@@ -152,13 +162,22 @@ fn btf() -> Check {
 
 fn tracefs() -> Check {
     let layout = crate::live::tracefs::state_change_layout();
+    let is_denied = |err: &anyhow::Error| {
+        err.chain()
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|err| err.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    let remedy = match &layout {
+        Err(err) if is_denied(err) => "sudo",
+        _ => "mount -t tracefs tracefs /sys/kernel/tracing",
+    };
     check(
         "tracefs",
         layout.is_ok(),
         Status::Degraded,
         layout.map_or_else(|err| format!("{err:#}"), |_| "readable".to_owned()),
         "the classic tracepoint, the last resort when the better hooks are refused",
-        "mount -t tracefs tracefs /sys/kernel/tracing",
+        remedy,
     )
 }
 

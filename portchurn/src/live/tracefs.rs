@@ -15,7 +15,7 @@ pub fn state_change_layout() -> Result<TracepointLayout> {
         match std::fs::read_to_string(&path) {
             Ok(text) => return parse(&text).context("read the format of sock:inet_sock_set_state"),
             Err(err) if err.kind() == ErrorKind::PermissionDenied => {
-                bail!("{path} may not be read; try: sudo")
+                return Err(err).with_context(|| format!("{path} may not be read; try: sudo"));
             }
             Err(_) => {}
         }

@@ -11,7 +11,8 @@ use crate::model::stacks::Stacks;
 
 /// Lines that are told one by one, at each moment. What the others hold is one more.
 const TOLD: usize = 16;
-const SINCE: &str = "closed since the tables were read";
+/// What came since the list, and has no line before the next one.
+pub const SINCE: &str = "closed since the tables were read";
 
 /// How many sockets there are.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,9 @@ impl Held {
         let mut list = lines(&self.0, stacks, rules, (at, amount.listed, NOT_TAKEN));
         if amount.left != amount.listed {
             scale(&mut list, amount.left);
+        }
+        if amount.since > 0 {
+            list.iter_mut().for_each(|site| site.exact = false);
         }
         if list.len() > TOLD {
             let rest = list.drain(TOLD - 1..).map(|site| site.count).sum();

@@ -145,17 +145,9 @@ impl<'a> Row<'a> {
 
     /// Who mostly ended the connections, and how many of them; `None` when none has ended.
     pub fn closer(&self) -> Option<(&'static str, u64)> {
-        let by = self.closed_by();
-        [
-            ("local", by.local),
-            ("remote", by.remote),
-            ("both", by.simultaneous),
-            ("reset", by.reset),
-            ("exit", by.process_exit),
-        ]
-        .into_iter()
-        .max_by_key(|&(_, count)| count)
-        .filter(|&(_, count)| count > 0)
+        let (name, count) = self.closed_by().mostly()?;
+        // The column has no room for the long word.
+        Some((if name == "simultaneous" { "both" } else { name }, count))
     }
 
     /// Median life of the busiest destination. Microseconds.

@@ -306,6 +306,21 @@ pub struct ClosedBy {
     pub process_exit: u64,
 }
 
+impl ClosedBy {
+    /// Who ended most connections, and how many; `None` when none has ended. Of two that ended as many it is the one named first:
+    /// where both ends are here, ours pays for both.
+    pub fn mostly(&self) -> Option<(&'static str, u64)> {
+        let counts = [
+            ("local", self.local),
+            ("exit", self.process_exit),
+            ("simultaneous", self.simultaneous),
+            ("remote", self.remote),
+            ("reset", self.reset),
+        ];
+        counts.into_iter().rev().max_by_key(|&(_, count)| count).filter(|&(_, count)| count > 0)
+    }
+}
+
 /// What resets consist of.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct ResetBy {
@@ -360,4 +375,18 @@ pub struct OwnCost {
     pub naming_max_us: Option<u64>,
     /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`; `null`: none were asked for.
     pub stack_effort: Option<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ClosedBy;
+
+    #[test]
+    fn of_two_that_ended_as_many_our_side_is_named() {
+        let both_ends_here = ClosedBy { local: 150, remote: 150, ..ClosedBy::default() };
+        assert_eq!(both_ends_here.mostly(), Some(("local", 150)));
+        let mostly_remote = ClosedBy { remote: 151, ..both_ends_here };
+        assert_eq!(mostly_remote.mostly(), Some(("remote", 151)));
+        assert_eq!(ClosedBy::default().mostly(), None);
+    }
 }

@@ -186,10 +186,11 @@ impl Ledger {
         let told = culprits.map(|rules| (rules, told(&amounts)));
         let mut owners: BTreeMap<Owner, Vec<TimeWaitDestination>> = BTreeMap::new();
         let mut by_ownership: BTreeMap<Ownership, u64> = BTreeMap::new();
-        let mut ages = [0.0; AGE_STEPS];
+        let mut ages = [0; AGE_STEPS];
         for (id @ (owner, key), group, amount) in amounts {
             let count = amount.left + amount.since;
-            for (sum, one) in ages.iter_mut().zip(&group.ages) {
+            let carried = carried_on(&group.ages, amount);
+            for (sum, one) in ages.iter_mut().zip(&carried) {
                 *sum += one;
             }
             if count > 0 {
@@ -197,7 +198,7 @@ impl Ledger {
                 let sites = told.as_ref().filter(|(_, told)| told.contains(id)).map(|(rules, _)| {
                     group.held.call_sites(amount, key.role == FlowRole::Connect as u8, stacks, rules)
                 });
-                let to = TimeWaitDestination { call_sites: sites, ..destination(key, group, count) };
+                let to = TimeWaitDestination { call_sites: sites, ..destination(key, group, count, carried) };
                 owners.entry(*owner).or_default().push(to);
             }
         }
@@ -312,11 +313,24 @@ fn add_ages(sum: &mut [f64; AGE_STEPS], ages: &Ages) {
     }
 }
 
+/// The steps of age, so that they add up to what there is: what came since the list is the youngest, what went was the oldest.
+fn carried_on(listed: &[f64; AGE_STEPS], amount: Amount) -> [u64; AGE_STEPS] {
+    let mut ages = listed.map(|count| count as u64);
+    let mut gone = ages.iter().sum::<u64>().saturating_sub(amount.left);
+    for age in ages.iter_mut().rev() {
+        let here = gone.min(*age);
+        *age -= here;
+        gone -= here;
+    }
+    ages[0] += amount.since;
+    ages
+}
+
 fn summed(
     last: &SocketReading,
     read_ago_s: f64,
     by_ownership: &BTreeMap<Ownership, u64>,
-    ages: &[f64; AGE_STEPS],
+    ages: &[u64; AGE_STEPS],
     owners: Vec<TimeWaitOwner>,
 ) -> TimeWait {
     let of = |ownership| by_ownership.get(&ownership).copied().unwrap_or(0);
@@ -338,7 +352,7 @@ fn summed(
         complete: incomplete_because.is_empty(),
         incomplete_because,
         repeated: last.namespaces.iter().map(|namespace| namespace.repeated).sum(),
-        ages: ages.iter().map(|&count| count as u64).collect(),
+        ages: ages.to_vec(),
         age_step_s: AGE_STEP_S,
         owners,
     }
@@ -369,7 +383,7 @@ fn place(destination: &TimeWaitDestination) -> impl Ord + use<> {
     (destination.netns, destination.remote_address, destination.remote_port, destination.local_port)
 }
 
-fn destination(key: &ChurnKey, group: &Group, count: u64) -> TimeWaitDestination {
+fn destination(key: &ChurnKey, group: &Group, count: u64, ages: [u64; AGE_STEPS]) -> TimeWaitDestination {
     let is_connect = key.role == FlowRole::Connect as u8;
     TimeWaitDestination {
         role: if is_connect { Role::Connect } else { Role::Accept },
@@ -380,7 +394,7 @@ fn destination(key: &ChurnKey, group: &Group, count: u64) -> TimeWaitDestination
         count,
         processes: group.processes,
         closed_first_by: group.closed_first_by,
-        ages: group.ages.iter().map(|&count| count as u64).collect(),
+        ages: ages.to_vec(),
         call_sites: None,
     }
 }

@@ -114,16 +114,17 @@ impl Trace {
         Ok(())
     }
 
-    /// Reads events until so many have this in them.
-    pub fn wait_for(&mut self, count: usize, part: &str) -> Result<()> {
-        let mut line = String::new();
+    /// Reads events until so many have this in them: all of them.
+    pub fn wait_for(&mut self, count: usize, part: &str) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
         let mut left = count;
         while left > 0 {
-            line.clear();
+            let mut line = String::new();
             ensure!(self.events.read_line(&mut line)? > 0, "portchurn trace ended, {left} events too early");
             left -= usize::from(line.contains(part));
+            lines.push(line);
         }
-        Ok(())
+        Ok(lines)
     }
 
     /// The next line on stderr.

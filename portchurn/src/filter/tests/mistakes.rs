@@ -4,6 +4,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::filter;
 use crate::filter::{FIELDS, Filter, Scope};
+use crate::model::row::Level;
 
 /// Text, the piece at which the caret must stand, and what must be said.
 const REFUSED: &[(&str, &str, &str)] = &[
@@ -14,7 +15,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("数据库 dprot=1", "dprot", "did you mean 'dport'?"),
     ("dport=", "", "expected a value for 'dport', as in dport=3306"),
     ("dport= ", "", "expected a value for 'dport'"),
-    ("dport=http", "http", "'dport' takes a number such as 80"),
+    ("dport=http", "http", "'dport' takes a port, 0 to 65535, not 'http'"),
     ("dport=80-", "80-", "takes a number"),
     ("dport=90-80", "90-80", "the range '90-80' is empty"),
     ("dport~80", "~", "'dport' takes =, !=, >, >=, <, <= or in"),
@@ -82,8 +83,9 @@ fn a_field_that_means_nothing_here_is_named() {
     assert!(filter("!(comm=x state=fail)").check(Scope::Rows).is_err());
     assert!(filter("opens>1").check(Scope::Events).is_err());
     assert!(filter("comm=x dport=1 nginx").check(Scope::Rows).is_ok());
-    assert!(filter("comm=x or !pid=1").asks_for_processes());
-    assert!(!filter("comm=x pid").asks_for_processes());
+    assert_eq!(filter("comm=x or !pid=1").level(), Level::Process);
+    assert_eq!(filter("comm=x (dport=80 or life<1s)").level(), Level::Destination);
+    assert_eq!(filter("comm=x pid opens>1").level(), Level::Program);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWaitOwner};
 use crate::model::columns::Cell;
+use crate::model::held::SINCE;
 use crate::model::lists::{Field, Sheet, SheetRow, cells, heads, number, text};
-use crate::model::snapshot::{Role, Snapshot};
+use crate::model::snapshot::{CallSite, Role, Snapshot};
 use crate::model::sockets::Unowned;
 
 /// One row.
@@ -23,9 +24,29 @@ struct Row {
     closed_first_by: ClosedFirstBy,
     ages: Vec<u64>,
     /// Sockets by the line that opened their connection.
-    opened_at: BTreeMap<String, u64>,
+    opened_at: Lines,
     /// Sockets by the line that closed it.
-    closed_at: BTreeMap<String, u64>,
+    closed_at: Lines,
+}
+
+/// Sockets by line, and how many may have one: all that were listed.
+#[derive(Default)]
+struct Lines {
+    by_line: BTreeMap<String, u64>,
+    listed: u64,
+}
+
+impl Lines {
+    fn add(&mut self, site: &CallSite) {
+        // What came since the list has lines that the next one shows.
+        if site.note.as_deref() == Some(SINCE) {
+            return;
+        }
+        self.listed += site.count;
+        if let Some(place) = &site.culprit {
+            *self.by_line.entry(place.to_string()).or_default() += site.count;
+        }
+    }
 }
 
 const FIELDS: &[Field<Row>] = &[
@@ -46,15 +67,15 @@ const FIELDS: &[Field<Row>] = &[
 
 /// Where call sites are taken.
 const SITE_FIELDS: &[Field<Row>] = &[
-    text("opened_at", "OPENED AT", 1, |row| most(&row.opened_at, row.count)),
-    text("closed_at", "CLOSED AT", 4, |row| most(&row.closed_at, row.count)),
+    text("opened_at", "OPENED AT", 1, |row| most(&row.opened_at)),
+    text("closed_at", "CLOSED AT", 4, |row| most(&row.closed_at)),
 ];
 
 /// The line that holds the most, and its share.
-fn most(by_line: &BTreeMap<String, u64>, whole: u64) -> Cell {
-    let most = by_line.iter().max_by_key(|&(_, &count)| count);
+fn most(lines: &Lines) -> Cell {
+    let most = lines.by_line.iter().max_by_key(|&(_, &count)| count);
     most.map_or(Cell::Empty, |(line, &count)| {
-        Cell::Text(format!("{:.0}% {line}", 100.0 * count as f64 / whole.max(1) as f64))
+        Cell::Text(format!("{:.0}% {line}", 100.0 * count as f64 / lines.listed.max(1) as f64))
     })
 }
 
@@ -118,10 +139,8 @@ fn add(
     row.closed_first_by.process_exit += by.process_exit;
     row.closed_first_by.simultaneous += by.simultaneous;
     for site in destination.call_sites.iter().flatten() {
-        // The lines of code; what has none is left out, and missing in the share of the others.
-        let Some(place) = &site.culprit else { continue };
-        let by_line = if site.at == "open" { &mut row.opened_at } else { &mut row.closed_at };
-        *by_line.entry(place.to_string()).or_default() += site.count;
+        let lines = if site.at == "open" { &mut row.opened_at } else { &mut row.closed_at };
+        lines.add(site);
     }
     for (sum, one) in row.ages.iter_mut().zip(&destination.ages) {
         *sum += one;
