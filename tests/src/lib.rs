@@ -10,6 +10,15 @@
 //! | `kernel_life` | the same | attach, detach, two at once, sockets from before |
 //! | `kernel_unseen` | the same | ends that no program saw are found, and nobody who lives is declared dead |
 //! | `kernel_filters` | the same | what is asked for is counted, and nothing else |
+//! | `kernel_ports` | the same | whose every TIME_WAIT is, ports that are left, the moment there are none |
+//! | `kernel_members` | the same | a kernel whose types lack a member |
+//! | `attach_matrix` | the same, in virtual machines | each hook in each way that it has |
+//! | `smoke` | the same | the released file |
+//! | `call_sites`, `call_site_outputs` | the same, Pythons | every stack is the interpreter's, every output says the same |
+//! | `site_native`, `site_lives` | the same, compilers | stacks of compiled programs, whatever becomes of their files |
+//! | `site_drivers` | the same, servers | the application's line behind the drivers that people use |
+//! | `site_limits`, `site_hostile`, `site_harmless` | the same | what is not named says why, and nobody is touched |
+//! | `incidents` | the same, servers | the five incidents |
 //! | `soak` | the same, minutes, `--ignored` | memory is flat |
 //!
 //! The programs under test are those that cargo built beside the tests, or what these variables name:

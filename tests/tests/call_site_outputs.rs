@@ -196,39 +196,40 @@ const PASSAGES: u64 = 2003;
 
 #[test]
 fn every_output_tells_of_the_same_passages() {
-    check("every_output_tells_of_the_same_passages", || {
-        let python = python::system()?;
-        let folder = Folder::new()?;
-        let port = servers::accepting()?;
-        let mut tracer = sites::start(port, &[])?;
-        let links = links_of(tracer.pid())?;
-        let formats = ["sites -o folded", "sites -o svg", "sites -o json", "trace -o jsonl"];
-        let start = |format: &&str| {
-            let words: Vec<_> = format.split(' ').collect();
-            Printer::start(&words, port, folder.path())
+    check("every_output_tells_of_the_same_passages", || sites::in_time(all_tell_of_the_same));
+}
+
+fn all_tell_of_the_same() -> Result<()> {
+    let folder = Folder::new()?;
+    let port = servers::accepting()?;
+    // Before the attach, so that it is known when it begins.
+    let arguments = [port.to_string(), PASSAGES.to_string(), "wait".to_owned()];
+    let script = python::Waiting::start(&python::system()?, "load.py", arguments)?;
+    let mut tracer = sites::start(port, &[])?;
+    let links = links_of(tracer.pid())?;
+    let formats = ["sites -o folded", "sites -o svg", "sites -o json", "trace -o jsonl"];
+    let start = |format: &&str| {
+        let words: Vec<_> = format.split(' ').collect();
+        Printer::start(&words, port, folder.path())
+    };
+    let mut printers = formats.iter().map(start).collect::<Result<Vec<_>>>()?;
+    printers.iter_mut().try_for_each(|printer| printer.wait(links))?;
+    let truth: Vec<(u64, u64)> = serde_json::from_str(&script.finish()?)?;
+    let truth: ByLine = truth.into_iter().collect();
+    sites::wait_for(&mut tracer, "", |destinations| sites::opens_are(destinations, PASSAGES))?;
+    tracer.stop()?;
+    for (printer, format) in printers.into_iter().zip(formats) {
+        let text = String::from_utf8(printer.finish()?.0)?;
+        let found = match format {
+            "sites -o folded" => in_folded(&text),
+            "sites -o svg" => in_svg(&text),
+            "sites -o json" => in_json(&text)?,
+            _ => in_trace(&text)?,
         };
-        let mut printers = formats.iter().map(start).collect::<Result<Vec<_>>>()?;
-        printers.iter_mut().try_for_each(|printer| printer.wait(links))?;
-        let said = python::run(&python, "load.py", [port.to_string(), PASSAGES.to_string()])?;
-        let truth: Vec<(u64, u64)> = serde_json::from_str(&said)?;
-        let truth: ByLine = truth.into_iter().collect();
-        sites::wait_for(&mut tracer, "", |destinations| sites::opens_are(destinations, PASSAGES))?;
-        tracer.stop()?;
-        for (printer, format) in printers.into_iter().zip(formats) {
-            let text = String::from_utf8(printer.finish()?.0)?;
-            let found = match format {
-                "sites -o folded" => in_folded(&text),
-                "sites -o svg" => in_svg(&text),
-                "sites -o json" => in_json(&text)?,
-                _ => in_trace(&text)?,
-            };
-            // The first ones may have passed before the interpreter was known.
-            let rest = PASSAGES.saturating_sub(found.values().sum());
-            sites::are_those(&found, &truth, rest).with_context(|| format.to_owned())?;
-            sites::say_named(format, PASSAGES - rest, PASSAGES, "the rest came too soon");
-        }
-        Ok(())
-    });
+        sites::none_of(PASSAGES.saturating_sub(found.values().sum()))?;
+        sites::are_those(&found, &truth, 0).with_context(|| format.to_owned())?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -85,6 +85,15 @@ fn every_python(test: impl Fn(&Path) -> Result<()>) -> Result<()> {
     pythons.iter().try_for_each(|python| sites::in_time(|| test(python)))
 }
 
+/// So that nobody takes for tried what is not here.
+#[test]
+fn every_version_is_here() {
+    check_where_possible("every_version_is_here", || match python::missing().as_slice() {
+        [] => Ok(()),
+        missing => Err(skip(format!("no Python {}: not tried", missing.join(", ")))),
+    });
+}
+
 #[test]
 fn python_frames_are_those_of_the_interpreter() {
     check("python_frames_are_those_of_the_interpreter", || every_python(|python| equal(python, false)));

@@ -65,7 +65,7 @@ impl Incident {
 
     /// That every failure is the one of the mission, in the words of the driver.
     fn found_no_port(&self) -> Result<()> {
-        let says_so = |error: &String| error.contains("99");
+        let says_so = |error: &String| error.contains("(99)") || error.contains("Errno 99");
         ensure!(!self.end.failed.is_empty(), "no connect failed");
         ensure!(self.end.failed.iter().all(says_so), "other failures: {:?}", self.end.failed);
         Ok(())

@@ -192,8 +192,16 @@ fn mptcp_with_tracepoint_without_types() {
 #[test]
 fn only_the_required_hook() {
     check("only_the_required_hook", || {
-        let optional =
-            ["tcp_time_wait", "inet_csk_accept", "tcp_connect", "sched_process_exec", "sched_process_exit"];
+        let optional = [
+            "tcp_time_wait",
+            "inet_csk_accept",
+            "inet_csk_get_port",
+            "tcp_connect",
+            "sched_process_exec",
+            "sched_process_exit",
+            "sched_process_fork",
+            "call_sites",
+        ];
         let left_out: Vec<String> = optional.iter().map(|hook| format!("--attach={hook}=none")).collect();
         let left_out: Vec<&str> = left_out.iter().map(String::as_str).collect();
         core_is_counted(&left_out, Tracefs::AsItIs, "tp_btf", Precision::FULL)

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use portchurn_common::flow::Role;
 use portchurn_common::settings::port_filter_key;
 use portchurn_common::stack::Effort;
-use rustix::process::Signal as Sig;
+use rustix::process::{Resource, Rlimit, Signal as Sig, getrlimit, setrlimit};
 use rustix::time::ClockId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -42,6 +42,13 @@ const QUIET_PUMPS: u32 = 10;
 /// Now. Nanoseconds, CLOCK_MONOTONIC: the clock of the kernel side.
 pub fn now_ns() -> u64 {
     clock::now_ns(ClockId::Monotonic)
+}
+
+/// Files of the processes that are looked at are held open, and the usual 1024 are those of some dozen containers. Where that may
+/// not be raised, some processes have no names.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// What happened.
@@ -96,6 +103,9 @@ impl Session {
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
         let takes_stacks = options.stacks != StackMode::Off;
+        if takes_stacks {
+            allow_open_files();
+        }
         let walks = options.stacks == StackMode::Auto;
         let namer = if takes_stacks { Some(Namer::start(&Own, walks)?) } else { None };
         let watchers = namer.as_ref().map(|namer| Watchers {

@@ -12,8 +12,12 @@ struct Lists {
     package_files: &'static [&'static str],
     /// Parts of file paths: drivers, clients and frameworks. Never the application.
     driver_files: &'static [&'static str],
-    /// Beginnings of function names.
+    /// Functions.
     functions: &'static [&'static str],
+    /// Beginnings of function names.
+    namespaces: &'static [&'static str],
+    /// The same, where the file is not known: an application may have a namespace of that name, too.
+    common_namespaces: &'static [&'static str],
     /// Beginnings of the file names of modules.
     modules: &'static [&'static str],
 }
@@ -91,52 +95,68 @@ const LISTS: &[Lists] = &[
             "/zmq/",
         ],
         functions: &[],
+        namespaces: &[],
+        common_namespaces: &[],
         modules: &[],
     },
     Lists {
         language: Language::Native,
         runtime_files: &[
             "/rustc/",
-            "/library/std/",
+            "/library/alloc/",
             "/library/core/",
+            "/library/std/",
             "/usr/include/",
             "/usr/lib/go",
-            "/src/runtime/",
+            "/usr/local/go/",
         ],
         package_files: &["/.cargo/registry/", "/go/pkg/mod/"],
-        driver_files: &["/src/net/", "/src/internal/poll/", "/src/syscall/", "/src/database/sql/"],
+        driver_files: &[],
         functions: &[
-            "<alloc::",
-            "<core::",
-            "<std::",
-            "__GI_",
             "__clone",
+            "__clone3",
+            "__connect",
+            "_start",
+            "clone",
+            "clone3",
+            "connect",
+            "start_thread",
+        ],
+        namespaces: &[
+            "<hyper::",
+            "<mio::",
+            "<reqwest::",
+            "<tokio::",
+            "__GI_",
             "__libc_",
             "__rust_",
-            "_start",
-            "alloc::",
-            "clone",
-            "connect",
-            "core::",
+            "crypto/tls.",
             "database/sql.",
             "golang.org/",
             "h2::",
-            "hyper",
-            "internal/poll.",
+            "hyper::",
+            "hyper_util::",
+            "internal/",
             "mio::",
             "net.",
-            "net/http.",
+            "net/",
             "os.",
             "redis::",
             "reqwest::",
             "runtime.",
             "socket2::",
-            "sqlx",
-            "start_thread",
-            "std::",
+            "sqlx::",
+            "sqlx_core::",
+            "sqlx_mysql::",
+            "sqlx_postgres::",
             "syscall.",
-            "tokio",
+            "tokio::",
+            "tokio_native_tls::",
+            "tokio_postgres::",
+            "tokio_rustls::",
+            "tokio_util::",
         ],
+        common_namespaces: &["<alloc::", "<core::", "<std::", "alloc::", "core::", "std::"],
         modules: &[
             "[",
             "ld-linux",
@@ -178,6 +198,8 @@ const EVENT_LOOPS: &[&str] =
     &["/asyncio/", "/gevent/", "/eventlet/", "/tornado/ioloop", "/twisted/internet/", "/trio/", "/uvloop/"];
 const EVENT_LOOP: &str = "event loop: whoever scheduled this is not on the stack";
 const NO_APPLICATION: &str = "no application frame: the innermost frame that was found is shown";
+const UNNAMED: &str = "some frames could not be named: the line may be one that called it";
+const ONLY_UNNAMED: &str = "no line: the frames that may be the application's could not be named";
 const ONLY_RUNTIME: &str = "no application frame: only the runtime's were found";
 
 /// The tables, and what the command line adds.
@@ -207,6 +229,8 @@ pub struct Choice {
 enum Rank {
     Application,
     Package,
+    /// Nothing is known of it.
+    Unnamed,
     Driver,
     Runtime,
 }
@@ -215,15 +239,22 @@ impl Rules {
     /// Chooses. Frames are innermost first.
     pub fn choose(&self, frames: &[Frame]) -> Choice {
         let Some((language, ranks)) = self.ranked(frames) else { return Choice::default() };
-        let best = [Rank::Application, Rank::Package, Rank::Driver, Rank::Runtime]
+        let best = [Rank::Application, Rank::Package, Rank::Unnamed, Rank::Driver, Rank::Runtime]
             .into_iter()
             .find(|rank| ranks.iter().any(|(_, found)| found == rank));
         // The C library's connect() is in every stack, and nobody's line of code.
-        if best == Some(Rank::Runtime) && language == Language::Native {
-            return Choice { language: Some(language.name()), note: Some(ONLY_RUNTIME), ..Choice::default() };
+        let nobody = match best {
+            Some(Rank::Runtime) if language == Language::Native => Some(ONLY_RUNTIME),
+            Some(Rank::Unnamed) => Some(ONLY_UNNAMED),
+            _ => None,
+        };
+        if nobody.is_some() {
+            return Choice { language: Some(language.name()), note: nobody, ..Choice::default() };
         }
         let mut chosen = ranks.iter().filter(|(_, rank)| Some(*rank) == best).map(|(index, _)| *index);
         let culprit = chosen.next();
+        let is_before = |index: usize| culprit.is_some_and(|culprit| index < culprit);
+        let is_doubtful = ranks.iter().any(|&(index, rank)| rank == Rank::Unnamed && is_before(index));
         let is_loop = culprit.is_some_and(|culprit| is_called_by_event_loop(&frames[culprit..]));
         Choice {
             culprit,
@@ -231,6 +262,7 @@ impl Rules {
             language: Some(language.name()),
             note: match best {
                 Some(Rank::Driver | Rank::Runtime) => Some(NO_APPLICATION),
+                _ if is_doubtful => Some(UNNAMED),
                 _ if is_loop => Some(EVENT_LOOP),
                 _ => None,
             },
@@ -259,10 +291,16 @@ impl Rules {
         if self.skip_paths.iter().any(contains) {
             return Rank::Driver;
         }
+        if lists.language == Language::Python && file.is_empty() {
+            return Rank::Unnamed;
+        }
         let is_in = |parts: &[&str]| parts.iter().any(|part| file.contains(part));
+        let begins = |starts: &[&str]| starts.iter().any(|start| frame.function.starts_with(start));
         let module_name = module.rsplit('/').next().unwrap_or_default();
         let is_package = is_in(lists.package_files);
-        if lists.functions.iter().any(|start| frame.function.starts_with(start))
+        if lists.functions.contains(&frame.function.as_str())
+            || begins(lists.namespaces)
+            || file.is_empty() && begins(lists.common_namespaces)
             || lists.modules.iter().any(|start| module_name.starts_with(start))
             || !is_package && is_in(lists.runtime_files)
         {
@@ -272,7 +310,6 @@ impl Rules {
             (true, true) => Rank::Driver,
             (true, false) => Rank::Package,
             // An application may have a folder of its own that is called like a driver.
-            (false, true) if lists.language == Language::Native => Rank::Driver,
             (false, _) => Rank::Application,
         }
     }
@@ -369,6 +406,41 @@ mod tests {
         ];
         let choice = Rules::default().choose(&frames);
         assert_eq!((choice.culprit, choice.called_from), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn what_is_called_like_a_library_is_not_taken_for_it() {
+        let in_file = |function: &str, file: &str| Frame {
+            file: Some(file.to_owned()),
+            line: Some(7),
+            ..native(function, "/srv/bin/loader")
+        };
+        for frame in [
+            native("connect_db", "/srv/bin/loader"),
+            native("clone_session", "/srv/bin/loader"),
+            native("hyperloop::dial", "/srv/bin/loader"),
+            in_file("dial", "/home/u/loader/src/net/client.c"),
+            in_file("core::dial", "/home/u/loader/src/core.cc"),
+        ] {
+            let frames = [native("connect", "/usr/lib/libc.so.6"), frame, native("main", "/srv/bin/loader")];
+            assert_eq!(Rules::default().choose(&frames).culprit, Some(1), "{frames:?}");
+        }
+        let inlined =
+            in_file("core::ops::function::FnOnce::call_once", "/rustc/5980/library/core/src/ops/function.rs");
+        assert_eq!(Rules::default().choose(&[inlined, native("main", "/srv/bin/loader")]).culprit, Some(1));
+    }
+
+    #[test]
+    fn a_frame_without_a_name_is_no_line_to_blame() {
+        let unnamed = || Frame { file: None, line: None, ..Frame::python("(code object 0x7f00)", "", 0) };
+        let driver =
+            || Frame::python("connect", "/usr/lib/python3/dist-packages/pymysql/connections.py", 613);
+        let choice = Rules::default().choose(&[unnamed(), Frame::python("main", "/srv/app/sync.py", 87)]);
+        assert_eq!(choice.culprit, Some(1));
+        assert!(choice.note.is_some_and(|note| note.starts_with("some frames could not be named")));
+        let choice = Rules::default().choose(&[driver(), unnamed()]);
+        assert_eq!(choice.culprit, None);
+        assert!(choice.note.is_some_and(|note| note.starts_with("no line")));
     }
 
     #[test]

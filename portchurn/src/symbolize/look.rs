@@ -30,6 +30,8 @@ impl Looker {
 
     /// Whether a process runs an interpreter that can be walked.
     pub fn look(&mut self, tgid: u32) -> Attach {
+        // It may be another program by now, or another process.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remove(&tgid);
         // Most programs are no interpreter and load none: their own file tells, and is read once.
         let Ok(exe) = std::fs::File::open(format!("/proc/{tgid}/exe")) else { return Attach::Absent };
         let Some(modules) = Modules::of_interpreter(tgid, &mut self.files, &mut self.cache) else {

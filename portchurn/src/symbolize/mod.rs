@@ -10,9 +10,10 @@
 //! python    CPython: is it one, where is its state, what do its code objects say
 //! native    unwinding and naming compiled code
 //! merge     interpreter frames in the place of the native frames that run them
-//! namer     the thread
+//! codes     code objects that were sent    namer     the thread
 //! ```
 
+pub mod codes;
 pub mod elf;
 pub mod front;
 pub mod held;

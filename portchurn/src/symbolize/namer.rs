@@ -1,7 +1,6 @@
 //! The thread that names stacks. Results come out in the order of the jobs; a marker tells when everything before it is
 //! done.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use portchurn_common::stack::{CodeFrame, WalkEnd, stack_flag};
 
 use crate::model::sample::{Frame, Language, Stack};
 use crate::symbolize::Memory;
+use crate::symbolize::codes::Codes;
 use crate::symbolize::elf::ElfCache;
 use crate::symbolize::front::Front;
 use crate::symbolize::held::{Held, Missing};
@@ -165,13 +165,11 @@ impl Namer {
 const JOBS_MAX: usize = 128;
 /// Without work the thread looks up this often, to let go of what it does not need.
 const LOOK_UP: Duration = Duration::from_secs(2);
-/// Code objects that are kept: more than the kernel side remembers having sent.
-const CODES_MAX: usize = 65_536;
 
 #[derive(Default)]
 struct Worker {
     with_interpreters: bool,
-    codes: HashMap<(u64, u64, u32), Arc<RawCode>>,
+    codes: Codes,
     refusals: Refusals,
     files: ElfCache,
 }
@@ -179,12 +177,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, job: Job, native: &mut Native, results: &Sender<Done>) -> Option<()> {
         match job {
-            Job::Code(code) => {
-                if self.codes.len() >= CODES_MAX {
-                    self.codes.clear();
-                }
-                self.codes.insert((code.image, code.code, code.check), Arc::from(code));
-            }
+            Job::Code(code) => self.codes.insert(*code),
             Job::Stack(stack, held) => {
                 let start = Instant::now();
                 let named = self.name(&stack, held.as_ref(), native);
@@ -210,13 +203,14 @@ impl Worker {
         Stack { id: stack.site.stack, frames, note }
     }
 
-    fn runs(&self, stack: &RawStack) -> Runs {
+    fn runs(&mut self, stack: &RawStack) -> Runs {
         let mut runs = Vec::new();
         let mut run = Vec::new();
         for frame in &stack.frames {
-            let code = self.codes.get(&(stack.image, frame.code, frame.check & !1));
-            if !code.is_some_and(|code| is_trampoline(code)) {
-                run.push(python_frame(code.map(|code| &**code), frame));
+            let code = self.codes.get((stack.image, frame.code, frame.check & !1));
+            let code = code.as_deref();
+            if !code.is_some_and(is_trampoline) {
+                run.push(python_frame(code, frame));
             }
             // Up to 3.10 the interpreter's loop is entered anew for each frame.
             let is_entry = frame.check & 1 != 0 || code.is_some_and(|code| code.version <= 0x30a);
@@ -293,7 +287,7 @@ fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
             language: Language::Python,
         };
     };
-    let found = line(code.version, code.first_line, &code.table, frame.position);
+    let found = line(code.version, code.first_line, (&code.table, code.table_is_cut), frame.position);
     Frame {
         function: code.name.clone(),
         file: Some(code.file.clone()),

@@ -348,14 +348,24 @@ impl Native {
 /// Places in files whose names are kept.
 const NAMES_MAX: usize = 16_384;
 
+/// A file may hold names of any length, and whoever runs it may have written it. Bytes.
+const NAME_MAX: usize = 1024;
+
+fn cut(name: &str) -> String {
+    match name.floor_char_boundary(NAME_MAX) {
+        end if end < name.len() => format!("{}…", &name[..end]),
+        _ => name.to_owned(),
+    }
+}
+
 fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
     let place = |code: Option<&blazesym::symbolize::CodeInfo<'_>>| match code {
         Some(code) => (Some(code.to_path().to_string_lossy().into_owned()), code.line),
         None => (None, None),
     };
     let frame = |function: &str, (file, line): (Option<String>, Option<u32>)| Frame {
-        function: function.to_owned(),
-        file,
+        function: cut(function),
+        file: file.as_deref().map(cut),
         line,
         module: Some(module.path.clone()),
         build_id: None,

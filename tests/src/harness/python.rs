@@ -1,8 +1,9 @@
 //! Pythons and scripts: which interpreters are here, and what a script says of itself.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -18,6 +19,18 @@ pub fn all() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     found.extend(by_version(&home.join(".pyenv/versions"), 7));
     found
+}
+
+/// Versions from 3.7 to 3.13 that [`all`] lacks.
+pub fn missing() -> Vec<String> {
+    let versions: Vec<_> = all().iter().filter_map(|python| minor_of(python)).collect();
+    (7..=13).filter(|minor| !versions.contains(minor)).map(|minor| format!("3.{minor}")).collect()
+}
+
+/// As it says itself.
+fn minor_of(python: &Path) -> Option<u32> {
+    let output = Command::new(python).args(["-c", "import sys; print(sys.version_info[1])"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
 /// Those from 3.14 on, which `cargo xtask test` fetches.
@@ -68,6 +81,49 @@ pub fn command(python: &Path, name: &str) -> Command {
     bound(&mut command);
     die_with_parent(&mut command);
     command
+}
+
+/// A script that is ready and waits for a word.
+#[derive(Debug)]
+pub struct Waiting {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Waiting {
+    /// Starts it, and waits until it is ready.
+    pub fn start<A: AsRef<OsStr>>(
+        python: &Path,
+        name: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let mut command = command(python, name);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("start a script")?;
+        let output = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        let mut this = Self { child, output };
+        let mut line = String::new();
+        this.output.read_line(&mut line).context("wait for a script")?;
+        ensure!(line.trim() == "ready", "{name} said {line:?}");
+        Ok(this)
+    }
+
+    /// Lets it go on to its end. What it printed.
+    pub fn finish(mut self) -> Result<String> {
+        drop(self.child.stdin.take());
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).context("read what a script printed")?;
+        let status = self.child.wait().context("wait for a script")?;
+        ensure!(status.success(), "a script failed: {status}");
+        Ok(said)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs a script to its end, which must be a good one. What it printed.

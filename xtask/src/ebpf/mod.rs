@@ -12,6 +12,7 @@ pub(crate) use lock::Lock;
 use lock::{OBJECT, sha256};
 pub(crate) use tools::{BPF_LINKER, DEBIAN_LLVM, Tools, bpf_linker};
 
+use crate::check::Done;
 use crate::repo;
 
 /// Arguments of `cargo xtask ebpf`.
@@ -24,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repo::root()?;
-    if args.check { check(&root) } else { rebuild(&root) }
+    if args.check { check(&root).map(drop) } else { rebuild(&root) }
 }
 
 fn rebuild(root: &Path) -> Result<()> {
@@ -40,7 +41,7 @@ fn rebuild(root: &Path) -> Result<()> {
 }
 
 /// Digests always; a rebuild where the tools are those that built the object.
-pub(crate) fn check(root: &Path) -> Result<()> {
+pub(crate) fn check(root: &Path) -> Result<Done> {
     let lock = Lock::read(root)?;
     if let Some(path) = lock.stale_source(root)? {
         bail!(
@@ -53,15 +54,15 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         "{OBJECT} is not the object that its lock describes: run `cargo xtask ebpf`, or `git checkout` both"
     );
     match Tools::find() {
-        Ok(tools) if tools.versions == lock.tools => compare(root, &tools, &committed),
+        Ok(tools) if tools.versions == lock.tools => compare(root, &tools, &committed).map(|()| Done::Passed),
         Ok(tools) => {
             println!("{OBJECT}: digests match; not rebuilt, since it was made by other tools");
             println!("  made by {}\n  here is {}", lock.tools, tools.versions);
-            Ok(())
+            Ok(Done::Skipped)
         }
         Err(missing) => {
             println!("{OBJECT}: digests match; not rebuilt: {missing:#}");
-            Ok(())
+            Ok(Done::Skipped)
         }
     }
 }

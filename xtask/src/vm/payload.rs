@@ -56,7 +56,10 @@ impl Payload {
         let tests = tests.into_iter().filter(is_wanted);
         let tests: Vec<_> =
             tests.filter_map(|a| Some(Program { name: a.target.name, path: a.executable? })).collect();
-        ensure!(!tests.is_empty(), "crate {TESTS} has no such integration test");
+        for name in args.test.iter().map(|wanted| &wanted.name) {
+            let is_there = tests.iter().any(|test| test.name == *name);
+            ensure!(is_there, "crate {TESTS} has no integration test {name}");
+        }
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };

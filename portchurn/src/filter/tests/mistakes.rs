@@ -16,7 +16,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("dport=", "", "expected a value for 'dport', as in dport=3306"),
     ("dport= ", "", "expected a value for 'dport'"),
     ("dport=http", "http", "'dport' takes a port, 0 to 65535, not 'http'"),
-    ("dport=80-", "80-", "takes a number"),
+    ("dport=80-", "80-", "takes a port"),
     ("dport=90-80", "90-80", "the range '90-80' is empty"),
     ("dport~80", "~", "'dport' takes =, !=, >, >=, <, <= or in"),
     ("comm<x", "<", "'comm' takes =, !=, ~, !~ or in"),

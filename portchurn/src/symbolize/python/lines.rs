@@ -2,11 +2,11 @@
 //! `Objects/lnotab_notes.txt` and `Objects/locations.md` of CPython.
 
 /// The line of a position as the kernel side reports it: an index up to 3.10, bytes from 3.11 on; negative before the
-/// first instruction. `None`: the table does not tell.
-pub fn line(version: u32, first_line: u32, table: &[u8], position: i32) -> Option<u32> {
+/// first instruction. `is_cut`: the table is longer. `None`: it does not tell.
+pub fn line(version: u32, first_line: u32, (table, is_cut): (&[u8], bool), position: i32) -> Option<u32> {
     let Ok(position) = u64::try_from(position) else { return Some(first_line) };
     let line = match version {
-        ..=0x309 => lnotab(first_line, table, position),
+        ..=0x309 => lnotab(first_line, table, is_cut, position)?,
         0x30a => linetable(first_line, table, 2 * position)?,
         _ => locations(first_line, table, position / 2)?,
     };
@@ -14,16 +14,17 @@ pub fn line(version: u32, first_line: u32, table: &[u8], position: i32) -> Optio
 }
 
 /// Pairs: so many bytes of code further, so many lines further.
-fn lnotab(first_line: u32, table: &[u8], offset: u64) -> i64 {
+fn lnotab(first_line: u32, table: &[u8], is_cut: bool, offset: u64) -> Option<i64> {
     let (mut line, mut at) = (i64::from(first_line), 0u64);
     for pair in table.chunks_exact(2) {
         at += u64::from(pair[0]);
         if at > offset {
-            break;
+            return Some(line);
         }
         line += i64::from(pair[1].cast_signed());
     }
-    line
+    // The last line is that of all that follows, if this was the last.
+    (!is_cut).then_some(line)
 }
 
 /// Pairs: a stretch of so many bytes, so many lines further than the last; -128: of no line.
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn before_the_first_instruction_it_is_the_first_line() {
-        assert_eq!(line(0x30b, 7, &[], -1), Some(7));
+        assert_eq!(line(0x30b, 7, (&[], false), -1), Some(7));
     }
 
     #[test]
@@ -110,7 +111,7 @@ mod tests {
         // 0..6: line 10, 6..50: 11, 50..: 8.
         let table = [6, 1, 44, 0xfd];
         assert_eq!(
-            [0, 5, 6, 49, 50, 999].map(|at| line(0x308, 10, &table, at)),
+            [0, 5, 6, 49, 50, 999].map(|at| line(0x308, 10, (&table, false), at)),
             [10, 10, 11, 11, 8, 8].map(Some)
         );
     }
@@ -120,10 +121,10 @@ mod tests {
         // 0..4: line 11, 4..8: none, 8..12: 12. Positions count units of two bytes.
         let table = [4, 1, 4, 0x80, 4, 1];
         assert_eq!(
-            [0, 1, 2, 4, 5].map(|at| line(0x30a, 10, &table, at)),
+            [0, 1, 2, 4, 5].map(|at| line(0x30a, 10, (&table, false), at)),
             [Some(11), Some(11), None, Some(12), Some(12)]
         );
-        assert_eq!(line(0x30a, 10, &table, 6), None);
+        assert_eq!(line(0x30a, 10, (&table, false), 6), None);
     }
 
     #[test]
@@ -146,27 +147,23 @@ mod tests {
             0x40 | 0x28,
             0x01, // 0x68 >> 1 = 52 lines further
         ];
-        let lines: Vec<_> = (0..8).map(|unit| line(0x30c, 100, &table, 2 * unit)).collect();
+        let lines: Vec<_> = (0..8).map(|unit| line(0x30c, 100, (&table, false), 2 * unit)).collect();
         assert_eq!(
             lines,
             [Some(100), Some(100), Some(101), Some(103), Some(103), Some(100), None, Some(152)]
         );
-        assert_eq!(line(0x30c, 100, &table, 16), None);
+        assert_eq!(line(0x30c, 100, (&table, false), 16), None);
     }
 
     #[test]
     fn a_table_that_is_cut_off_or_nonsense_tells_nothing() {
-        assert_eq!(line(0x30b, 1, &[0x80 | 14 << 3, 0x40], 0), None);
-        assert_eq!(line(0x30b, 1, &[0x12], 0), None);
-        assert_eq!(
-            line(
-                0x30b,
-                1,
-                &[0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f],
-                0
-            ),
-            None
-        );
-        assert_eq!(line(0x309, 1, &[0, 0x80, 0, 0x80], 5), None, "lines below zero");
+        assert_eq!(line(0x30b, 1, (&[0x80 | 14 << 3, 0x40], false), 0), None);
+        assert_eq!(line(0x30b, 1, (&[0x12], false), 0), None);
+        let endless = [0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f];
+        assert_eq!(line(0x30b, 1, (&endless, false), 0), None);
+        // Before the cut it is known, behind it nobody knows.
+        let cut = [6, 1, 44, 1];
+        assert_eq!([5, 49, 50].map(|at| line(0x308, 10, (&cut, true), at)), [Some(10), Some(11), None]);
+        assert_eq!(line(0x309, 1, (&[0, 0x80, 0, 0x80], false), 5), None, "lines below zero");
     }
 }
