@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::commands::options::{SelectArgs, StopArgs, TracerArgs, loader_options, parse_duration};
-use crate::commands::session::{Event, Session, block_on, now_ns};
+use crate::commands::session::{Event, Session, block_on};
 use crate::commands::text::TextArgs;
 use crate::commands::{EventsLost, logger};
 use crate::model::lists::List;
@@ -89,6 +89,6 @@ async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> 
 /// The last list is no estimate. What was counted before belongs into a sample of its own: of one that holds a reading,
 /// the model can but guess which part came after it.
 fn read_now(session: &mut Session) -> Result<()> {
-    session.collector.read_sockets_now(now_ns());
+    session.collector.read_sockets_now();
     session.sample_settled().map(drop)
 }

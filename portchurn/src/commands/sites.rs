@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::commands::options::{SelectArgs, Stack, TracerArgs, loader_options, parse_duration};
 use crate::commands::output::open_output;
-use crate::commands::session::{Event, Session, block_on, now_ns};
+use crate::commands::session::{Event, Session, block_on};
 use crate::commands::{Usage, logger, terminal};
 use crate::sinks::sites::{Format, Weight, write};
 
@@ -63,7 +63,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         }
         session.sample_settled()?;
         if args.weight == Weight::TimeWait {
-            session.collector.read_sockets_now(now_ns());
+            session.collector.read_sockets_now();
             session.sample()?;
         }
         let snapshot = session.model.snapshot();

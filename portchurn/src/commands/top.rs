@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use crate::commands::options::{
     FilterArgs, SelectArgs, Stack, StopArgs, TracerArgs, loader_options, parse_duration,
 };
-use crate::commands::session::{Event, Session, block_on, now_ns};
+use crate::commands::session::{Event, Session, block_on};
 use crate::commands::text::TextArgs;
 use crate::commands::{EventsLost, Usage, logger, screen, terminal};
 use crate::filter::{Filter, Scope};
@@ -179,7 +179,7 @@ async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn 
             Event::Tick => {
                 // What is written once must not tell of sockets as they were before.
                 if args.once {
-                    session.collector.read_sockets_now(now_ns());
+                    session.collector.read_sockets_now();
                 }
                 session.sample_settled()?;
                 sink.snapshot(view, &session.model.snapshot())?;

@@ -14,7 +14,7 @@ use portchurn_common::stack::Effort;
 
 use crate::live::attach::{Attached, is_attached};
 use crate::live::closed::Closed;
-use crate::live::drain::Drain;
+use crate::live::drain::{Drain, FlowUse};
 use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::keys::{Keys, take};
 use crate::live::listing::{Listing, ends};
@@ -102,12 +102,13 @@ impl Collector {
             _ => None,
         };
         let told_max = if is_attached(&hooks, EXIT) { sizes.processes as usize } else { 0 };
+        let flow_use = FlowUse { lines: settings.trace != 0, ends: settings.cookies == 0 };
         let mut this = Self {
             closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
             sites,
             stacks,
-            records: Drain::start(RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?)?,
+            records: Drain::start(RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?, flow_use)?,
             losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
             usage,
@@ -145,7 +146,8 @@ impl Collector {
     /// # Errors
     /// When the tables cannot be mapped or no thread can be started.
     pub fn read_sockets(&mut self) -> Result<()> {
-        self.listing = Some(Listing::start(&self.closed, self.by_id.take(), &self.settings)?);
+        self.listing =
+            Some(Listing::start(&self.closed, self.by_id.take(), &self.settings, self.records.ends())?);
         Ok(())
     }
 
@@ -155,9 +157,7 @@ impl Collector {
     }
 
     /// Waits until the socket tables were read once more, for the next sample.
-    pub fn read_sockets_now(&mut self, now_ns: u64) {
-        // What ended until now may be in the ring buffer only.
-        self.pump(now_ns);
+    pub fn read_sockets_now(&mut self) {
         if let Some(listing) = &mut self.listing {
             listing.reader.read_now();
         }
@@ -220,21 +220,12 @@ impl Collector {
                 Record::Process(process, cgroup, argv) => self.introduce(*process, cgroup, argv),
                 Record::Exit(id) => self.note_exit(cut(id), now_ns),
                 Record::Flow(flow) => {
-                    self.note_flow(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
+                    self.flows.push(FlowRecord { start_ns: cut_to_ticks(flow.start_ns), ..flow });
                 }
                 Record::FlowSite(site) => self.flow_sites.push(site),
             }
         }
         count
-    }
-
-    fn note_flow(&mut self, flow: FlowRecord) {
-        if let Some(listing) = &self.listing {
-            listing.note(&flow);
-        }
-        if self.settings.trace != 0 {
-            self.flows.push(flow);
-        }
     }
 
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
+use portchurn_common::record::{FlowEvent, FlowRecord};
 
 use crate::live::records::{Record, decode};
 use crate::live::turns;
@@ -23,10 +24,21 @@ const PATIENCE: Duration = Duration::from_millis(350);
 /// side counts what is lost.
 const WAITING_MAX: usize = 16_384;
 
+/// What flows are taken for.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowUse {
+    /// Each is a line of `trace`.
+    pub lines: bool,
+    /// Ends that leave a TIME_WAIT are remembered by who reads the socket tables.
+    pub ends: bool,
+}
+
 /// The ring buffer, and what was taken out of it.
 struct Ring {
     ring: RingBuf<MapData>,
+    flow_use: FlowUse,
     waiting: Vec<Record>,
+    ends: Vec<FlowRecord>,
     taken: Instant,
 }
 
@@ -34,11 +46,25 @@ impl Ring {
     /// Empties it, as long as no more than this wait.
     fn empty(&mut self, waiting_max: usize) {
         while self.waiting.len() < waiting_max {
-            let Some(record) = self.ring.next() else { return };
-            match decode(&record) {
+            let Some(item) = self.ring.next() else { return };
+            let record = decode(&item);
+            drop(item);
+            match record {
+                Some(Record::Flow(flow)) => self.take_flow(flow),
                 Some(record) => self.waiting.push(record),
                 None => log::warn!("a ring buffer record of unknown kind was skipped"),
             }
+        }
+    }
+
+    fn take_flow(&mut self, flow: FlowRecord) {
+        let waits = flow.event == FlowEvent::Close as u8 && flow.flags & FlowRecord::TIME_WAIT != 0;
+        // Where the kernel does not tell the namespace, another one may have the same four-tuple.
+        if self.flow_use.ends && waits && flow.netns != 0 {
+            self.ends.push(flow);
+        }
+        if self.flow_use.lines {
+            self.waiting.push(Record::Flow(flow));
         }
     }
 
@@ -64,8 +90,9 @@ impl Drain {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(ring: RingBuf<MapData>) -> Result<Self> {
-        let ring = Arc::new(Mutex::new(Ring { ring, waiting: Vec::new(), taken: Instant::now() }));
+    pub fn start(ring: RingBuf<MapData>, flow_use: FlowUse) -> Result<Self> {
+        let (waiting, ends, taken) = (Vec::new(), Vec::new(), Instant::now());
+        let ring = Arc::new(Mutex::new(Ring { ring, flow_use, waiting, ends, taken }));
         let (stop, stopped) = channel();
         let shared = Arc::clone(&ring);
         let thread = std::thread::Builder::new()
@@ -87,6 +114,25 @@ impl Drain {
         ring.taken = Instant::now();
         ring.empty(usize::MAX);
         std::mem::take(&mut ring.waiting)
+    }
+}
+
+/// Ends as they come, for another thread: what the kernel lists at this moment may have ended a moment ago.
+pub struct Ends(Arc<Mutex<Ring>>);
+
+impl Ends {
+    /// Those since the last call.
+    pub fn take(&self) -> Vec<FlowRecord> {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.empty(WAITING_MAX);
+        std::mem::take(&mut ring.ends)
+    }
+}
+
+impl Drain {
+    /// The ends, if they are remembered.
+    pub fn ends(&self) -> Ends {
+        Ends(Arc::clone(&self.ring))
     }
 }
 

@@ -1,15 +1,15 @@
 //! The reading of the socket tables as the collector has it: started once, told what it needs, asked for what it found.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Result;
 use aya::maps::{HashMap, MapData};
 use portchurn_common::conn::Conn;
 use portchurn_common::flow::{ChurnKey, KeyRef};
-use portchurn_common::record::{FlowEvent, FlowRecord};
 use portchurn_common::settings::Settings;
 
 use crate::live::closed::Closed;
+use crate::live::drain::Ends;
 use crate::live::owners::Owners;
 use crate::live::reader::Reader;
 use crate::live::roll_call::RollCall;
@@ -23,12 +23,11 @@ pub struct Listing {
     pub reader: Reader,
     /// Keys of connections whose end nobody saw.
     unseen: Receiver<KeyRef>,
-    /// Ends that no table keeps. `None`: the table of connections does.
-    ended: Option<Sender<FlowRecord>>,
 }
 
 impl Listing {
-    /// Begins to read. `by_id`: connections by cookie that have no place in the table; `None`: there are no cookies.
+    /// Begins to read. `by_id`: connections by cookie that have no place in the table; `None`: there are no cookies, and what ended
+    /// is known from `ends`.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -36,6 +35,7 @@ impl Listing {
         closed: &Closed,
         by_id: Option<HashMap<MapData, u64, Conn>>,
         settings: &Settings,
+        ends: Ends,
     ) -> Result<Self> {
         let is_narrow = settings.filters.are_set();
         let otherwise = match (settings.cookies != 0, is_narrow) {
@@ -45,23 +45,9 @@ impl Listing {
         };
         let (gone, unseen) = channel();
         let roll_call = by_id.map(|by_id| RollCall::new(closed.clone(), by_id, gone));
-        let (ended, ends) = channel();
-        let tuples = (settings.cookies == 0).then(|| Tuples::new(ends, is_narrow));
-        let ended = tuples.is_some().then_some(ended);
+        let tuples = (settings.cookies == 0).then(|| Tuples::new(Box::new(move || ends.take()), is_narrow));
         let reader = Reader::start(Owners::new(closed.clone(), otherwise, roll_call, tuples))?;
-        Ok(Self { reader, unseen, ended })
-    }
-
-    /// An end whose TIME_WAIT a later list may show.
-    pub fn note(&self, flow: &FlowRecord) {
-        let waits = flow.event == FlowEvent::Close as u8 && flow.flags & FlowRecord::TIME_WAIT != 0;
-        // Where the kernel does not tell the namespace, another one may have the same four-tuple.
-        if waits
-            && flow.netns != 0
-            && let Some(ended) = &self.ended
-        {
-            let _ = ended.send(*flow);
-        }
+        Ok(Self { reader, unseen })
     }
 
     /// Keys of connections whose end nobody saw, found since the last call.

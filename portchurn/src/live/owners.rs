@@ -329,6 +329,19 @@ impl Owners {
 
 const NOT_KNOWN: Known = Known { owner: Known::NOBODY, touched: 0, closed: None, flags: 0 };
 
+impl Owners {
+    /// What it is remembered by, and whether it may be what the end left that is remembered. What ended a moment ago may not be yet.
+    fn identify(&mut self, netns: u32, socket: &Socket) -> (u64, bool) {
+        let Some(tuples) = &self.tuples else { return (socket.cookie, true) };
+        let id = tuples.id_of(netns, socket);
+        if socket.expires_ms.is_some() && !tuples.may_be(id, socket) {
+            self.take_ends();
+        }
+        let is_its = self.tuples.as_ref().is_some_and(|tuples| tuples.may_be(id, socket));
+        (id, is_its)
+    }
+}
+
 impl Resolver for Owners {
     fn resolve(&mut self, netns: u32, socket: &Socket) -> Resolved {
         self.resolved = self.resolved.wrapping_add(1);
@@ -336,13 +349,7 @@ impl Resolver for Owners {
         if self.resolved.is_multiple_of(HARVEST_EVERY) {
             self.harvest();
         }
-        let (id, is_its) = match &self.tuples {
-            Some(tuples) => {
-                let id = tuples.id_of(netns, socket);
-                (id, tuples.may_be(id, socket))
-            }
-            None => (socket.cookie, true),
-        };
+        let (id, is_its) = self.identify(netns, socket);
         if socket.expires_ms.is_some() { self.resolve_ended(id, is_its) } else { self.resolve_living(id) }
     }
 }

@@ -3,7 +3,6 @@
 //! after it. That shows by the time: the mini-socket would be younger than that end.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::mpsc::Receiver;
 
 use hashbrown::HashMap;
 use portchurn_common::flow::{Address, ChurnKey, Role};
@@ -13,6 +12,7 @@ use rustix::time::ClockId;
 
 use crate::model::sockets::TIME_WAIT_S;
 use crate::sources::clock::now_ns;
+use crate::sources::procfs::cut_to_ticks;
 use crate::sources::sock_diag::Socket;
 
 /// How far the kernel's timer and the clock of an end may be apart: the timer is kept in ticks, goes off late, and what it says
@@ -33,9 +33,12 @@ pub struct End {
     pub bound: bool,
 }
 
+/// Gives the ends that came since it was asked last.
+pub type Source = Box<dyn FnMut() -> Vec<FlowRecord> + Send>;
+
 /// The four-tuples of ends, and when they were.
 pub struct Tuples {
-    ends: Receiver<FlowRecord>,
+    ends: Source,
     /// Keyed anew in each run: nobody can make two four-tuples the same.
     hasher: RandomState,
     /// By four-tuple. Milliseconds, CLOCK_MONOTONIC.
@@ -45,14 +48,14 @@ pub struct Tuples {
 }
 
 impl Tuples {
-    /// Ends will come through `ends`. `is_narrow`: a filter leaves connections out.
-    pub fn new(ends: Receiver<FlowRecord>, is_narrow: bool) -> Self {
+    /// Nothing known yet. `is_narrow`: a filter leaves connections out.
+    pub fn new(ends: Source, is_narrow: bool) -> Self {
         Self { ends, hasher: RandomState::new(), ended_ms: HashMap::new(), is_narrow }
     }
 
     /// The ends that came since the last call.
     pub fn take(&mut self) -> Vec<End> {
-        let records: Vec<_> = self.ends.try_iter().collect();
+        let records: Vec<_> = (self.ends)();
         let ends = records.iter().map(|record| {
             let id = self.id(record.netns, (record.local, record.local_port), remote(record));
             self.ended_ms.insert(id, record.at_ns / 1_000_000);
@@ -104,7 +107,7 @@ fn end(id: u64, record: &FlowRecord) -> End {
         (Address::UNSPECIFIED, record.local_port)
     };
     let key = ChurnKey {
-        start_ns: record.start_ns,
+        start_ns: cut_to_ticks(record.start_ns),
         tgid: record.tgid,
         netns: record.netns,
         remote,

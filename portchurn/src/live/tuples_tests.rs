@@ -1,7 +1,6 @@
 //! A mini-socket is an end's if the four-tuple and the time are.
 
 use std::net::IpAddr;
-use std::sync::mpsc::channel;
 
 use portchurn_common::flow::{Address, Role};
 use portchurn_common::record::{FlowEvent, FlowRecord, RecordKind};
@@ -56,19 +55,16 @@ fn waiting(rest_s: u32) -> Socket {
 }
 
 fn after(records: &[FlowRecord], is_narrow: bool) -> Tuples {
-    let (sender, ends) = channel();
-    records.iter().for_each(|record| sender.send(*record).unwrap());
-    let mut tuples = Tuples::new(ends, is_narrow);
+    let mut ends = records.to_vec();
+    let mut tuples = Tuples::new(Box::new(move || std::mem::take(&mut ends)), is_narrow);
     assert_eq!(tuples.take().len(), records.len());
     tuples
 }
 
 #[test]
 fn an_end_says_whose_it_was_and_how_it_came() {
-    let (sender, ends) = channel();
-    sender.send(record(0)).unwrap();
-    sender.send(FlowRecord { role: Role::Accept as u8, closer_tgid: 42, flags: 0, ..record(0) }).unwrap();
-    let mut tuples = Tuples::new(ends, false);
+    let accepted = FlowRecord { role: Role::Accept as u8, closer_tgid: 42, flags: 0, ..record(0) };
+    let mut tuples = Tuples::new(Box::new(move || vec![record(0), accepted]), false);
     let [connect, accept] = tuples.take().try_into().ok().unwrap();
     assert_eq!(connect.id, tuples.id_of(NETNS, &waiting(60)));
     assert_eq!((connect.key.tgid, connect.key.remote, connect.key.port), (42, address("10.0.0.2"), 3306));
