@@ -183,6 +183,12 @@ impl CloseKind {
 
 /// `ETIMEDOUT` (asm-generic/errno.h), the same on x86-64 and arm64.
 pub const ETIMEDOUT: u32 = 110;
+/// `EHOSTUNREACH`.
+const EHOSTUNREACH: u32 = 113;
+/// `ENETUNREACH`.
+const ENETUNREACH: u32 = 101;
+/// `ECONNABORTED`.
+const ECONNABORTED: u32 = 103;
 
 /// How a socket that was in `old` came to CLOSE, and whether a TIME_WAIT mini-socket stays behind.
 ///
@@ -212,11 +218,13 @@ const fn inferred(old: u8, sk_err: u32, exiting: bool) -> (CloseKind, bool) {
     if old == LAST_ACK {
         return (CloseKind::Remote, false);
     }
-    if sk_err == ETIMEDOUT {
-        return (CloseKind::TimedOut, false);
-    }
-    if sk_err != 0 {
-        return (CloseKind::ResetRemote, false);
+    match sk_err {
+        0 => {}
+        // Retransmissions ran out; the kernel says what it last heard of the way there (`tcp_write_err`).
+        ETIMEDOUT | EHOSTUNREACH | ENETUNREACH => return (CloseKind::TimedOut, false),
+        // Somebody here killed it, as `ss -K` does (`tcp_abort`).
+        ECONNABORTED => return (CloseKind::ResetLocal, false),
+        _ => return (CloseKind::ResetRemote, false),
     }
     match old {
         FIN_WAIT2 if exiting => (CloseKind::ProcessExit, true),
@@ -251,11 +259,13 @@ pub enum FailKind {
     Other = 7,
     /// `bind()` to any port found none: not one was free for all destinations at once.
     Eaddrinuse = 8,
+    /// The port that was bound first is in use with this very destination: EADDRNOTAVAIL, while others may be free.
+    TupleTaken = 9,
 }
 
 impl FailKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
     /// Every kind, in the order of its number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Eaddrnotavail,
@@ -267,6 +277,7 @@ impl FailKind {
         Self::Aborted,
         Self::Other,
         Self::Eaddrinuse,
+        Self::TupleTaken,
     ];
 
     /// The name in output: the errno where there is one.
@@ -281,6 +292,7 @@ impl FailKind {
             Self::Aborted => "aborted",
             Self::Other => "other",
             Self::Eaddrinuse => "EADDRINUSE",
+            Self::TupleTaken => "tuple_taken",
         }
     }
 }
@@ -294,12 +306,15 @@ pub struct FailFacts {
     pub local_port: u16,
     /// Whether a SYN ever left (`tcp_sock.segs_out` > 0); `None` where that cannot be read.
     pub syn_sent: Option<bool>,
+    /// Whether the local port was bound before the connect.
+    pub was_bound: bool,
 }
 
 /// Why the connect failed.
 ///
 /// A local port of 0 is exhaustion: routing is settled before SYN_SENT, and `inet_hash_connect` is what fails next
-/// (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`). A bound port whose four-tuple is taken fails there too, before any SYN.
+/// (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`). A bound port whose four-tuple is taken fails there too, before any SYN. Without either
+/// no SYN left because none was due yet: with TCP Fast Open the first write sends it.
 #[inline(always)]
 pub const fn failed(facts: FailFacts) -> FailKind {
     match facts.sk_err {
@@ -310,8 +325,8 @@ pub const fn failed(facts: FailFacts) -> FailKind {
         Some(101) => FailKind::Enetunreach,
         Some(0) | None if facts.local_port == 0 => FailKind::Eaddrnotavail,
         Some(0) => match facts.syn_sent {
-            Some(false) => FailKind::Eaddrnotavail,
-            Some(true) => FailKind::Aborted,
+            Some(false) if facts.was_bound => FailKind::TupleTaken,
+            Some(_) => FailKind::Aborted,
             None => FailKind::Other,
         },
         _ => FailKind::Other,
@@ -406,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn who_gave_up_is_not_taken_for_the_peer() {
+        for gave_up in [110, 113, 101] {
+            assert_eq!(closed(Established.raw(), gave_up, false, None), (CloseKind::TimedOut, false));
+        }
+        assert_eq!(closed(Established.raw(), 103, false, None), (CloseKind::ResetLocal, false));
+        assert_eq!(closed(Established.raw(), 32, false, None), (CloseKind::ResetRemote, false));
+    }
+
+    #[test]
     fn what_the_kernel_said_goes_before_what_the_state_suggests() {
         assert_eq!(closed(FinWait2.raw(), 0, false, Some(true)), (CloseKind::Local, true));
         assert_eq!(closed(FinWait2.raw(), 0, false, Some(false)), (CloseKind::Local, false));
@@ -425,18 +449,21 @@ mod tests {
 
     #[test]
     fn no_local_port_is_exhaustion_whatever_else_is_unknown() {
-        let none = FailFacts { sk_err: None, local_port: 0, syn_sent: None };
+        let none = FailFacts { sk_err: None, local_port: 0, syn_sent: None, was_bound: false };
         assert_eq!(failed(none), FailKind::Eaddrnotavail);
         assert_eq!(failed(FailFacts { sk_err: Some(0), ..none }), FailKind::Eaddrnotavail);
-        assert_eq!(failed(FailFacts { sk_err: None, local_port: 4000, syn_sent: None }), FailKind::Other);
+        assert_eq!(failed(FailFacts { local_port: 4000, ..none }), FailKind::Other);
     }
 
     #[test]
     fn a_connect_that_was_given_up_is_not_exhaustion() {
-        let bound = FailFacts { sk_err: Some(0), local_port: 4000, syn_sent: Some(true) };
-        assert_eq!(failed(bound), FailKind::Aborted);
-        assert_eq!(failed(FailFacts { syn_sent: Some(false), ..bound }), FailKind::Eaddrnotavail);
-        assert_eq!(failed(FailFacts { syn_sent: None, ..bound }), FailKind::Other);
+        for was_bound in [false, true] {
+            let facts = FailFacts { sk_err: Some(0), local_port: 4000, syn_sent: Some(true), was_bound };
+            assert_eq!(failed(facts), FailKind::Aborted);
+            let taken = if was_bound { FailKind::TupleTaken } else { FailKind::Aborted };
+            assert_eq!(failed(FailFacts { syn_sent: Some(false), ..facts }), taken);
+            assert_eq!(failed(FailFacts { syn_sent: None, ..facts }), FailKind::Other);
+        }
     }
 
     #[test]
@@ -449,7 +476,8 @@ mod tests {
             (113, FailKind::Ehostunreach),
             (5, FailKind::Other),
         ] {
-            let facts = FailFacts { sk_err: Some(errno), local_port: 4000, syn_sent: Some(true) };
+            let facts =
+                FailFacts { sk_err: Some(errno), local_port: 4000, syn_sent: Some(true), was_bound: false };
             assert_eq!(failed(facts), kind);
         }
     }

@@ -178,6 +178,8 @@ fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
         sk_err: sock.error(),
         local_port: sock.last_local_port(),
         syn_sent: sock.sent_syn(),
+        // SAFETY: points into the map.
+        was_bound: unsafe { (*found.conn).flags } & flag::BOUND != 0,
     });
     // SAFETY: points into the map.
     unsafe {

@@ -235,7 +235,9 @@ fn owner(answer: &Answer) -> String {
     let program = answer.program.as_deref().unwrap_or(&unknown);
     let program = clean(program, terminal::speaks_unicode());
     let ended = if answer.exited == Some(true) { ", ended" } else { "" };
-    format!("{program} (PID {tgid}{ended})")
+    // The one that listens may have others accept.
+    let likely = if answer.owner_certain { "" } else { ", which listens; who accepted it was not seen" };
+    format!("{program} (PID {tgid}{ended}{likely})")
 }
 
 /// Whether the records of it may not all have been read.
@@ -285,6 +287,7 @@ mod tests {
             remote_address: "10.0.0.2".parse().unwrap(),
             remote_port: 3306,
             tgid,
+            owner_certain: tgid.is_some(),
             program: tgid.map(|_| "worker".to_owned()),
             argv: Vec::new(),
             exited: Some(true),

@@ -1,5 +1,7 @@
 //! `who`: the connections that the table still knows, by an address and port that a peer shows.
 
+use std::cmp::Reverse;
+
 use portchurn_common::conn::{CLOSED, Conn, flag};
 use portchurn_common::flow::{Address, ChurnKey, Role};
 
@@ -16,12 +18,13 @@ pub struct Found {
     pub oldest_ns: u64,
 }
 
-/// How many are told.
+/// How many are told: the living, and those that ended last.
 const ANSWERS_MAX: usize = 100;
 
 /// Looks at every place of the table.
 pub fn search(closed: &Closed, query: &Query, now_ns: u64) -> Found {
     let mut found = Found { answers: Vec::new(), oldest_ns: now_ns };
+    let mut matches = Vec::new();
     for place in 0..closed.len() {
         let Some(conn) = closed.at(place) else { continue };
         if conn.id & CLOSED != 0 && conn.closed_ns != 0 {
@@ -32,10 +35,22 @@ pub fn search(closed: &Closed, query: &Query, now_ns: u64) -> Found {
             continue;
         }
         let Some(key) = closed.key(conn.key_ref) else { continue };
-        if found.answers.len() < ANSWERS_MAX && is_meant(&conn, &key, query) {
-            let sites = closed.sites_of(place, &conn);
-            found.answers.push((ProcessId::of(&key), answer(&conn, &key, now_ns), sites));
+        if is_meant(&conn, &key, query) {
+            // The living first, then those that ended last.
+            let ended_ns = if conn.id & CLOSED == 0 { u64::MAX } else { conn.closed_ns };
+            matches.push((ended_ns, place));
         }
+    }
+    if matches.len() > ANSWERS_MAX {
+        matches.select_nth_unstable_by_key(ANSWERS_MAX - 1, |&(ended_ns, _)| Reverse(ended_ns));
+        matches.truncate(ANSWERS_MAX);
+    }
+    for (_, place) in matches {
+        // Its place may have become another's meanwhile.
+        let Some(conn) = closed.at(place).filter(|conn| has_port(conn, query.port)) else { continue };
+        let Some(key) = closed.key(conn.key_ref).filter(|key| is_meant(&conn, key, query)) else { continue };
+        let sites = closed.sites_of(place, &conn);
+        found.answers.push((ProcessId::of(&key), answer(&conn, &key, now_ns), sites));
     }
     found
 }
@@ -69,6 +84,7 @@ fn answer(conn: &Conn, key: &ChurnKey, now_ns: u64) -> Answer {
         remote_address: if is_connect { key.remote.into() } else { conn.address.into() },
         remote_port: conn.remote_port,
         tgid: (key.tgid != 0).then_some(key.tgid),
+        owner_certain: key.tgid != 0 && conn.flags & (flag::OWNER_CERTAIN | flag::CONNECT) != 0,
         program: None,
         argv: Vec::new(),
         exited: None,

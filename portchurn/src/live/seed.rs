@@ -155,13 +155,20 @@ impl Seeder<'_> {
         }
         for (&port, (count, owner)) in &listeners {
             let listen_key = ListenKey { netns, port, zero: 0 };
-            let Some(owner) = owner else { continue };
             if self.keys.listener(listen_key).is_some() {
                 continue;
             }
-            if let Some(key_ref) = self.intern(accept_key(owner, listen_key)) {
-                self.keys
-                    .add_listener(listen_key, Listener { key_ref, tgid: owner.id.tgid, sockets: *count })?;
+            let listener = match owner {
+                Some(owner) => self.intern(accept_key(owner, listen_key)).map(|key_ref| Listener {
+                    key_ref,
+                    tgid: owner.id.tgid,
+                    sockets: *count,
+                }),
+                // Of several none is likelier than the others, also when one more joins them.
+                None => Some(Listener { key_ref: KeyRef::OVERFLOW, tgid: 0, sockets: *count }),
+            };
+            if let Some(listener) = listener {
+                self.keys.add_listener(listen_key, listener)?;
             }
         }
         Ok(listeners.into_iter().map(|(port, (_, owner))| (port, owner)).collect())

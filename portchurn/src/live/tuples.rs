@@ -87,7 +87,7 @@ impl Tuples {
         let began_ms = (now_ns(ClockId::Monotonic) / 1_000_000).saturating_sub(age_ms);
         let is_older = began_ms + SLACK_MS < ended_ms;
         let is_younger = ended_ms + SLACK_MS < began_ms;
-        !is_older && !(is_younger && self.is_narrow)
+        !(is_older || is_younger && self.is_narrow)
     }
 
     /// Forgets what is not in use any more.

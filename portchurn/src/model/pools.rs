@@ -35,8 +35,7 @@ pub(super) fn pool_budget(
 ) -> PortBudget {
     let (failed, failures_seen) = failures.of_pool(namespace);
     let limit = namespace.sysctls.as_ref().map(|sysctls| {
-        let listening = namespace.blocked.all.saturating_sub(pool.bound);
-        available(sysctls, PortCount::default()).all.saturating_sub(listening)
+        available(sysctls, PortCount::default()).all.saturating_sub(namespace.blocked_everywhere)
     });
     PortBudget {
         kind: BudgetKind::BindPool,

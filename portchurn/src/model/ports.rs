@@ -263,6 +263,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         reuse_after_s: reuse.after_s,
     };
     let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);
+    let by_state = ByState::of(used, time_wait, f64::from(tuple.other) + since.taken - since.opened);
     PortBudget {
         kind: BudgetKind::Connect,
         netns: namespace.netns,
@@ -270,10 +271,10 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         remote_address: Some(tuple.remote.into()),
         remote_port: Some(tuple.port),
         limit: limits.map(|limit| limit as u64),
-        used: used.round() as u64,
-        time_wait: time_wait.min(used).round() as u64,
-        established: f64::from(tuple.established).min(used) as u64,
-        other: (used - time_wait.min(used) - f64::from(tuple.established)).max(0.0).round() as u64,
+        used: by_state.time_wait + by_state.established + by_state.other,
+        time_wait: by_state.time_wait,
+        established: by_state.established,
+        other: by_state.other,
         pressure_ratio: limits.filter(|&limit| limit > 0.0).map(|limit| used / limit),
         opened_per_s: Some(per_s.opened),
         reuse: reuse.after_s.is_some(),
@@ -284,6 +285,23 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         failed: recent.map_or(0, |recent| recent.exhausted),
         failures_seen: EXACT,
         holders: shown_holders(&tuple.holders, look.names),
+    }
+}
+
+/// Ports in use, in whole numbers that add up.
+struct ByState {
+    time_wait: u64,
+    established: u64,
+    other: u64,
+}
+
+impl ByState {
+    /// What lives is established, but for what is still on its way.
+    fn of(used: f64, time_wait: f64, on_its_way: f64) -> Self {
+        let used = used.round() as u64;
+        let time_wait = (time_wait.round() as u64).min(used);
+        let other = (on_its_way.max(0.0).round() as u64).min(used - time_wait);
+        Self { time_wait, established: used - time_wait - other, other }
     }
 }
 

@@ -226,6 +226,7 @@ fn what_is_reserved_listened_on_and_bound_is_no_part_of_the_limit() {
             ..PoolReading::default()
         }],
         blocked: PortCount { all: 5, first_half: 3 },
+        blocked_everywhere: 3,
         ..NamespaceReading::default()
     };
     let reading = SocketReading { namespaces: vec![namespace], ..SocketReading::default() };

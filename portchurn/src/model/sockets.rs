@@ -114,6 +114,8 @@ pub struct NamespaceReading {
     /// Ports of the range that no connect may take, whatever its destination: listeners and binds. Reserved ones are
     /// not among them.
     pub blocked: PortCount,
+    /// Of all blocked: those that cannot be bound to any address. A port that is bound to one address is free for the others.
+    pub blocked_everywhere: u32,
 }
 
 /// How many ports, and how many of them have the parity that `connect()` tries first: that of the range's low end

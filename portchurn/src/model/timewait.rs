@@ -318,9 +318,7 @@ fn carried_on(listed: &[f64; AGE_STEPS], amount: Amount) -> [u64; AGE_STEPS] {
     let mut ages = listed.map(|count| count as u64);
     let mut gone = ages.iter().sum::<u64>().saturating_sub(amount.left);
     for age in ages.iter_mut().rev() {
-        let here = gone.min(*age);
-        *age -= here;
-        gone -= here;
+        (*age, gone) = (age.saturating_sub(gone), gone.saturating_sub(*age));
     }
     ages[0] += amount.since;
     ages

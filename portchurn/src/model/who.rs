@@ -91,6 +91,9 @@ pub struct Answer {
     pub remote_port: u16,
     /// Process that opened or accepted it; `null`: not known.
     pub tgid: Option<u32>,
+    /// Whether that is proven: it connected, accepted, closed, or holds the socket. If not, it is the process that listens.
+    #[serde(default)]
+    pub owner_certain: bool,
     /// What it runs.
     pub program: Option<String>,
     /// Its arguments.
@@ -160,17 +163,22 @@ pub struct Reply {
     pub history_s: f64,
 }
 
-/// Brings answers of several sources into one list: one for each connection, the one that knows its process.
+/// Brings answers of several sources into one list: one for each connection, the one that knows its process best.
 pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
     answers.sort_by(|a, b| {
-        let knows = |answer: &Answer| answer.tgid.is_none();
-        (a.cookie, knows(a), a.state).cmp(&(b.cookie, knows(b), b.state))
+        // The best known first: who is proven, before who is likely, before nobody.
+        let doubt = |answer: &Answer| (answer.tgid.is_none(), !answer.owner_certain);
+        (a.cookie, doubt(a), a.state).cmp(&(b.cookie, doubt(b), b.state))
     });
     answers.dedup_by(|later, first| {
         let is_same = later.cookie == first.cookie && later.netns == first.netns;
         if is_same {
             first.opened_at = first.opened_at.take().or(later.opened_at.take());
             first.closed_at = first.closed_at.take().or(later.closed_at.take());
+            // The socket tables know whose it is now, and nothing of what was.
+            first.opened_ago_s = first.opened_ago_s.or(later.opened_ago_s);
+            first.closed_ago_s = first.closed_ago_s.or(later.closed_ago_s);
+            first.closed_by = first.closed_by.take().or(later.closed_by.take());
             // What the tables say of the state and the addresses is newer than what was kept.
             first.local_address = first.local_address.or(later.local_address);
             if first.state == Life::Closed && later.state == Life::TimeWait {
@@ -204,6 +212,7 @@ mod tests {
             remote_address: "10.0.0.2".parse().unwrap(),
             remote_port: 3306,
             tgid,
+            owner_certain: tgid.is_some(),
             program: None,
             argv: Vec::new(),
             exited: None,
@@ -269,5 +278,14 @@ mod tests {
         let knowing = Answer { opened_at: Some(line.clone()), ..answer(9, Life::Closed, Some(7)) };
         let list = merged(vec![answer(9, Life::Closed, Some(7)), knowing]);
         assert_eq!((list.len(), list[0].opened_at.as_ref()), (1, Some(&line)));
+    }
+
+    #[test]
+    fn who_holds_the_socket_goes_before_who_listens() {
+        let listens =
+            Answer { owner_certain: false, opened_ago_s: Some(7.0), ..answer(9, Life::Open, Some(1)) };
+        let holds = answer(9, Life::Open, Some(2));
+        let [found] = merged(vec![listens, holds]).try_into().unwrap();
+        assert_eq!((found.tgid, found.owner_certain, found.opened_ago_s), (Some(2), true, Some(7.0)));
     }
 }

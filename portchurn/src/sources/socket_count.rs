@@ -234,10 +234,12 @@ impl SocketCount {
         let reserved = PortSet::of_ranges(sysctls.map_or(&[], |sysctls| &sysctls.reserved));
         let low = sysctls.map_or(0, |sysctls| sysctls.port_low);
         let in_range = |port: &u16| sysctls.is_some_and(|s| (s.port_low..=s.port_high).contains(port));
-        let mut blocked = PortCount::default();
+        let (mut blocked, mut blocked_everywhere) = (PortCount::default(), 0);
+        let is_of_an_address = |port: u16| self.sources.values().any(|source| source.bound.contains(port));
         for port in self.blocked.iter().filter(in_range).filter(|&port| !reserved.contains(port)) {
             blocked.all += 1;
             blocked.first_half += u32::from(has_parity(port, low));
+            blocked_everywhere += u32::from(self.listening.contains(port) || !is_of_an_address(port));
         }
         let mut tuples: Vec<_> = self.tuples.into_values().collect();
         for tuple in &mut tuples {
@@ -255,6 +257,7 @@ impl SocketCount {
             tuples_folded: self.tuples_folded,
             pools,
             blocked,
+            blocked_everywhere,
             ..NamespaceReading::default()
         }
     }

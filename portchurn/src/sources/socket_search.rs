@@ -84,6 +84,7 @@ fn answer(netns: u32, socket: &Socket, accepted: bool, process: Option<&Process>
         remote_address: socket.remote.into(),
         remote_port: socket.remote_port,
         tgid: process.map(|process| process.id.tgid),
+        owner_certain: process.is_some(),
         program: key.map(|key| display_name(&key.program, key.script.as_deref()).into_owned()),
         argv: process.map(|process| process.argv.clone()).unwrap_or_default(),
         exited: process.map(|_| false),
