@@ -54,39 +54,50 @@ pub fn image(process: Process) {
     entry.submit(0);
 }
 
-/// One line of `trace`, or an end to remember.
+/// One line of `trace`, or an end to remember. Written where it goes: on the stack it would not fit beside the caller's.
 #[inline(never)]
 pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns: u64) {
     let Some(mut entry) = reserve::<FlowRecord>(Loss::TraceRecord) else { return };
-    let (mut tgid, mut start_ns, mut netns) = (conn.owner_tgid, 0, 0);
-    if let Some(slot) = KEY_SLOTS.get(conn.key_ref.index()) {
-        start_ns = slot.key.start_ns;
-        netns = slot.key.netns;
-        tgid = slot.key.tgid;
+    let record = entry.as_mut_ptr();
+    // SAFETY: points into the record that was reserved; all of it is written.
+    unsafe {
+        (*record).kind = RecordKind::Flow as u32;
+        (*record).at_ns = at_ns;
+        (*record).duration_ns = at_ns.saturating_sub(conn.opened_ns);
+        (*record).cookie = if S::COOKIES { conn.id } else { 0 };
+        (*record).local = sock.local();
+        (*record).remote = sock.remote();
+        (*record).local_port = conn.local_port;
+        (*record).remote_port = conn.remote_port;
+        (*record).closer_tgid = conn.closer_tgid;
+        (*record).event = event as u8;
+        (*record).detail = detail;
+        (*record).role =
+            if conn.flags & flag::CONNECT != 0 { Role::Connect as u8 } else { Role::Accept as u8 };
+        (*record).flags = marks(conn.flags);
+        match KEY_SLOTS.get(conn.key_ref.index()) {
+            Some(slot) => {
+                (*record).tgid = slot.key.tgid;
+                (*record).start_ns = slot.key.start_ns;
+                (*record).netns = slot.key.netns;
+            }
+            None => {
+                (*record).tgid = conn.owner_tgid;
+                (*record).start_ns = 0;
+                (*record).netns = 0;
+            }
+        }
     }
-    let is_connect = conn.flags & flag::CONNECT != 0;
-    let certain = if conn.flags & flag::OWNER_CERTAIN != 0 { FlowRecord::OWNER_CERTAIN } else { 0 };
-    let waits = if conn.flags & flag::TIME_WAIT != 0 { FlowRecord::TIME_WAIT } else { 0 };
-    let bound = if conn.flags & flag::BOUND != 0 { FlowRecord::BOUND } else { 0 };
-    entry.write(FlowRecord {
-        kind: RecordKind::Flow as u32,
-        tgid,
-        start_ns,
-        at_ns,
-        duration_ns: at_ns.saturating_sub(conn.opened_ns),
-        cookie: if S::COOKIES { conn.id } else { 0 },
-        local: sock.local(),
-        remote: sock.remote(),
-        local_port: conn.local_port,
-        remote_port: conn.remote_port,
-        netns,
-        closer_tgid: conn.closer_tgid,
-        event: event as u8,
-        role: if is_connect { Role::Connect as u8 } else { Role::Accept as u8 },
-        detail,
-        flags: certain | waits | bound,
-    });
     entry.submit(0);
+}
+
+/// What a record says of the `flag::*` bits.
+#[inline(always)]
+const fn marks(flags: u32) -> u8 {
+    let certain = if flags & flag::OWNER_CERTAIN != 0 { FlowRecord::OWNER_CERTAIN } else { 0 };
+    let waits = if flags & flag::TIME_WAIT != 0 { FlowRecord::TIME_WAIT } else { 0 };
+    let bound = if flags & flag::BOUND != 0 { FlowRecord::BOUND } else { 0 };
+    certain | waits | bound
 }
 
 /// The call site of a line of `trace`.

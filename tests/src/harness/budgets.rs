@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::lacks::refused;
 use super::programs::{bound_to, portchurn};
 use super::report::Report;
 use super::skip;
@@ -46,7 +47,7 @@ impl Lister {
             let mut complaint = String::new();
             child.stderr.take().context("a pipe was asked for")?.read_to_string(&mut complaint)?;
             match child.wait()?.code() {
-                Some(4 | 5) => return Err(skip(complaint.trim_end())),
+                Some(4 | 5) => return Err(refused(&complaint)),
                 _ => bail!("portchurn {name} said nothing: {complaint}"),
             }
         }
@@ -105,7 +106,7 @@ impl Trace {
                 let mut complaint = String::new();
                 self.said.read_to_string(&mut complaint)?;
                 match status.code() {
-                    Some(4 | 5) => return Err(skip(complaint.trim_end())),
+                    Some(4 | 5) => return Err(refused(&complaint)),
                     _ => bail!("portchurn trace ended: {complaint}"),
                 }
             }

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::is_guest;
+use anyhow::anyhow;
+
+use super::{is_guest, skip};
 
 /// Why this kernel cannot attach in this way, by something else than portchurn's word.
 pub fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
@@ -23,6 +25,17 @@ pub fn kernel_lacks(tier: &str, said: &str) -> Option<String> {
     }
     // A host may forbid what its kernel could do; a guest of ours forbids nothing.
     (!is_guest() && said.contains("os error 1)")).then(|| format!("forbidden on this host ({said})"))
+}
+
+/// Why nothing was attached: a test is skipped where that is not permitted or the kernel has no such way. That the verifier refuses a
+/// program that it could know is our fault.
+pub fn refused(said: &str) -> anyhow::Error {
+    let is_fault = |part: &str| part.contains("verifier:") && kernel_lacks("", part).is_none();
+    if said.split("; ").any(is_fault) {
+        anyhow!("the verifier refuses: {said}")
+    } else {
+        skip(said.trim_end())
+    }
 }
 
 fn has_symbol(name: &str) -> bool {

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::lacks::refused;
 use super::mounts::Tracefs;
+use super::patience;
 use super::programs::portchurn;
 use super::report::Report;
-use super::{patience, skip};
 
 /// How long the awaited may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,7 +91,7 @@ impl Tracer {
             let complaint = complaint.and_then(|reader| reader.join().ok()).unwrap_or_default();
             // Not permitted, or the kernel cannot.
             if matches!(status.code(), Some(4 | 5)) {
-                return Err(skip(complaint.trim_end()));
+                return Err(refused(&complaint));
             }
             bail!("portchurn printed nothing ({status}): {complaint}");
         };

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use portchurn_tests::harness::lacks::refused;
 use portchurn_tests::harness::programs::{bound_to, portchurn};
 use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, skip};
@@ -279,7 +280,7 @@ fn once(seconds: &str) -> Result<Child> {
             let output = child.wait_with_output()?;
             let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
             match output.status.code() {
-                Some(4 | 5) => return Err(skip(complaint.trim_end())),
+                Some(4 | 5) => return Err(refused(&complaint)),
                 _ => bail!("portchurn ended: {complaint}"),
             }
         }
