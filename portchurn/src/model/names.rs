@@ -43,8 +43,10 @@ fn seconds(ns: u64) -> u32 {
 #[derive(Debug, Default)]
 pub struct Names {
     processes: HashMap<ProcessId, Named>,
-    programs: Vec<String>,
+    /// `None`: nobody's any more.
+    programs: Vec<Option<String>>,
     by_program: HashMap<String, ProgramId>,
+    free: Vec<ProgramId>,
     swept_ns: u64,
 }
 
@@ -60,11 +62,28 @@ impl Names {
                 named.ended_s = NonZeroU32::new(seconds(sample.at_ns));
             }
         }
-        if self.processes.len() > KEPT && sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
-            self.swept_ns = sample.at_ns;
-            let now_s = seconds(sample.at_ns);
-            let is_old = |ended_s: NonZeroU32| now_s.saturating_sub(ended_s.get()) > KEEP_S;
-            self.processes.retain(|_, named| !named.ended_s.is_some_and(is_old));
+        let are_many = self.processes.len().max(self.by_program.len()) > KEPT;
+        if are_many && sample.at_ns.saturating_sub(self.swept_ns) > SWEEP_EVERY_NS {
+            self.sweep(sample.at_ns);
+        }
+    }
+
+    /// Forgets processes that ended long ago, and programs that nobody runs or ran: whoever remembers the number of one does so
+    /// for less time than its last process is kept.
+    fn sweep(&mut self, now_ns: u64) {
+        self.swept_ns = now_ns;
+        let now_s = seconds(now_ns);
+        let is_old = |ended_s: NonZeroU32| now_s.saturating_sub(ended_s.get()) > KEEP_S;
+        self.processes.retain(|_, named| !named.ended_s.is_some_and(is_old));
+        let mut is_used = vec![false; self.programs.len()];
+        self.processes.values().for_each(|named| is_used[named.program.0 as usize] = true);
+        for (index, slot) in (0..).zip(&mut self.programs) {
+            if !is_used[index as usize]
+                && let Some(name) = slot.take()
+            {
+                self.by_program.remove(&name);
+                self.free.push(ProgramId(index));
+            }
         }
     }
 
@@ -72,8 +91,12 @@ impl Names {
         let key = ProgramKey::of(process);
         let name = display_name(&key.program, key.script.as_deref()).into_owned();
         *self.by_program.entry(name).or_insert_with_key(|name| {
-            self.programs.push(name.clone());
-            ProgramId(self.programs.len() as u32 - 1)
+            let id = self.free.pop().unwrap_or_else(|| {
+                self.programs.push(None);
+                ProgramId(self.programs.len() as u32 - 1)
+            });
+            self.programs[id.0 as usize] = Some(name.clone());
+            id
         })
     }
 
@@ -84,7 +107,7 @@ impl Names {
 
     /// A program's name.
     pub fn program(&self, id: ProgramId) -> Option<&str> {
-        self.programs.get(id.0 as usize).map(String::as_str)
+        self.programs.get(id.0 as usize)?.as_deref()
     }
 
     /// What a process ran that has ended.
@@ -95,5 +118,29 @@ impl Names {
     /// Whether a process has ended; `None`: nothing is known of it.
     pub fn has_ended(&self, id: ProcessId) -> Option<bool> {
         self.processes.get(&id).map(Named::has_ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT, Names, SWEEP_EVERY_NS};
+    use crate::model::sample::{Process, ProcessId, Sample};
+
+    fn runs(tgid: u32, comm: String, at_ns: u64) -> Sample {
+        let process = Process { id: ProcessId { tgid, start_ns: 1 }, comm, ..Process::default() };
+        Sample { at_ns, processes: vec![process], ..Sample::default() }
+    }
+
+    #[test]
+    fn a_process_that_becomes_another_program_again_and_again_leaves_no_names_behind() {
+        let mut names = Names::default();
+        names.apply(&runs(1, "stays".to_owned(), 1));
+        for number in 0..3 * KEPT as u64 {
+            names.apply(&runs(2, format!("job-{number}"), number * SWEEP_EVERY_NS / 100));
+        }
+        assert!(names.by_program.len() <= KEPT + 200, "{}", names.by_program.len());
+        assert!(names.programs.len() <= KEPT + 200, "{}", names.programs.len());
+        let name = |tgid| names.program_of(ProcessId { tgid, start_ns: 1 });
+        assert_eq!((name(1), name(2)), (Some("stays"), Some(format!("job-{}", 3 * KEPT - 1).as_str())));
     }
 }
