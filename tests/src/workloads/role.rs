@@ -82,16 +82,24 @@ pub fn finish_all(roles: impl IntoIterator<Item = Role>) -> Result<Vec<ProcessTr
         let role = waiting.swap_remove(next_to_report(&waiting)?);
         match role.finish() {
             Ok(truth) => truths.push(truth),
-            Err(error) => {
-                for other in waiting {
-                    let _ = kill_process(other.pid, Signal::KILL);
-                    let _ = other.finish();
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(cause(error, waiting)),
         }
     }
     Ok(truths)
+}
+
+/// Ends the others, which may wait for the one that failed. One that failed itself may be why.
+fn cause(mut error: anyhow::Error, others: Vec<Role>) -> anyhow::Error {
+    for other in others {
+        let _ = kill_process(other.pid, Signal::KILL);
+        match other.finish() {
+            Err(why) if why.is::<Unavailable>() => return why,
+            // What we ended has nothing to say.
+            Err(why) if !why.to_string().contains("signaled: true") => error = error.context(why.to_string()),
+            _ => {}
+        }
+    }
+    error
 }
 
 fn next_to_report(roles: &[Role]) -> Result<usize> {
