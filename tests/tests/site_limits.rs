@@ -219,25 +219,32 @@ fn a_python_that_lies_of_its_version_gets_no_wrong_line() {
 #[test]
 fn without_interpreters_their_native_frames_are_there_and_a_reason() {
     check("without_interpreters_their_native_frames_are_there_and_a_reason", || {
-        // As many as there are copies of stacks in the first second: of each connect and of each close.
-        const TIMES: u64 = COPIES_PER_S / 2;
-        let port = servers::accepting()?;
-        let mut tracer = sites::start_taking("native", port, &[])?;
-        python::run(&python::system()?, "load.py", [port.to_string(), TIMES.to_string()])?;
-        let word = python::script("load.py").display().to_string();
-        sites::wait_for(&mut tracer, &word, |destinations| {
-            sites::opens_are(destinations, TIMES)?;
-            for site in destinations.iter().flat_map(|to| to.call_sites.iter()) {
-                ensure!(!site.frames().is_empty(), "nothing was taken: {site:?}");
-                ensure!(site.frames().iter().all(|frame| frame.language == "native"), "{site:?}");
-                let note = site.note.as_deref();
-                ensure!(note == Some("interpreter frames were not asked for"), "{site:?}");
-            }
-            Ok(())
-        })?;
-        tracer.stop()?;
-        Ok(())
+        sites::in_time(native_frames_only)
     });
+}
+
+fn native_frames_only() -> Result<()> {
+    // As many as there are copies of stacks in the first second: of each connect and of each close.
+    const TIMES: u64 = COPIES_PER_S / 2;
+    let port = servers::accepting()?;
+    let mut tracer = sites::start_taking("native", port, &[])?;
+    python::run(&python::system()?, "load.py", [port.to_string(), TIMES.to_string()])?;
+    let word = python::script("load.py").display().to_string();
+    sites::wait_for(&mut tracer, &word, |destinations| {
+        sites::opens_are(destinations, TIMES)?;
+        let all = || destinations.iter().flat_map(|to| to.call_sites.iter());
+        // On a crowded machine the script has ended before anybody could look.
+        sites::not_most(all().filter(|site| site.is_gone()).count() as u64, all().count() as u64)?;
+        for site in all().filter(|site| !site.is_gone()) {
+            ensure!(!site.frames().is_empty(), "nothing was taken: {site:?}");
+            ensure!(site.frames().iter().all(|frame| frame.language == "native"), "{site:?}");
+            let note = site.note.as_deref();
+            ensure!(note == Some("interpreter frames were not asked for"), "{site:?}");
+        }
+        Ok(())
+    })?;
+    tracer.stop()?;
+    Ok(())
 }
 
 #[test]
