@@ -232,10 +232,8 @@ fn native_frames_only() -> Result<()> {
     let word = python::script("load.py").display().to_string();
     sites::wait_for(&mut tracer, &word, |destinations| {
         sites::opens_are(destinations, TIMES)?;
-        let all = || destinations.iter().flat_map(|to| to.call_sites.iter());
-        // On a crowded machine the script has ended before anybody could look.
-        sites::not_most(all().filter(|site| site.is_gone()).count() as u64, all().count() as u64)?;
-        for site in all().filter(|site| !site.is_gone()) {
+        sites::none_gone(destinations)?;
+        for site in destinations.iter().flat_map(|to| to.call_sites.iter()) {
             ensure!(!site.frames().is_empty(), "nothing was taken: {site:?}");
             ensure!(site.frames().iter().all(|frame| frame.language == "native"), "{site:?}");
             let note = site.note.as_deref();

@@ -48,6 +48,25 @@ pub struct SelectArgs {
     pub netns: Option<u32>,
 }
 
+impl SelectArgs {
+    /// The command line that selects the same.
+    pub fn command_line(&self, command: &str) -> String {
+        let list = |flag: &str, items: Vec<String>| {
+            (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")))
+        };
+        let parts = [
+            list("-p", self.pids.iter().map(ToString::to_string).collect()),
+            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
+            list("-D", self.dports.iter().map(ToString::to_string).collect()),
+            list("-L", self.lports.iter().map(ToString::to_string).collect()),
+            self.ipv4.then(|| "-4".to_owned()),
+            self.ipv6.then(|| "-6".to_owned()),
+            self.netns.map(|inode| format!("--netns {inode}")),
+        ];
+        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
+    }
+}
+
 /// Which rows or events.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Which connections")]
@@ -72,25 +91,6 @@ impl FilterArgs {
             Some(Err(err)) => Err(Usage(format!("--filter:\n{err}")).into()),
             _ => Ok(()),
         }
-    }
-}
-
-impl SelectArgs {
-    /// The command line that selects the same.
-    pub fn command_line(&self, command: &str) -> String {
-        let list = |flag: &str, items: Vec<String>| {
-            (!items.is_empty()).then(|| format!("{flag} {}", items.join(",")))
-        };
-        let parts = [
-            list("-p", self.pids.iter().map(ToString::to_string).collect()),
-            self.comm.as_ref().map(|glob| format!("-c '{glob}'")),
-            list("-D", self.dports.iter().map(ToString::to_string).collect()),
-            list("-L", self.lports.iter().map(ToString::to_string).collect()),
-            self.ipv4.then(|| "-4".to_owned()),
-            self.ipv6.then(|| "-6".to_owned()),
-            self.netns.map(|inode| format!("--netns {inode}")),
-        ];
-        parts.into_iter().flatten().fold(command.to_owned(), |line, part| line + " " + &part)
     }
 }
 
@@ -305,10 +305,14 @@ pub(super) fn parse_netns(text: &str) -> Result<u32, String> {
         None => PathBuf::from("/run/netns").join(text),
     };
     let is_not = || format!("{} is no network namespace", path.display());
+    // Where nobody has named one yet, the folder itself is not there.
+    if text.is_empty() {
+        return Err(is_not());
+    }
     // The link of a process leads to one; a name is a file on which one is mounted.
     let kind = rustix::fs::statfs(&path).map_err(|err| format!("{}: {err}", path.display()))?.f_type;
     let metadata = path.metadata().map_err(|err| format!("{}: {err}", path.display()))?;
-    if kind != NSFS_MAGIC || text.is_empty() {
+    if kind != NSFS_MAGIC {
         return Err(is_not());
     }
     u32::try_from(metadata.ino()).map_err(|_| is_not())

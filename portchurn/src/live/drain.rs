@@ -108,6 +108,11 @@ impl Drain {
         Ok(Self { ring, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// The ends, if they are remembered.
+    pub fn ends(&self) -> Ends {
+        Ends(Arc::clone(&self.ring))
+    }
+
     /// Everything that came since the last call, in its order.
     pub fn take(&self) -> Vec<Record> {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,13 +131,6 @@ impl Ends {
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ring.empty(WAITING_MAX);
         std::mem::take(&mut ring.ends)
-    }
-}
-
-impl Drain {
-    /// The ends, if they are remembered.
-    pub fn ends(&self) -> Ends {
-        Ends(Arc::clone(&self.ring))
     }
 }
 

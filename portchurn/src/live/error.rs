@@ -36,7 +36,8 @@ impl LoadError {
     }
 }
 
-fn is_permission(err: &anyhow::Error) -> bool {
+/// Whether the kernel refused for want of a privilege.
+pub(super) fn is_permission(err: &anyhow::Error) -> bool {
     err.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied)
     })

@@ -6,6 +6,8 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use serde::Serialize;
 
+use crate::live::error::is_permission;
+
 /// How a requirement stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -162,13 +164,8 @@ fn btf() -> Check {
 
 fn tracefs() -> Check {
     let layout = crate::live::tracefs::state_change_layout();
-    let is_denied = |err: &anyhow::Error| {
-        err.chain()
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|err| err.kind() == std::io::ErrorKind::PermissionDenied)
-    };
     let remedy = match &layout {
-        Err(err) if is_denied(err) => "sudo",
+        Err(err) if is_permission(err) => "sudo",
         _ => "mount -t tracefs tracefs /sys/kernel/tracing",
     };
     check(

@@ -220,6 +220,12 @@ pub fn none_too_soon(destinations: &[Destination]) -> Result<()> {
     if all.any(Site::is_too_soon) { Err(TooSoon.into()) } else { Ok(()) }
 }
 
+/// The same of processes that had ended before anybody could look.
+pub fn none_gone(destinations: &[Destination]) -> Result<()> {
+    let mut all = destinations.iter().flat_map(|to| &to.call_sites);
+    if all.any(Site::is_gone) { Err(TooSoon.into()) } else { Ok(()) }
+}
+
 /// The same of output that does not tell how many came too soon: most must not have.
 pub fn not_most(rest: u64, all: u64) -> Result<()> {
     if rest * 2 > all { Err(TooSoon.into()) } else { Ok(()) }
