@@ -61,6 +61,9 @@ pub mod flag {
     /// Where a [`crate::tcp::CloseKind`] stands once the connection has ended; a [`crate::tcp::FailKind`] if it was never
     /// established.
     pub const CLOSE_KIND_SHIFT: u32 = 8;
+    /// Where the local port stands that the socket had before this connect, 0 if it never had one: the kernel leaves it in
+    /// `inet_sport` until it finds another.
+    pub const EARLIER_PORT_SHIFT: u32 = 16;
 }
 
 impl Conn {

@@ -304,6 +304,8 @@ pub struct FailFacts {
     pub sk_err: Option<u32>,
     /// `inet_sport`: 0 when the kernel never found a local port.
     pub local_port: u16,
+    /// The same when the connect began: not 0 if the socket has been connected before.
+    pub earlier_port: u16,
     /// Whether a SYN ever left (`tcp_sock.segs_out` > 0); `None` where that cannot be read.
     pub syn_sent: Option<bool>,
     /// Whether the local port was bound before the connect.
@@ -313,8 +315,9 @@ pub struct FailFacts {
 /// Why the connect failed.
 ///
 /// A local port of 0 is exhaustion: routing is settled before SYN_SENT, and `inet_hash_connect` is what fails next
-/// (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`). A bound port whose four-tuple is taken fails there too, before any SYN. Without either
-/// no SYN left because none was due yet: with TCP Fast Open the first write sends it.
+/// (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`). On a socket that is used again the port of its last connection stands there
+/// instead. A bound port whose four-tuple is taken fails there too, before any SYN. Without either no SYN left because none was
+/// due yet: with TCP Fast Open the first write sends it.
 #[inline(always)]
 pub const fn failed(facts: FailFacts) -> FailKind {
     match facts.sk_err {
@@ -326,6 +329,7 @@ pub const fn failed(facts: FailFacts) -> FailKind {
         Some(0) | None if facts.local_port == 0 => FailKind::Eaddrnotavail,
         Some(0) => match facts.syn_sent {
             Some(false) if facts.was_bound => FailKind::TupleTaken,
+            Some(false) if facts.local_port == facts.earlier_port => FailKind::Eaddrnotavail,
             Some(_) => FailKind::Aborted,
             None => FailKind::Other,
         },
@@ -449,7 +453,8 @@ mod tests {
 
     #[test]
     fn no_local_port_is_exhaustion_whatever_else_is_unknown() {
-        let none = FailFacts { sk_err: None, local_port: 0, syn_sent: None, was_bound: false };
+        let none =
+            FailFacts { sk_err: None, local_port: 0, earlier_port: 0, syn_sent: None, was_bound: false };
         assert_eq!(failed(none), FailKind::Eaddrnotavail);
         assert_eq!(failed(FailFacts { sk_err: Some(0), ..none }), FailKind::Eaddrnotavail);
         assert_eq!(failed(FailFacts { local_port: 4000, ..none }), FailKind::Other);
@@ -458,12 +463,37 @@ mod tests {
     #[test]
     fn a_connect_that_was_given_up_is_not_exhaustion() {
         for was_bound in [false, true] {
-            let facts = FailFacts { sk_err: Some(0), local_port: 4000, syn_sent: Some(true), was_bound };
+            let facts = FailFacts {
+                sk_err: Some(0),
+                local_port: 4000,
+                earlier_port: 4001,
+                syn_sent: Some(true),
+                was_bound,
+            };
             assert_eq!(failed(facts), FailKind::Aborted);
             let taken = if was_bound { FailKind::TupleTaken } else { FailKind::Aborted };
             assert_eq!(failed(FailFacts { syn_sent: Some(false), ..facts }), taken);
             assert_eq!(failed(FailFacts { syn_sent: None, ..facts }), FailKind::Other);
         }
+    }
+
+    #[test]
+    fn a_socket_that_is_used_again_keeps_its_last_port_when_it_finds_none() {
+        let facts = FailFacts {
+            sk_err: Some(0),
+            local_port: 4000,
+            earlier_port: 4000,
+            syn_sent: Some(false),
+            was_bound: false,
+        };
+        assert_eq!(failed(facts), FailKind::Eaddrnotavail);
+        assert_eq!(failed(FailFacts { was_bound: true, ..facts }), FailKind::TupleTaken);
+        assert_eq!(
+            failed(FailFacts { syn_sent: Some(true), ..facts }),
+            FailKind::Aborted,
+            "it found it again"
+        );
+        assert_eq!(failed(FailFacts { syn_sent: None, ..facts }), FailKind::Other);
     }
 
     #[test]
@@ -476,8 +506,13 @@ mod tests {
             (113, FailKind::Ehostunreach),
             (5, FailKind::Other),
         ] {
-            let facts =
-                FailFacts { sk_err: Some(errno), local_port: 4000, syn_sent: Some(true), was_bound: false };
+            let facts = FailFacts {
+                sk_err: Some(errno),
+                local_port: 4000,
+                earlier_port: 4000,
+                syn_sent: Some(true),
+                was_bound: false,
+            };
             assert_eq!(failed(facts), kind);
         }
     }

@@ -77,10 +77,10 @@ pub fn passes_flow_filters(key: &ChurnKey) -> bool {
     if by_port != 0 && unsafe { FILTER_PORTS.get(port_filter_key(role, key.port)) }.is_none() {
         return false;
     }
-    !is_connect || passes_ip_version(key.remote.is_v4())
+    !is_connect || key.remote.is_unspecified() || passes_ip_version(key.remote.is_v4())
 }
 
-/// `-4`, `-6`. An accept key has no remote address, so accepts are asked one by one.
+/// `-4`, `-6`. An accept key has no remote address, nor has a bind that failed, so these are asked one by one.
 #[inline(always)]
 pub fn passes_ip_version(is_v4: bool) -> bool {
     match setting!(filters.ip_version) {

@@ -113,6 +113,7 @@ fn on_known<S: Sock>(sock: &S, step: Step, old: u8) {
 
 #[inline(always)]
 fn connect_begin<S: Sock>(sock: &S) {
+    let is_new = sock.is_new();
     let process = who::current::<S::Access>();
     let key = ChurnKey {
         start_ns: process.start_ns,
@@ -145,7 +146,9 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).remote_port = key.port;
         (*conn).address = Address::UNSPECIFIED;
         let bound = if sock.local_port() != 0 { flag::BOUND } else { 0 };
-        (*conn).flags = flag::CONNECT | flag::OWNER_CERTAIN | bound;
+        let earlier_port = if is_new { 0 } else { u32::from(sock.last_local_port()) };
+        (*conn).flags =
+            flag::CONNECT | flag::OWNER_CERTAIN | bound | earlier_port << flag::EARLIER_PORT_SHIFT;
         conns::publish(conn, id, S::COOKIES);
     }
 }
@@ -174,12 +177,14 @@ fn complete_connect<S: Sock>(sock: &S, found: Found) {
 
 #[inline(always)]
 fn fail<S: Sock>(sock: &S, found: Found, id: u64) {
+    // SAFETY: points into the map.
+    let flags = unsafe { (*found.conn).flags };
     let kind = failed(FailFacts {
         sk_err: sock.error(),
         local_port: sock.last_local_port(),
+        earlier_port: (flags >> flag::EARLIER_PORT_SHIFT) as u16,
         syn_sent: sock.sent_syn(),
-        // SAFETY: points into the map.
-        was_bound: unsafe { (*found.conn).flags } & flag::BOUND != 0,
+        was_bound: flags & flag::BOUND != 0,
     });
     // SAFETY: points into the map.
     unsafe {

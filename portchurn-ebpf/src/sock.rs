@@ -22,6 +22,8 @@ pub trait Sock {
     fn address(&self) -> *const u8;
     /// Identity for the life of the socket.
     fn id(&self) -> u64;
+    /// Whether it certainly was not connected before. To be asked before [`Sock::id`].
+    fn is_new(&self) -> bool;
     /// Whether this is TCP over IP. An MPTCP socket is not: its subflows are.
     fn is_tcp(&self) -> bool;
     /// Remote address.
@@ -97,6 +99,7 @@ impl<A: Access> KernelSock<A> {
 pub trait Identify {
     const COOKIES: bool;
     fn id(address: *const u8) -> u64;
+    fn is_new(address: *const u8) -> bool;
 }
 
 impl Identify for Direct {
@@ -111,6 +114,12 @@ impl Identify for Direct {
         // SAFETY: the kernel handed this socket to a typed program; the helper makes the cookie if there is none yet.
         unsafe { bpf_get_socket_cookie(address.cast_mut().cast()) }
     }
+
+    /// Without a cookie nobody has looked at it yet, neither have we.
+    #[inline(always)]
+    fn is_new(address: *const u8) -> bool {
+        Self::load_known::<u64>(address, setting!(offsets.skc_cookie)) == Some(0)
+    }
 }
 
 impl Identify for Probe {
@@ -118,6 +127,19 @@ impl Identify for Probe {
     #[inline(always)]
     fn id(address: *const u8) -> u64 {
         address as u64
+    }
+
+    #[inline(always)]
+    fn is_new(_address: *const u8) -> bool {
+        false
+    }
+}
+
+impl<A: Access + Identify> KernelSock<A> {
+    /// Whether it speaks IPv4, as far as that is settled before a connect: an IPv6 socket may be bound to a mapped address.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        self.load::<u16>(setting!(offsets.skc_family)) == AF_INET || self.local().is_v4()
     }
 }
 
@@ -133,6 +155,11 @@ impl<A: Access + Identify> Sock for KernelSock<A> {
     #[inline(always)]
     fn id(&self) -> u64 {
         A::id(self.address)
+    }
+
+    #[inline(always)]
+    fn is_new(&self) -> bool {
+        A::is_new(self.address)
     }
 
     #[inline(always)]
@@ -228,6 +255,11 @@ impl Sock for TracedSock<'_> {
     }
 
     #[inline(always)]
+    fn is_new(&self) -> bool {
+        self.sock.is_new()
+    }
+
+    #[inline(always)]
     fn is_tcp(&self) -> bool {
         let protocol = if setting!(tracepoint.protocol_size) == 1 {
             u16::from(field::<u8>(self.context, setting!(tracepoint.protocol)))
@@ -255,12 +287,12 @@ impl Sock for TracedSock<'_> {
 
     #[inline(always)]
     fn local_port(&self) -> u16 {
-        field(self.context, setting!(tracepoint.sport))
+        Probe::load_known(self.address(), setting!(offsets.skc_num)).unwrap_or_else(|| self.last_local_port())
     }
 
     #[inline(always)]
     fn last_local_port(&self) -> u16 {
-        self.local_port()
+        field(self.context, setting!(tracepoint.sport))
     }
 
     #[inline(always)]

@@ -6,12 +6,12 @@ use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::budgets::Trace;
-use portchurn_tests::harness::check;
-use portchurn_tests::harness::compare::adds_up;
+use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::named_netns::Named;
 use portchurn_tests::harness::programs::{Running, run_workload, start_workload};
 use portchurn_tests::harness::report::{Destination, Report};
 use portchurn_tests::harness::tracer::Tracer;
+use portchurn_tests::harness::{check, check_where_possible, skip};
 
 const CALLS: u64 = 7;
 
@@ -137,6 +137,27 @@ fn trace_tells_only_of_whom_is_asked_for() {
             lines.iter().filter(|line| !line.contains(&format!("\"tgid\":{ours}"))).collect();
         ensure!(of_others.is_empty(), "events of others: {of_others:?}");
         trace.stop().map(drop)
+    });
+}
+
+/// They have no destination whose version could be asked.
+#[test]
+fn binds_that_find_no_port_are_of_the_version_of_their_socket() {
+    check_where_possible("binds_that_find_no_port_are_of_the_version_of_their_socket", || {
+        let (mut v4, mut v6) = (Tracer::start(&["-4"])?, Tracer::start(&["-6"])?);
+        if v4.latest.attached("inet_csk_get_port") == "none" {
+            return Err(skip("binds that fail cannot be seen here"));
+        }
+        let truth = run_workload(&["bind-first", "--count", "24", "--netns", "own"])?;
+        ensure!(truth.sum().failed_by.contains_key("EADDRINUSE"), "no bind failed: {truth:?}");
+        v4.wait_until(|report| matches_truth(&truth, report, Precision::FULL)).context("-4")?;
+        v6.wait_until(|report| {
+            let of_it = truth.processes.iter().flat_map(|process| report.processes_of(process.tgid));
+            ensure!(of_it.count() == 0, "-6 counted what is IPv4");
+            Ok(())
+        })?;
+        v4.stop()?;
+        v6.stop().map(drop)
     });
 }
 

@@ -9,10 +9,10 @@ use aya_ebpf::programs::{FExitContext, ProbeContext, RetProbeContext};
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, Role};
 use portchurn_common::tcp::FailKind;
 
-use crate::kernel::{Direct, Probe, register};
+use crate::kernel::{Access, Direct, Probe, register};
 use crate::keys::{self, add};
 use crate::maps::BINDS;
-use crate::sock::{KernelSock, Sock};
+use crate::sock::{Identify, KernelSock, Sock};
 use crate::{setting, who};
 
 #[fexit(function = "inet_csk_get_port")]
@@ -48,11 +48,11 @@ pub fn inet_csk_get_port_return(ctx: RetProbeContext) -> u32 {
 
 /// Where it was to connect to nobody knows yet: the destination stays open.
 #[inline(always)]
-fn on_no_port<S: Sock>(sock: &S) {
-    if !sock.is_tcp() {
+fn on_no_port<A: Access + Identify>(sock: &KernelSock<A>) {
+    if !sock.is_tcp() || !keys::passes_ip_version(sock.is_v4()) {
         return;
     }
-    let process = who::current::<S::Access>();
+    let process = who::current::<A>();
     let key_ref = keys::intern(&ChurnKey {
         start_ns: process.start_ns,
         tgid: process.tgid,

@@ -5,11 +5,13 @@
 #![expect(clippy::print_stdout, reason = "it speaks to a test over stdout")]
 
 use std::io::{Read, Write, stdin, stdout};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde_json::json;
 
 /// How long the server may take to accept.
@@ -24,6 +26,7 @@ fn main() -> Result<()> {
             let how = How {
                 abort: rest.contains(&"abort"),
                 bind: rest.contains(&"bind"),
+                again: rest.contains(&"again"),
                 stay: rest.contains(&"stay"),
             };
             connect(address.parse()?, count.parse()?, per_s.parse()?, &how)
@@ -31,7 +34,9 @@ fn main() -> Result<()> {
         ["fill", address, count, per_s, rest @ ..] => {
             fill(address.parse()?, count.parse()?, per_s.parse()?, rest.contains(&"stay"))
         }
-        _ => bail!("serve ADDR:PORT [first] | connect|fill ADDR:PORT COUNT PER_S [abort] [bind] [stay]"),
+        _ => bail!(
+            "serve ADDR:PORT [first] | connect|fill ADDR:PORT COUNT PER_S [abort] [bind] [again] [stay]"
+        ),
     }
 }
 
@@ -54,6 +59,8 @@ struct How {
     abort: bool,
     /// Bind to our address before the connect.
     bind: bool,
+    /// Each socket was refused one port further before.
+    again: bool,
     /// Live on until stdin ends.
     stay: bool,
 }
@@ -155,7 +162,11 @@ impl Medians {
 /// the opening took.
 fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
     let begun = Instant::now();
-    let mut stream = if how.bind { bound(address)? } else { TcpStream::connect(address)? };
+    let mut stream = match how {
+        How { bind: true, .. } => bound(address)?,
+        How { again: true, .. } => used_again(address)?,
+        _ => TcpStream::connect(address)?,
+    };
     let took = begun.elapsed();
     // A close before the byte was read would be a reset, which leaves no TIME_WAIT.
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -181,29 +192,28 @@ fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
 
 /// The way that takes a port away from every destination: `bind()` to port 0 before the connect.
 fn bound(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let IpAddr::V4(remote) = address.ip() else { return Err(std::io::ErrorKind::Unsupported.into()) };
-    let name = |ip: std::net::Ipv4Addr, port: u16| libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
-        sin_zero: [0; 8],
-    };
     let own = std::env::var("CHURN_SOURCE").ok().and_then(|text| text.parse().ok());
-    let own = name(own.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED), 0);
-    let to = name(remote, address.port());
-    let size = size_of::<libc::sockaddr_in>() as u32;
-    // SAFETY: plain system calls on a socket of our own with valid addresses.
-    unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error());
+    let own = own.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let socket = socket()?;
+    rustix::net::bind(&socket, &SocketAddr::new(own, 0))?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
+}
+
+/// A loop that tries again with the socket that it has.
+fn used_again(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket()?;
+    let nobody = SocketAddr::new(address.ip(), address.port() + 1);
+    match rustix::net::connect(&socket, &nobody) {
+        Err(Errno::CONNREFUSED) => {}
+        outcome => {
+            return Err(std::io::Error::other(format!("{nobody} was to refuse, but: {outcome:?}")));
         }
-        let fd = OwnedFd::from_raw_fd(fd);
-        if libc::bind(fd.as_raw_fd(), (&raw const own).cast(), size) < 0
-            || libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) < 0
-        {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(fd.into())
     }
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
