@@ -11,6 +11,7 @@ use super::layout::{Layout, label};
 use super::payload::Payload;
 use super::plan::Guests;
 use super::report::{self, Entry, Guest};
+use super::verdict::{Cause, Verdict};
 use super::{Args, accelerator, guest, say, selftest, support};
 
 /// Runs what the command line asks for.
@@ -93,12 +94,22 @@ fn one(guests: &Guests<'_>, args: &Args) -> Entry {
         say::progress(&format!("{label:8} started: {release}, {} processors", args.cpus));
         guest::run(&prepared.spec, &label, Duration::from_secs(args.timeout_s)).context("run a guest")
     });
-    let run = run.and_then(|run| support::keep(guests, &run.verdict).map(|()| run));
-    let guest = match run {
-        Ok(run) => Guest::Ran { verdict: run.verdict, took: run.took, console: run.console },
+    let guest = match run.and_then(|run| Ok((judged(guests, args, run.verdict)?, run.took, run.console))) {
+        Ok((verdict, took, console)) => Guest::Ran { verdict, took, console },
         Err(error) => Guest::Broke(format!("{error:#}")),
     };
     Entry { label, release, guest }
+}
+
+/// What the guest showed is kept and compared; a kernel that is required must have shown something.
+fn judged(guests: &Guests<'_>, args: &Args, mut verdict: Verdict) -> Result<Verdict> {
+    support::keep(guests, &verdict)?;
+    let is_empty = verdict.broken.is_none() && verdict.counts().passed + verdict.counts().failed == 0;
+    if is_empty && args.requires(guests.image.line) {
+        verdict.broken = Some(Cause::NothingRan);
+    }
+    verdict.tests.extend(support::compare(guests, &verdict)?);
+    Ok(verdict)
 }
 
 fn position(args: &Args, entry_label: &str) -> usize {

@@ -1,6 +1,7 @@
 //! What the attach matrix showed on each kernel: kept by each run, read by whoever makes a table of it. Must not hold
 //! anything that no guest has shown.
 
+mod documented;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,9 @@ const AUTOMATIC: &str = "automatic";
 const RELEASED: (&str, &str) = ("released-file", "alone");
 /// The tests of it, in `tests/tests/smoke.rs`.
 const SMOKE: &str = "smoke::";
+
+/// The name of what [`compare`] adds.
+const DOCUMENTED: &str = "support::as_documented";
 
 /// What makes the tables complete.
 const RUN: &str =
@@ -72,6 +76,30 @@ pub(crate) fn keep(guests: &Guests<'_>, verdict: &Verdict) -> Result<()> {
     let text = format!("{} {} {object}\n{}\n", image.release, image.arch.name(), cells.join("\n"));
     let path = layout.matrix.join(label);
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// A test more: whether the guest took the ways that `portchurn check` says its kernel takes. Nothing where it showed none, or
+/// that kernel is not in the table.
+pub(crate) fn compare(guests: &Guests<'_>, verdict: &Verdict) -> Result<Option<Test>> {
+    let image = &guests.image;
+    let kernel = Kernel {
+        release: image.release.clone(),
+        arch: image.arch.name().to_owned(),
+        object: String::new(),
+        cells: cells(matrix(&verdict.tests)),
+    };
+    if kernel.cells.is_empty() {
+        return Ok(None);
+    }
+    let path = guests.layout.workspace.join(page::CHECK);
+    let table = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(documented::differences(&table, &kernel).map(|different| Test {
+        name: DOCUMENTED.to_owned(),
+        outcome: if different.is_empty() { Outcome::Passed } else { Outcome::Failed },
+        reason: "if that is meant, write the table anew: cargo xtask vm --table".to_owned(),
+        took_ms: 0,
+        lines: different,
+    }))
 }
 
 /// What became of the released file; nothing where it was not tried.

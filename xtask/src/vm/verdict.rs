@@ -25,6 +25,8 @@ pub(crate) enum Cause {
     InitError(String),
     /// Nothing of the above: QEMU's own last words.
     Ended(String),
+    /// It is required, and all of its tests were skipped or left out.
+    NothingRan,
 }
 
 impl fmt::Display for Cause {
@@ -34,6 +36,7 @@ impl fmt::Display for Cause {
             Self::KernelPanic(line) => write!(f, "kernel panic: {line}"),
             Self::Stall(line) => write!(f, "soft lockup or RCU stall: {line}"),
             Self::InitError(line) => write!(f, "init error: {line}"),
+            Self::NothingRan => f.write_str("it is required, and no test ran on it"),
             Self::Ended(text) => write!(f, "QEMU ended before the tests did: {text}"),
         }
     }

@@ -13,7 +13,7 @@ use crate::vm::table::columns;
 
 const PAGE: &str = "docs/support.md";
 const README: &str = "README.md";
-const CHECK: &str = "portchurn/src/commands/tested_kernels.txt";
+pub(super) const CHECK: &str = "portchurn/src/commands/tested_kernels.txt";
 /// Between these lines the README is ours.
 const BEGIN: &str = "<!-- Written by `cargo xtask vm --table`. -->\n";
 const END: &str = "<!-- End of what it wrote. -->\n";
@@ -84,7 +84,7 @@ fn all_ways(kernels: &[Kernel]) -> BTreeSet<(String, String)> {
     ways(kernels.iter().map(|kernel| &kernel.cells))
 }
 
-fn plain(kernels: &[Kernel]) -> String {
+pub(super) fn plain(kernels: &[Kernel]) -> String {
     let mut rows =
         vec![std::iter::once(String::new()).chain(kernels.iter().map(Kernel::name)).collect::<Vec<_>>()];
     for (hook, _) in all_ways(kernels).into_iter().filter(|(_, way)| way == AUTOMATIC) {
@@ -95,7 +95,7 @@ fn plain(kernels: &[Kernel]) -> String {
 }
 
 /// How a hook is attached, and why not better.
-fn chosen<'a>(kernel: &'a Kernel, hook: &str) -> (&'a str, Option<&'a str>) {
+pub(super) fn chosen<'a>(kernel: &'a Kernel, hook: &str) -> (&'a str, Option<&'a str>) {
     let Some(outcome) = kernel.outcome(hook, AUTOMATIC) else { return ("not tried", None) };
     match outcome.split_once(' ') {
         Some(("works", rest)) => rest.split_once("; ").map_or((rest, None), |(tier, why)| (tier, Some(why))),
