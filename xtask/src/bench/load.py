@@ -1,8 +1,8 @@
 """The same load as load.rs, in Python. Arguments: cycles, processor, cycles before the clock starts, connections to one
-destination before the next has its turn, destinations."""
+destination before the next has its turn, destinations, cycles in a batch."""
 import json, os, socket, sys, time
 
-CYCLES, CPU, WARM_UP, RUN, DESTINATIONS = map(int, sys.argv[1:])
+CYCLES, CPU, WARM_UP, RUN, DESTINATIONS, BATCH = map(int, sys.argv[1:])
 
 
 def connect(port, index):
@@ -24,14 +24,17 @@ def main():
     port = listener.getsockname()[1]
     for index in range(WARM_UP):
         cycle(listener, port, index)
-    cpu_ns, wall_ns = time.process_time_ns(), time.monotonic_ns()
+    cpu_ns, wall_ns, clock_ns = time.process_time_ns(), time.monotonic_ns(), []
     for index in range(WARM_UP, WARM_UP + CYCLES):
+        if (index - WARM_UP) % BATCH == 0:
+            clock_ns.append(time.process_time_ns())
         cycle(listener, port, index)
     print(json.dumps({
         "pid": os.getpid(),
         "cycles": CYCLES,
         "cpu_ns": time.process_time_ns() - cpu_ns,
         "wall_ns": time.monotonic_ns() - wall_ns,
+        "batches_ns": [end - begin for begin, end in zip(clock_ns, clock_ns[1:])],
     }))
 
 

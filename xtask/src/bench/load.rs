@@ -3,13 +3,14 @@
 //! TIME_WAIT sockets with it when it ends, so that every round begins with none.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::net::sockopt::set_socket_linger;
 use rustix::process::getpid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -36,6 +37,12 @@ pub(crate) struct Args {
     /// Connects where nobody listens
     #[arg(long)]
     refused: bool,
+    /// Closes by a reset, which leaves no TIME_WAIT
+    #[arg(long)]
+    reset: bool,
+    /// Stays until its input ends, and the TIME_WAIT sockets of its network namespace with it
+    #[arg(long)]
+    stay: bool,
 }
 
 /// What one round of load took.
@@ -46,11 +53,20 @@ pub(crate) struct Load {
     /// Time of the processor in user and kernel mode, with the softirqs that ran on top of it.
     pub(crate) cpu_ns: u64,
     pub(crate) wall_ns: u64,
+    /// The same time for each batch of [`BATCH`] cycles.
+    pub(crate) batches_ns: Vec<u64>,
 }
+
+/// Cycles between two looks at the clock.
+const BATCH: u32 = 500;
 
 impl Load {
     pub(crate) fn cpu_us_per_cycle(&self) -> f64 {
         self.cpu_ns as f64 / 1e3 / f64::from(self.cycles)
+    }
+
+    pub(crate) fn batches_us_per_cycle(&self) -> impl Iterator<Item = f64> + '_ {
+        self.batches_ns.iter().map(|&ns| ns as f64 / 1e3 / f64::from(BATCH))
     }
 
     pub(crate) fn cycles_per_s(&self) -> f64 {
@@ -68,6 +84,8 @@ pub(crate) enum Program {
     Python,
     /// This one, where nobody listens.
     Refused,
+    /// This one, closing by a reset.
+    Reset,
 }
 
 /// The system's Python is what most hosts have.
@@ -79,13 +97,14 @@ impl Program {
             Self::Native => "native loop",
             Self::Python => "Python loop",
             Self::Refused => "native loop, refused",
+            Self::Reset => "native loop, reset",
         }
     }
 
     /// The moments at which a stack is taken.
     pub(crate) fn moments(self) -> &'static str {
         match self {
-            Self::Native | Self::Python => "three stacks a connection: open, two closes",
+            Self::Native | Self::Python | Self::Reset => "three stacks a connection: open, two closes",
             Self::Refused => "one stack a connect",
         }
     }
@@ -99,18 +118,22 @@ impl Program {
     fn command_line(self, cycles: u32, cpu: usize) -> Result<Vec<OsString>> {
         let (cycles, cpu) = (cycles.to_string(), cpu.to_string());
         Ok(match self {
-            Self::Native | Self::Refused => {
+            Self::Native | Self::Refused | Self::Reset => {
                 let xtask = std::env::current_exe().context("find this program")?;
                 let arguments = ["bench-load", "--cycles", &cycles, "--cpu", &cpu];
-                let refused = (self == Self::Refused).then_some("--refused");
-                let arguments = arguments.into_iter().chain(refused).map(OsString::from);
+                let how = match self {
+                    Self::Refused => Some("--refused"),
+                    Self::Reset => Some("--reset"),
+                    _ => None,
+                };
+                let arguments = arguments.into_iter().chain(how).map(OsString::from);
                 std::iter::once(xtask.into()).chain(arguments).collect()
             }
             Self::Python => {
                 let program = python().context("there is no Python here")?;
                 let script = repo::root()?.join("xtask/src/bench/load.py");
-                let numbers =
-                    [cycles, cpu].into_iter().chain([WARM_UP, RUN, DESTINATIONS].map(|n| n.to_string()));
+                let fixed = [WARM_UP, RUN, DESTINATIONS, BATCH].map(|number| number.to_string());
+                let numbers = [cycles, cpu].into_iter().chain(fixed);
                 [program.into(), script.into()].into_iter().chain(numbers.map(OsString::from)).collect()
             }
         })
@@ -123,15 +146,60 @@ fn python() -> Option<PathBuf> {
 
 /// Runs one round in a process of its own.
 pub(crate) fn run(program: Program, cycles: u32, cpu: usize) -> Result<Load> {
+    let mut command = in_own_netns("ip link set lo up", program.command_line(cycles, cpu)?)?;
+    let said = capture(command.stdin(Stdio::null())).context("run the load")?;
+    serde_json::from_str(&said).context("read what the load says")
+}
+
+fn in_own_netns(before: &str, command_line: Vec<OsString>) -> Result<Command> {
     ensure!(
         on_path("unshare").is_some() && on_path("ip").is_some(),
         "bench needs `unshare` and `ip`: install iproute2"
     );
     let mut command = Command::new("unshare");
-    command.args(["--net", "--", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]);
-    command.args(program.command_line(cycles, cpu)?);
-    let said = capture(command.stdin(Stdio::null())).context("run the load")?;
-    serde_json::from_str(&said).context("read what the load says")
+    command.args(["--net", "--", "sh", "-c", &format!(r#"{before} && exec "$0" "$@""#)]);
+    command.args(command_line);
+    Ok(command)
+}
+
+/// Processors that loads may stay on.
+pub(crate) fn processors() -> Result<usize> {
+    Ok(std::thread::available_parallelism().context("count the processors")?.get())
+}
+
+/// A load that has ended and holds its TIME_WAIT sockets.
+pub(crate) struct Held(Child);
+
+impl Held {
+    /// Makes `count` of them, more than the usual limit if need be.
+    pub(crate) fn fill(count: u32, cpu: usize) -> Result<Self> {
+        let room = "ip link set lo up && echo 1048576 > /proc/sys/net/ipv4/tcp_max_tw_buckets";
+        let cycles = count.saturating_sub(WARM_UP);
+        let mut command = in_own_netns(room, Program::Native.command_line(cycles, cpu)?)?;
+        command.arg("--stay").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("start the load")?;
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().context("a pipe was asked for")?)
+            .read_line(&mut said)
+            .context("wait for the load")?;
+        ensure!(!said.is_empty(), "the load failed; its reason stands above");
+        Ok(Self(child))
+    }
+
+    /// Ends it.
+    pub(crate) fn release(mut self) -> Result<()> {
+        drop(self.0.stdin.take());
+        ensure!(self.0.wait().context("wait for the load")?.success(), "the load failed");
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The load itself. Prints a [`Load`].
@@ -141,17 +209,30 @@ pub(crate) fn generate(args: &Args) -> Result<()> {
     sched_setaffinity(None, &cpus).with_context(|| format!("stay on processor {}", args.cpu))?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("listen")?;
     let port = listener.local_addr()?.port();
-    let one = |index| if args.refused { refused(index) } else { cycle(&listener, port, index) };
+    let one = |index| if args.refused { refused(index) } else { cycle(&listener, port, index, args.reset) };
     (0..WARM_UP).try_for_each(one)?;
     let (cpu, wall) = (cpu_ns(), Instant::now());
-    (WARM_UP..WARM_UP.saturating_add(args.cycles)).try_for_each(one)?;
-    let (cpu_ns, wall_ns) = (cpu_ns() - cpu, wall.elapsed().as_nanos() as u64);
+    let (mut at, mut batches_ns, mut batch_began) = (WARM_UP, Vec::new(), cpu);
+    let end = WARM_UP.saturating_add(args.cycles);
+    while at < end {
+        let next = at.saturating_add(BATCH).min(end);
+        (at..next).try_for_each(one)?;
+        let now = cpu_ns();
+        if next - at == BATCH {
+            batches_ns.push(now - batch_began);
+        }
+        (at, batch_began) = (next, now);
+    }
+    let (cpu_ns, wall_ns) = (batch_began - cpu, wall.elapsed().as_nanos() as u64);
     let pid = getpid().as_raw_nonzero().get() as u32;
-    println!("{}", serde_json::to_string(&Load { pid, cycles: args.cycles, cpu_ns, wall_ns })?);
+    println!("{}", serde_json::to_string(&Load { pid, cycles: args.cycles, cpu_ns, wall_ns, batches_ns })?);
+    if args.stay {
+        std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the end of the input")?;
+    }
     Ok(())
 }
 
-fn cycle(listener: &TcpListener, port: u16, index: u32) -> Result<()> {
+fn cycle(listener: &TcpListener, port: u16, index: u32, reset: bool) -> Result<()> {
     let target = target(index, port);
     let near = TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
     let far = loop {
@@ -161,6 +242,9 @@ fn cycle(listener: &TcpListener, port: u16, index: u32) -> Result<()> {
             Err(error) => return Err(error).context("accept"),
         }
     };
+    if reset {
+        set_socket_linger(&near, Some(Duration::ZERO)).context("ask for a reset")?;
+    }
     drop(near);
     drop(far);
     Ok(())

@@ -2,6 +2,7 @@
 //! turns, so that whatever else the machine does meets both. Medians and quartiles, never a single number.
 //! Rows 1 to 6 of the design's budget; nothing here is a test, and no test asserts a time.
 
+mod agents;
 pub(crate) mod load;
 mod proc;
 mod report;
@@ -11,15 +12,15 @@ mod tracer;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::repo;
 use crate::run;
+use agents::Agent;
 use load::Program;
-use report::{Agent, Report, Round, Series, Traced};
+use report::{Report, Round, Series, Traced};
 use tracer::{Kind, Tracer};
 
 /// Arguments of `cargo xtask bench`.
@@ -43,9 +44,9 @@ pub(crate) struct Args {
     /// Another portchurn than the one built here
     #[arg(long, value_name = "FILE")]
     portchurn: Option<PathBuf>,
-    /// Only the rows for call sites
-    #[arg(long)]
-    call_sites: bool,
+    /// Only these rows
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["cycle", "call-sites", "agent"])]
+    rows: Vec<Rows>,
     /// Leave tcplife out, even where it is installed
     #[arg(long)]
     no_tcplife: bool,
@@ -54,12 +55,24 @@ pub(crate) struct Args {
     extra: Vec<String>,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Rows {
+    /// A connection, untraced and traced
+    Cycle,
+    /// The same with lines of code
+    CallSites,
+    /// What portchurn itself uses
+    Agent,
+}
+
 /// The plan, with all that was left open filled in.
 struct Plan {
     pairs: usize,
     cycles: u32,
     cpu: usize,
     idle: Duration,
+    is_quick: bool,
     portchurn: PathBuf,
     tracers: Vec<Kind>,
 }
@@ -67,30 +80,16 @@ struct Plan {
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "bench attaches tracers: run it as root");
     let plan = plan(args)?;
-    if args.call_sites {
-        return report_sites(sites::measure(&plan, &plan.portchurn, &args.extra)?, args.json);
-    }
-    let portchurn = &plan.tracers[0];
-    let series = paired(&plan)?;
-    let call_sites = sites::measure(&plan, &plan.portchurn, &args.extra)?;
-    eprintln!("bench: agent on an idle host, {} s", plan.idle.as_secs());
-    let idle = idle(portchurn, plan.idle)?;
-    eprintln!("bench: agent at the highest rate that one processor makes");
-    let busy = busy(portchurn, &plan)?;
-    let report = Report::new(plan.cycles, plan.cpu, series, call_sites, idle, busy)?;
+    let has = |rows| args.rows.contains(&rows);
+    let series = if has(Rows::Cycle) { paired(&plan)? } else { Vec::new() };
+    let call_sites = if has(Rows::CallSites) { sites::measure(&plan, &args.extra)? } else { Vec::new() };
+    let agents = if has(Rows::Agent) { agents::measure(&plan, &args.extra)? } else { Vec::new() };
+    let report = Report::new(plan.cycles, plan.cpu, series, call_sites, agents)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
     report.print()
-}
-
-fn report_sites(all: Vec<sites::Series>, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(());
-    }
-    all.iter().try_for_each(sites::Series::print)
 }
 
 fn plan(args: &Args) -> Result<Plan> {
@@ -105,11 +104,11 @@ fn plan(args: &Args) -> Result<Plan> {
     }
     let cpu = match args.cpu {
         Some(cpu) => cpu,
-        None => thread::available_parallelism().context("count the processors")?.get() - 1,
+        None => load::processors()? - 1,
     };
     let (pairs, cycles, idle) = if args.quick { (2, 5_000, 3) } else { (args.pairs, args.cycles, 30) };
     ensure!(pairs > 0 && cycles > 0, "bench needs at least one pair and one connection");
-    Ok(Plan { pairs, cycles, cpu, idle: Duration::from_secs(idle), portchurn, tracers })
+    Ok(Plan { pairs, cycles, cpu, idle: Duration::from_secs(idle), is_quick: args.quick, portchurn, tracers })
 }
 
 fn build() -> Result<PathBuf> {
@@ -143,7 +142,8 @@ fn paired(plan: &Plan) -> Result<Vec<Series>> {
         }
         let plain = plain.context("one turn is without a tracer")?;
         for (index, traced) in traced {
-            let round = Round { plain_us: plain.cpu_us_per_cycle(), traced };
+            let plain_batches_us = plain.batches_us_per_cycle().collect();
+            let round = Round { plain_us: plain.cpu_us_per_cycle(), plain_batches_us, traced };
             eprintln!("bench: pair {pair}/{}: {}", plan.pairs, round.line(&series[index].name));
             series[index].rounds.push(round);
         }
@@ -162,6 +162,7 @@ fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
     let (counted, detach) = tracer.stop_and_count(&load)?;
     Ok(Traced {
         traced_us: load.cpu_us_per_cycle(),
+        traced_batches_us: load.batches_us_per_cycle().collect(),
         agent_cpu_ratio: agent.cpu_ratio,
         rss_bytes: agent.rss_bytes,
         map_bytes: own.map_bytes,
@@ -171,28 +172,4 @@ fn with_tracer(kind: &Kind, plan: &Plan) -> Result<Traced> {
         attach_ms: 1e3 * attach.as_secs_f64(),
         detach_ms: 1e3 * detach.as_secs_f64(),
     })
-}
-
-fn idle(portchurn: &Kind, duration: Duration) -> Result<Agent> {
-    let mut tracer = Tracer::start(portchurn)?;
-    // The start itself is not what an idle host costs.
-    tracer.wait_for_reports(2)?;
-    let at = tracer.usage()?;
-    let end = Instant::now() + duration;
-    while Instant::now() < end {
-        thread::sleep(end - Instant::now());
-    }
-    let agent = Agent::between(&at, &tracer.usage()?);
-    tracer.stop()?;
-    Ok(agent)
-}
-
-fn busy(portchurn: &Kind, plan: &Plan) -> Result<(Agent, f64)> {
-    let mut tracer = Tracer::start(portchurn)?;
-    tracer.wait_for_reports(2)?;
-    let at = tracer.usage()?;
-    let load = load::run(Program::Native, plan.cycles.saturating_mul(6), plan.cpu)?;
-    let agent = Agent::between(&at, &tracer.usage()?);
-    tracer.stop()?;
-    Ok((agent, load.cycles_per_s()))
 }

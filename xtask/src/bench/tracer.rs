@@ -115,6 +115,13 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// Reads what it has said by now.
+    pub(crate) fn read_on(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            self.read(&line);
+        }
+    }
+
     pub(crate) fn usage(&self) -> Result<Usage> {
         Usage::of(self.child.id())
     }

@@ -1,0 +1,151 @@
+//! What the agent itself uses: on an idle host, on one where TIME_WAIT sockets wait, and beside as many connections as one
+//! processor and all of them make.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::Plan;
+use super::load::{self, Held, Load, Program};
+use super::proc::Usage;
+use super::report::mib;
+use super::tracer::{Kind, Tracer};
+
+/// TIME_WAIT sockets that wait: the usual limit of a network namespace, and what the design asks for.
+const WAITING: [u32; 2] = [131_072, 200_000];
+/// How long each waits.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Reports after which a tracer is taken to have settled.
+const SETTLED: usize = 2;
+
+/// What an agent used between two moments.
+#[derive(Serialize)]
+pub(crate) struct Agent {
+    /// Of one processor.
+    pub(crate) cpu_ratio: f64,
+    pub(crate) rss_bytes: u64,
+}
+
+impl Agent {
+    pub(crate) fn between(begin: &Usage, end: &Usage) -> Self {
+        let wall_ns = (end.at - begin.at).as_nanos() as f64;
+        let cpu_ns = end.cpu_ns.saturating_sub(begin.cpu_ns) as f64;
+        Self { cpu_ratio: cpu_ns / wall_ns, rss_bytes: end.rss_bytes }
+    }
+}
+
+/// One situation.
+#[derive(Serialize)]
+pub(crate) struct Situation {
+    name: String,
+    stack: &'static str,
+    agent: Agent,
+    lost: Option<u64>,
+}
+
+impl Situation {
+    /// Prints its row.
+    pub(crate) fn print(&self) {
+        let lost = self.lost.map_or("not told".to_owned(), |lost| lost.to_string());
+        let name = format!("{}, --stack {}", self.name, self.stack);
+        let (percent, rss) = (100.0 * self.agent.cpu_ratio, mib(self.agent.rss_bytes));
+        println!("  {name:<56}{percent:>8.2} %{rss:>12}   lost {lost}");
+    }
+}
+
+/// All situations, counts alone and with the lines of code that come by default.
+pub(crate) fn measure(plan: &Plan, extra: &[String]) -> Result<Vec<Situation>> {
+    let mut all = Vec::new();
+    for stack in ["off", "auto"] {
+        let bench = Bench { kind: Kind::portchurn(plan.portchurn.clone(), stack, extra), stack, plan };
+        all.push(bench.idle()?);
+        let waiting = if plan.is_quick { &[][..] } else { &WAITING };
+        for &count in waiting {
+            all.extend(bench.waiting(count)?);
+        }
+        let every_cpu: Vec<_> = (0..load::processors()?).collect();
+        for cpus in [&[plan.cpu][..], &every_cpu] {
+            for program in [Program::Native, Program::Reset] {
+                all.push(bench.busy(program, cpus)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn sleep_until(then: Instant) {
+    thread::sleep(then.saturating_duration_since(Instant::now()));
+}
+
+struct Bench<'a> {
+    kind: Kind,
+    stack: &'static str,
+    plan: &'a Plan,
+}
+
+impl Bench<'_> {
+    fn idle(&self) -> Result<Situation> {
+        let (mut tracer, at) = self.settled()?;
+        thread::sleep(self.plan.idle);
+        let idle = self.end("idle host".to_owned(), &mut tracer, &at)?;
+        tracer.stop()?;
+        Ok(idle)
+    }
+
+    /// While they wait; and from the end of that until they are gone.
+    fn waiting(&self, count: u32) -> Result<[Situation; 2]> {
+        let (mut tracer, _) = self.settled()?;
+        let begun = Instant::now();
+        let held = Held::fill(count, self.plan.cpu)?;
+        let filled = Instant::now();
+        tracer.wait_for_reports(SETTLED)?;
+        let at = tracer.usage()?;
+        sleep_until(begun + TIME_WAIT - Duration::from_secs(2));
+        let waiting = self.end(format!("{count} TIME_WAIT wait"), &mut tracer, &at)?;
+        let at = tracer.usage()?;
+        sleep_until(filled + TIME_WAIT + Duration::from_secs(4));
+        let going = self.end(format!("{count} TIME_WAIT go"), &mut tracer, &at)?;
+        held.release()?;
+        tracer.stop()?;
+        Ok([waiting, going])
+    }
+
+    fn busy(&self, program: Program, cpus: &[usize]) -> Result<Situation> {
+        let (mut tracer, at) = self.settled()?;
+        let cycles = self.plan.cycles.saturating_mul(6);
+        let loads = thread::scope(|scope| {
+            let running: Vec<_> =
+                cpus.iter().map(|&cpu| scope.spawn(move || load::run(program, cycles, cpu))).collect();
+            let joined = running.into_iter().map(|load| load.join().ok().context("a load panicked")?);
+            joined.collect::<Result<Vec<_>>>()
+        })?;
+        let per_s: f64 = loads.iter().map(Load::cycles_per_s).sum();
+        let name = format!("{per_s:.0}/s, {}, on {}", program.name(), cpus.len());
+        let busy = self.end(name, &mut tracer, &at)?;
+        tracer.stop()?;
+        Ok(busy)
+    }
+
+    /// The start itself is not what an idle host costs.
+    fn settled(&self) -> Result<(Tracer<'_>, Usage)> {
+        let mut tracer = Tracer::start(&self.kind)?;
+        tracer.wait_for_reports(SETTLED)?;
+        let at = tracer.usage()?;
+        Ok((tracer, at))
+    }
+
+    fn end(&self, name: String, tracer: &mut Tracer<'_>, at: &Usage) -> Result<Situation> {
+        let agent = Agent::between(at, &tracer.usage()?);
+        tracer.read_on();
+        let situation = Situation { name, stack: self.stack, agent, lost: tracer.own_figures().lost };
+        eprintln!(
+            "bench: {}, --stack {}: {:.2} %",
+            situation.name,
+            self.stack,
+            100.0 * situation.agent.cpu_ratio
+        );
+        Ok(situation)
+    }
+}
