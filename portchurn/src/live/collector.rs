@@ -20,7 +20,7 @@ use crate::live::keys::{Keys, take};
 use crate::live::listing::{Listing, ends};
 use crate::live::loader::{Loaded, Options, load};
 use crate::live::records::{ArgvBytes, CgroupId, Record};
-use crate::live::search::{Found, search};
+use crate::live::search::{Found, search, search_ends};
 use crate::live::seed;
 use crate::live::sites::Sites;
 use crate::live::stacks::{StackThread, Watchers};
@@ -102,7 +102,10 @@ impl Collector {
             _ => None,
         };
         let told_max = if is_attached(&hooks, EXIT) { sizes.processes as usize } else { 0 };
-        let flow_use = FlowUse { lines: settings.trace != 0, ends: settings.cookies == 0 };
+        let ends = settings.cookies == 0;
+        // What a filter leaves out may have had the same four-tuple since.
+        let history = ends && !settings.filters.are_set();
+        let flow_use = FlowUse { lines: settings.trace != 0, ends, history };
         let mut this = Self {
             closed: Closed::new(&ebpf, &sizes, keys.slots(), keys.retired())?,
             keys,
@@ -153,7 +156,10 @@ impl Collector {
 
     /// Connections with this address and port, living and ended, as far back as they are known.
     pub fn search(&self, query: &Query, now_ns: u64) -> Found {
-        search(&self.closed, query, now_ns)
+        if self.settings.cookies != 0 {
+            return search(&self.closed, query, now_ns);
+        }
+        self.records.with_history(|ends| search_ends(ends, query, now_ns))
     }
 
     /// Waits until the socket tables were read once more, for the next sample.

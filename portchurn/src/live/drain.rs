@@ -2,6 +2,7 @@
 //! reader, and half a second of a host that starts processes fills the buffer. Then processes would have numbers but no
 //! names. It moves records; what they mean is the collector's business.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,13 +25,18 @@ const PATIENCE: Duration = Duration::from_millis(350);
 /// side counts what is lost.
 const WAITING_MAX: usize = 16_384;
 
+/// Ends that are remembered: 1.6 MB.
+const HISTORY_MAX: usize = 16_384;
+
 /// What flows are taken for.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowUse {
     /// Each is a line of `trace`.
     pub lines: bool,
-    /// Ends that leave a TIME_WAIT are remembered by who reads the socket tables.
+    /// Ends that leave a TIME_WAIT are told to who reads the socket tables.
     pub ends: bool,
+    /// The latest of these are remembered, for who asks.
+    pub history: bool,
 }
 
 /// The ring buffer, and what was taken out of it.
@@ -39,6 +45,7 @@ struct Ring {
     flow_use: FlowUse,
     waiting: Vec<Record>,
     ends: Vec<FlowRecord>,
+    history: VecDeque<FlowRecord>,
     taken: Instant,
 }
 
@@ -62,6 +69,10 @@ impl Ring {
         // Where the kernel does not tell the namespace, another one may have the same four-tuple.
         if self.flow_use.ends && waits && flow.netns != 0 {
             self.ends.push(flow);
+        }
+        if self.flow_use.history && waits {
+            self.history.truncate(HISTORY_MAX - 1);
+            self.history.push_front(flow);
         }
         if self.flow_use.lines {
             self.waiting.push(Record::Flow(flow));
@@ -91,8 +102,15 @@ impl Drain {
     /// # Errors
     /// When no thread can be started.
     pub fn start(ring: RingBuf<MapData>, flow_use: FlowUse) -> Result<Self> {
-        let (waiting, ends, taken) = (Vec::new(), Vec::new(), Instant::now());
-        let ring = Arc::new(Mutex::new(Ring { ring, flow_use, waiting, ends, taken }));
+        let ring = Ring {
+            ring,
+            flow_use,
+            waiting: Vec::new(),
+            ends: Vec::new(),
+            history: VecDeque::new(),
+            taken: Instant::now(),
+        };
+        let ring = Arc::new(Mutex::new(ring));
         let (stop, stopped) = channel();
         let shared = Arc::clone(&ring);
         let thread = std::thread::Builder::new()
@@ -111,6 +129,13 @@ impl Drain {
     /// The ends, if they are remembered.
     pub fn ends(&self) -> Ends {
         Ends(Arc::clone(&self.ring))
+    }
+
+    /// Looks at the latest ends that left a TIME_WAIT, the last one first.
+    pub fn with_history<T>(&self, look: impl FnOnce(&VecDeque<FlowRecord>) -> T) -> T {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.empty(WAITING_MAX);
+        look(&ring.history)
     }
 
     /// Everything that came since the last call, in its order.

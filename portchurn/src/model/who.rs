@@ -79,7 +79,7 @@ pub struct Answer {
     pub role: String,
     /// Network namespace, inode number.
     pub netns: u32,
-    /// Socket cookie.
+    /// Socket cookie; 0 where the kernel gives none to a tracer.
     pub cookie: u64,
     /// Our address; `null` where it was not kept.
     pub local_address: Option<IpAddr>,
@@ -112,6 +112,27 @@ pub struct Answer {
     pub opened_at: Option<CodeLine>,
     /// Where in the code our side closed it; `null`: not taken, or the peer closed first and nobody here after it.
     pub closed_at: Option<CodeLine>,
+}
+
+impl Answer {
+    fn four_tuple(&self) -> (u32, Option<IpAddr>, u16, IpAddr, u16) {
+        (self.netns, self.local_address, self.local_port, self.remote_address, self.remote_port)
+    }
+
+    /// Takes over what another one knows of the same connection, and this one does not.
+    fn complete(&mut self, other: &mut Self) {
+        self.opened_at = self.opened_at.take().or(other.opened_at.take());
+        self.closed_at = self.closed_at.take().or(other.closed_at.take());
+        // The socket tables know whose it is now, and nothing of what was.
+        self.opened_ago_s = self.opened_ago_s.or(other.opened_ago_s);
+        self.closed_ago_s = self.closed_ago_s.or(other.closed_ago_s);
+        self.closed_by = self.closed_by.take().or(other.closed_by.take());
+        // What the tables say of the state and the addresses is newer than what was kept.
+        self.local_address = self.local_address.or(other.local_address);
+        if self.state == Life::Closed && other.state == Life::TimeWait {
+            self.state = Life::TimeWait;
+        }
+    }
 }
 
 /// A line of code, or why there is none.
@@ -164,6 +185,9 @@ pub struct Reply {
 }
 
 /// Brings answers of several sources into one list: one for each connection, the one that knows its process best.
+///
+/// What was remembered without a cookie is joined to the TIME_WAIT of the same four-tuple: of one four-tuple there is one at most,
+/// and it is the latest end's.
 pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
     answers.sort_by(|a, b| {
         // The best known first: who is proven, before who is likely, before nobody.
@@ -171,26 +195,39 @@ pub fn merged(mut answers: Vec<Answer>) -> Vec<Answer> {
         (a.cookie, doubt(a), a.state).cmp(&(b.cookie, doubt(b), b.state))
     });
     answers.dedup_by(|later, first| {
-        let is_same = later.cookie == first.cookie && later.netns == first.netns;
+        let is_same = later.cookie != 0 && later.cookie == first.cookie && later.netns == first.netns;
         if is_same {
-            first.opened_at = first.opened_at.take().or(later.opened_at.take());
-            first.closed_at = first.closed_at.take().or(later.closed_at.take());
-            // The socket tables know whose it is now, and nothing of what was.
-            first.opened_ago_s = first.opened_ago_s.or(later.opened_ago_s);
-            first.closed_ago_s = first.closed_ago_s.or(later.closed_ago_s);
-            first.closed_by = first.closed_by.take().or(later.closed_by.take());
-            // What the tables say of the state and the addresses is newer than what was kept.
-            first.local_address = first.local_address.or(later.local_address);
-            if first.state == Life::Closed && later.state == Life::TimeWait {
-                first.state = Life::TimeWait;
-            }
+            first.complete(later);
         }
         is_same
     });
+    let mut answers = with_their_time_wait(answers);
     answers.sort_by(|a, b| {
         let ago = |answer: &Answer| answer.closed_ago_s.unwrap_or(0.0);
         a.state.cmp(&b.state).then_with(|| ago(a).total_cmp(&ago(b)))
     });
+    answers
+}
+
+fn with_their_time_wait(answers: Vec<Answer>) -> Vec<Answer> {
+    let (mut nameless, mut answers): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.cookie == 0);
+    nameless.sort_by(|a, b| a.closed_ago_s.unwrap_or(0.0).total_cmp(&b.closed_ago_s.unwrap_or(0.0)));
+    for mut latest in nameless {
+        let is_its = |answer: &&mut Answer| {
+            answer.state == Life::TimeWait
+                && answer.tgid.is_none()
+                && answer.four_tuple() == latest.four_tuple()
+        };
+        match answers.iter_mut().find(is_its) {
+            Some(time_wait) => {
+                latest.cookie = time_wait.cookie;
+                latest.complete(time_wait);
+                *time_wait = latest;
+            }
+            None => answers.push(latest),
+        }
+    }
     answers
 }
 
@@ -251,6 +288,26 @@ mod tests {
         assert_eq!(
             seen,
             [(4, Life::Open, Some(8)), (9, Life::TimeWait, Some(7)), (3, Life::Closed, Some(8))]
+        );
+    }
+
+    #[test]
+    fn without_cookies_the_latest_end_of_a_four_tuple_is_its_time_wait() {
+        let at = |cookie, state, tgid, ago_s| Answer {
+            local_address: Some("10.0.0.7".parse().unwrap()),
+            closed_ago_s: ago_s,
+            ..answer(cookie, state, tgid)
+        };
+        let list = merged(vec![
+            at(9, Life::TimeWait, None, None),
+            at(0, Life::Closed, Some(8), Some(70.0)),
+            at(0, Life::Closed, Some(7), Some(2.0)),
+            Answer { netns: 6, ..at(0, Life::Closed, Some(6), Some(1.0)) },
+        ]);
+        let seen: Vec<_> = list.iter().map(|one| (one.cookie, one.state, one.tgid)).collect();
+        assert_eq!(
+            seen,
+            [(9, Life::TimeWait, Some(7)), (0, Life::Closed, Some(6)), (0, Life::Closed, Some(8))]
         );
     }
 

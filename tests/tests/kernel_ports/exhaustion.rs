@@ -111,6 +111,45 @@ fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them
     });
 }
 
+/// A loop that tries again with the socket that it has: the kernel leaves it the port of its last connect.
+fn used_again(arguments: &[&str], tracefs: Tracefs) -> Result<()> {
+    let _alone = Alone::wait()?;
+    let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
+    let mut tracer = Tracer::start_with(arguments, tracefs)?;
+    let _server = cable.server(ADDRESS, false)?;
+    let mut late = cable.churn(&cable.client, &["connect", ADDRESS, "31", "0", "again", "stay"], &[])?;
+    let outcome = late.outcome()?;
+    equal("connects that found a port", outcome.ok, 20)?;
+    equal("connects that found none", outcome.errno_99, 11)?;
+    tracer.wait_until(|report| {
+        let process = report.processes_of(outcome.pid).next().context("not seen")?;
+        equal("opened", process.tally.opened, 20)?;
+        equal("refusals and failures", process.tally.failed, 31 + 11)?;
+        equal("exhaustion", exhausted(report, outcome.pid), 11)
+    })?;
+    tracer.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_socket_that_is_used_again_runs_out_as_any_other() {
+    check("a_socket_that_is_used_again_runs_out_as_any_other", || used_again(&[], Tracefs::AsItIs));
+}
+
+#[test]
+fn a_socket_that_is_used_again_runs_out_by_raw_tp() {
+    check("a_socket_that_is_used_again_runs_out_by_raw_tp", || {
+        used_again(&["--attach", "inet_sock_set_state=raw_tp"], Tracefs::AsItIs)
+    });
+}
+
+#[test]
+fn a_socket_that_is_used_again_runs_out_by_tracepoint() {
+    check("a_socket_that_is_used_again_runs_out_by_tracepoint", || {
+        used_again(&["--attach", "inet_sock_set_state=tracepoint"], Tracefs::Mounted)
+    });
+}
+
 #[test]
 fn resets_and_refusals_are_no_exhaustion() {
     check("resets_and_refusals_are_no_exhaustion", || {
@@ -280,5 +319,40 @@ fn a_connection_is_known_by_its_port_also_after_its_end() {
         );
         tracer.stop()?;
         Ok(())
+    });
+}
+
+/// Where a kernel gives no cookie, the record of the end must do: it names whose the TIME_WAIT is, and who closed.
+fn known_without_a_cookie(tier: &str, tracefs: Tracefs) -> Result<()> {
+    let _alone = Alone::wait()?;
+    let cable = Cable::new(&["ip_local_port_range=40000 40001", "tcp_tw_reuse=0"])?;
+    let mut tracer = Tracer::start_with(&["--attach", &format!("inet_sock_set_state={tier}")], tracefs)?;
+    let _server = cable.server(ADDRESS, false)?;
+    let mut client = cable.churn(&cable.client, &["connect", ADDRESS, "1", "0"], &[])?;
+    let outcome = client.outcome()?;
+    client.wait()?;
+    tracer.wait_until(|report| equal("TIME_WAIT", owned(report, outcome.pid), 1))?;
+    let seen = run_portchurn(["who", "10.77.0.1:40000", "--netns", &cable.client, "-o", "json"])?;
+    let found: Value = serde_json::from_slice(&seen.stdout).context("read the answer")?;
+    let answers = found["answers"].as_array().context("no answers")?;
+    ensure!(answers.len() == 1, "one connection, {} answers: {found}", answers.len());
+    let answer = &answers[0];
+    ensure!(answer["tgid"] == outcome.pid && answer["owner_certain"] == true, "{answer}");
+    ensure!(answer["state"] == "time_wait" && answer["closed_by"] == "local", "{answer}");
+    tracer.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_connection_is_known_by_its_port_also_by_raw_tp() {
+    check("a_connection_is_known_by_its_port_also_by_raw_tp", || {
+        known_without_a_cookie("raw_tp", Tracefs::AsItIs)
+    });
+}
+
+#[test]
+fn a_connection_is_known_by_its_port_also_by_tracepoint() {
+    check("a_connection_is_known_by_its_port_also_by_tracepoint", || {
+        known_without_a_cookie("tracepoint", Tracefs::Mounted)
     });
 }
