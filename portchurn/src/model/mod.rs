@@ -181,7 +181,7 @@ impl Model {
 
     /// What is said of an event whose stack does not get a name.
     pub fn unread_site(&self, at: At) -> CallSite {
-        site::unread(at, &self.context.culprits)
+        site::unread(at)
     }
 
     /// Everything that can be shown, at this moment.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use portchurn_common::stack::{At, STACK_EXITING, STACK_FIRST, STACK_NONE};
 
-use crate::model::culprit::Rules;
+use crate::model::culprit::{Choice, Rules};
 use crate::model::sample::{SiteCount, Stack};
 use crate::model::snapshot::{CallSite, Place};
 use crate::model::stacks::{Stacks, Variant};
@@ -114,13 +114,13 @@ pub fn lines(
     (at, expected, why_missing): (At, u64, &str),
 ) -> Vec<CallSite> {
     let total = sites.total(at);
-    let mut found = grouped(sites, stacks, at);
+    let mut found = grouped(sites, stacks, rules, at);
     let missing = expected.saturating_sub(total);
     if missing > 0 {
         found.push(Group::of_note(why_missing, missing));
     }
     let whole = total.max(expected);
-    let mut list: Vec<_> = found.into_iter().map(|group| group.into_site(at, whole, rules)).collect();
+    let mut list: Vec<_> = found.into_iter().map(|group| group.into_site(at, whole)).collect();
     list.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.culprit.cmp(&b.culprit)));
     list
 }
@@ -132,25 +132,19 @@ pub fn passage(at: At, id: u64, counted: bool, stacks: &Stacks, rules: &Rules) -
         None if id < STACK_FIRST => Group::of_note(note_of(id), 1),
         None => return None,
         // Of several stacks under one fingerprint it is not known which this was.
-        Some(variant) => Group {
-            frames: Some(Arc::clone(&variant.stack)),
-            count: 1,
-            read: 0,
-            counted,
-            note: variant.stack.note.clone(),
-        },
+        Some(variant) => Group { count: 1, counted, ..Group::of(variant, rules) },
     };
-    Some(group.into_site(at, 1, rules))
+    Some(group.into_site(at, 1))
 }
 
 /// A passage whose stack was not read in time.
-pub fn unread(at: At, rules: &Rules) -> CallSite {
-    Group::of_note(UNREAD, 1).into_site(at, 1, rules)
+pub fn unread(at: At) -> CallSite {
+    Group::of_note(UNREAD, 1).into_site(at, 1)
 }
 
 /// A count that has no line of code, and why.
 pub fn remark(at: At, count: u64, note: &str) -> CallSite {
-    Group::of_note(note, count).into_site(at, count, &Rules::default())
+    Group::of_note(note, count).into_site(at, count)
 }
 
 /// Why a count has no line.
@@ -165,6 +159,7 @@ const NO_USER_STACK: &str = "no user stack: a kernel worker acted for the proces
 /// Sites that turned out to be one and the same stack.
 struct Group {
     frames: Option<Arc<Stack>>,
+    chosen: Choice,
     count: u64,
     read: u64,
     counted: bool,
@@ -173,12 +168,25 @@ struct Group {
 
 impl Group {
     fn of_note(note: &str, count: u64) -> Self {
-        Self { frames: None, count, read: count, counted: true, note: Some(note.to_owned()) }
+        let (frames, chosen) = (None, Choice::default());
+        Self { frames, chosen, count, read: count, counted: true, note: Some(note.to_owned()) }
     }
 
-    fn into_site(self, at: At, whole: u64, rules: &Rules) -> CallSite {
+    /// None passed yet.
+    fn of(variant: &Variant, rules: &Rules) -> Self {
+        Self {
+            frames: Some(Arc::clone(&variant.stack)),
+            chosen: variant.choice(rules),
+            count: 0,
+            read: 0,
+            counted: true,
+            note: variant.stack.note.clone(),
+        }
+    }
+
+    fn into_site(self, at: At, whole: u64) -> CallSite {
         let frames = self.frames.as_ref().map_or(&[][..], |stack| &stack.frames);
-        let chosen = rules.choose(frames);
+        let chosen = self.chosen;
         let exact = self.counted || self.read >= self.count;
         CallSite {
             at: at.name(),
@@ -195,7 +203,7 @@ impl Group {
     }
 }
 
-fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
+fn grouped(sites: &Sites, stacks: &Stacks, rules: &Rules, at: At) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     // Equal stacks are kept once, so each is known by where it lies.
     let mut by_stack: HashMap<*const Stack, usize> = HashMap::new();
@@ -207,13 +215,7 @@ fn grouped(sites: &Sites, stacks: &Stacks, at: At) -> Vec<Group> {
         }
         for (variant, count) in shared_out(stats.count, variants) {
             let slot = *by_stack.entry(Arc::as_ptr(&variant.stack)).or_insert_with(|| {
-                groups.push(Group {
-                    frames: Some(Arc::clone(&variant.stack)),
-                    count: 0,
-                    read: 0,
-                    counted: true,
-                    note: variant.stack.note.clone(),
-                });
+                groups.push(Group::of(variant, rules));
                 groups.len() - 1
             });
             let group = &mut groups[slot];

@@ -1,10 +1,12 @@
 //! The stacks that were read: each kept once, found by the number under which its passages are counted. Bounded.
 
+use std::cell::OnceCell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::model::culprit::{Choice, Rules};
 use crate::model::sample::Stack;
 
 /// Stacks that are kept. Beyond, new ones stay without a name.
@@ -21,6 +23,14 @@ pub struct Variant {
     pub stack: Arc<Stack>,
     /// How often.
     pub read: u64,
+    chosen: OnceCell<Choice>,
+}
+
+impl Variant {
+    /// Which of its frames stand for it: asked at each refresh for each destination, and always the same, as the rules of a run are.
+    pub fn choice(&self, rules: &Rules) -> Choice {
+        *self.chosen.get_or_init(|| rules.choose(&self.stack.frames))
+    }
 }
 
 /// Every stack that has a name.
@@ -63,7 +73,7 @@ impl Stacks {
         match known {
             Some(index) => variants[index].read += 1,
             None if variants.len() < VARIANTS_MAX => {
-                variants.push(Variant { stack: stack.1, read: 1 });
+                variants.push(Variant { stack: stack.1, read: 1, chosen: OnceCell::new() });
             }
             None => {}
         }
