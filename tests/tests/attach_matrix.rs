@@ -27,9 +27,11 @@ const HOOKS: &[(&str, &[&str])] = &[
     ("tcp_connect", &["fentry", "kprobe"]),
     ("sched_process_exec", &["tp_btf", "raw_tp"]),
     ("sched_process_exit", &["tp_btf", "raw_tp"]),
+    (FORK, &["tp_btf", "raw_tp"]),
 ];
-/// They count nothing by themselves; `call_sites.rs` holds them to the interpreters' own account.
-const OF_CALL_SITES: [&str; 2] = ["call_sites", "sched_process_fork"];
+/// It counts nothing by itself; `call_sites.rs` holds it to the interpreters' own account.
+const CALL_SITES: &str = "call_sites";
+const FORK: &str = "sched_process_fork";
 const SPINE: &str = "inet_sock_set_state";
 const BINDS: &str = "inet_csk_get_port";
 const TIME_WAIT: &str = "tcp_time_wait";
@@ -78,13 +80,15 @@ matrix! {
     sched_process_exec_by_raw_tp: "sched_process_exec" "raw_tp";
     sched_process_exit_by_tp_btf: "sched_process_exit" "tp_btf";
     sched_process_exit_by_raw_tp: "sched_process_exit" "raw_tp";
+    sched_process_fork_by_tp_btf: "sched_process_fork" "tp_btf";
+    sched_process_fork_by_raw_tp: "sched_process_fork" "raw_tp";
 }
 
 #[test]
 fn every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has() {
     check("every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has", || {
         let mut known: Vec<_> = HOOKS.iter().map(|(hook, _)| (*hook).to_owned()).collect();
-        known.extend(OF_CALL_SITES.map(str::to_owned));
+        known.push(CALL_SITES.to_owned());
         let hooks = offered_instead("--attach", "no-such-hook=none")?;
         ensure!(hooks == known, "hooks: {hooks:?}");
         for (hook, tiers) in HOOKS {
@@ -135,7 +139,7 @@ fn check_names_every_hook_and_gives_a_reason_for_each_that_is_not_attached() {
         let output = run_portchurn(["check"])?;
         let text = String::from_utf8(output.stdout).context("read what check says")?;
         stderr().write_all(text.as_bytes()).context("show what check says")?;
-        for (hook, _) in HOOKS {
+        for hook in HOOKS.iter().map(|(hook, _)| *hook).chain([CALL_SITES]) {
             let mut lines = text.lines().skip_while(|line| line.split_whitespace().nth(1) != Some(hook));
             let line = lines.next().with_context(|| format!("{hook} is not named"))?;
             let is_explained =
@@ -195,6 +199,7 @@ fn counts_by(hook: &str, tier: &str) -> Result<u64> {
     match hook {
         "sched_process_exec" => arguments.push("--attach=sched_process_exit=none"),
         "sched_process_exit" => arguments.push("--attach=sched_process_exec=none"),
+        FORK => arguments.extend(["--stack", "auto"]),
         _ => {}
     }
     let (tracer, made) = counted(&arguments, tracefs_for(tier), Precision::FULL)?;

@@ -15,10 +15,11 @@ use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only};
-use portchurn_tests::harness::programs::{Held, portchurn, run_workload};
+use portchurn_tests::harness::programs::{Held, bound, portchurn, run_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
+use rustix::process::{Pid, Signal, kill_process};
 
 const OPEN: u64 = 101;
 
@@ -184,6 +185,42 @@ fn a_reader_that_goes_away_ends_it_quietly() {
             let is_quiet = !complaint.to_lowercase().contains("pipe") && !complaint.contains("panicked");
             ensure!(is_quiet, "{format}: {complaint}");
         }
+        Ok(())
+    });
+}
+
+/// The first signal waits for whoever reads the output.
+#[test]
+fn the_second_ctrl_c_ends_it_also_while_nobody_reads() {
+    check("the_second_ctrl_c_ends_it_also_while_nobody_reads", || {
+        // Fails as the other tests do where a tracer cannot run.
+        Tracer::start(&[])?.stop()?;
+        let mut command = Command::new(portchurn()?);
+        command.args(["top", "-b", "-i", "10ms", "-o", "jsonl"]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        bound(&mut command);
+        let mut child = command.spawn().context("start portchurn")?;
+        let (pid, path) = (Pid::from_child(&child), format!("/proc/{}/syscall", child.id()));
+        let is_writing = || -> Result<bool> {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            let mut words = text.split_whitespace();
+            Ok(words.next() == Some(&libc::SYS_write.to_string()) && words.next() == Some("0x1"))
+        };
+        // Full is the pipe when it waits for the same word twice.
+        let mut times = 0;
+        while times < 5 {
+            std::thread::sleep(Duration::from_millis(20));
+            times = if is_writing()? { times + 1 } else { 0 };
+        }
+        kill_process(pid, Signal::INT).context("send a signal to portchurn")?;
+        kill_process(pid, Signal::INT).context("send a signal to portchurn")?;
+        // Two that come at once may be one.
+        while child.try_wait().context("wait for portchurn")?.is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = kill_process(pid, Signal::INT);
+        }
+        let status = child.wait().context("wait for portchurn")?;
+        ensure!(status.code() == Some(128 + libc::SIGINT), "{status}");
         Ok(())
     });
 }

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod screen;
 pub mod session;
 pub mod sites;
+mod stop;
 pub mod summary;
 pub mod terminal;
 pub mod text;
@@ -92,7 +93,9 @@ fn status(err: &anyhow::Error) -> u8 {
     if let Some(err) = err.downcast_ref::<crate::live::error::LoadError>() {
         return match err {
             crate::live::error::LoadError::NotPermitted { .. } => 4,
-            crate::live::error::LoadError::Unsupported { .. } => 5,
+            crate::live::error::LoadError::LockedDown | crate::live::error::LoadError::Unsupported { .. } => {
+                5
+            }
         };
     }
     1

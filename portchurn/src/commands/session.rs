@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::commands::stop;
 use crate::commands::summary::Summary;
 use crate::live::collector::Collector;
 use crate::live::loader::{Options, StackMode};
@@ -102,6 +103,7 @@ impl Session {
         // Before the attach: a signal that comes meanwhile must not be lost.
         let (interrupt, terminate, report) =
             (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::user_defined1())?);
+        stop::at_the_second_signal()?;
         let takes_stacks = options.stacks != StackMode::Off;
         if takes_stacks {
             allow_open_files();

@@ -70,6 +70,8 @@ pub struct Collector {
     /// Connections by cookie, until the thread that reads the socket tables takes them. `None`: there are no cookies.
     by_id: Option<HashMap<MapData, u64, Conn>>,
     ends_unseen: u64,
+    /// Connections from before the attach for which there was no room.
+    left_out: u64,
     settings: Settings,
     hooks: Vec<Attached>,
     knows_errors: bool,
@@ -119,6 +121,7 @@ impl Collector {
             listing: None,
             by_id: None,
             ends_unseen: 0,
+            left_out: 0,
             settings,
             hooks,
             knows_errors: settings.offsets.sk_err != UNKNOWN,
@@ -132,8 +135,9 @@ impl Collector {
         };
         if settings.cookies != 0 {
             let by_id = this.by_id.insert(HashMap::try_from(take(&mut this.loaded, "CONNS_BY_ID")?)?);
-            let processes = seed::sockets(by_id, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
-            for process in processes {
+            let seeded = seed::sockets(by_id, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
+            this.left_out = seeded.left_out;
+            for process in seeded.holders {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
                 this.introduced.insert(key, 1, 0).context("note a process from before the attach")?;
@@ -356,6 +360,7 @@ impl Collector {
         }
         lost[Loss::Nested as usize] += self.usage.nested();
         lost[Loss::CloseUnseen as usize] += self.ends_unseen;
+        lost[Loss::ConnsFull as usize] += self.left_out;
         Ok(lost)
     }
 }

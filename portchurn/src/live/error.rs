@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use crate::live::hooks::Tier;
-use crate::live::preflight::{SETCAP, missing_capabilities};
+use crate::live::preflight::{SETCAP, UNLOCKED, is_locked_down, missing_capabilities};
 
 /// Why nothing could be attached.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub enum LoadError {
         /// Capabilities that the process lacks.
         missing: Vec<&'static str>,
     },
+    /// This kernel lets nobody read its memory: exit status 5.
+    LockedDown,
     /// This kernel cannot: exit status 5.
     Unsupported {
         /// What the kernel said, best tier first.
@@ -31,6 +33,13 @@ impl LoadError {
         if denied && !missing.is_empty() {
             log::info!("{reason}");
             return Self::NotPermitted { missing };
+        }
+        if is_locked_down() {
+            log::info!("{reason}");
+            return Self::LockedDown;
+        }
+        if refused.is_empty() {
+            return Self::Unsupported { reason: "--attach leaves out every way".to_owned() };
         }
         Self::Unsupported { reason }
     }
@@ -51,6 +60,11 @@ impl fmt::Display for LoadError {
                 "cannot trace TCP: permission denied\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
                  sudo {SETCAP}\n  more:    portchurn check",
                 missing.join(", ")
+            ),
+            Self::LockedDown => write!(
+                f,
+                "this kernel is locked down (confidentiality): nobody may read its memory\n  try:     boot with \
+                 {UNLOCKED}\n  more:    portchurn check"
             ),
             Self::Unsupported { reason } => {
                 write!(

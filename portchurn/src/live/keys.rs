@@ -122,7 +122,7 @@ impl Keys {
         }
         let sum = self.sum(index);
         let known = self.know(index, &slot, now_ns);
-        let counts = Counts::between(&known.sum, &sum);
+        let counts = Counts::between(Role::from_raw(slot.key.role), &known.sum, &sum);
         known.sum = sum;
         Some((cut(slot.key), counts))
     }

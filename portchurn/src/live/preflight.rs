@@ -179,17 +179,31 @@ fn tracefs() -> Check {
 }
 
 fn lockdown() -> Check {
-    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    let mode =
-        text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("off", |(mode, _)| mode);
+    let mode = lockdown_mode();
     check(
         "lockdown",
-        mode != "confidentiality",
+        mode != CONFIDENTIALITY,
         Status::Missing,
-        mode.to_owned(),
+        mode,
         "reading kernel memory is forbidden",
-        "boot with lockdown=integrity or off",
+        format!("boot with {UNLOCKED}"),
     )
+}
+
+/// How a kernel is started that lets its memory be read.
+pub const UNLOCKED: &str = "lockdown=integrity or off";
+/// The mode in which it does not.
+const CONFIDENTIALITY: &str = "confidentiality";
+
+/// Whether this kernel lets nobody read its memory.
+pub fn is_locked_down() -> bool {
+    lockdown_mode() == CONFIDENTIALITY
+}
+
+fn lockdown_mode() -> String {
+    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let mode = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    mode.map_or("off", |(mode, _)| mode).to_owned()
 }
 
 /// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Never fatal: raising it may be refused, and newer ones ignore it.

@@ -28,7 +28,7 @@ const BPF_NOEXIST: u64 = 1;
 /// States in which a process may hold a connection. One that nobody holds any more is about to end by itself.
 const OPEN: [TcpState; 3] = [TcpState::Established, TcpState::CloseWait, TcpState::FinWait2];
 
-/// Reads the sockets that are there and hands them to the kernel side in `by_id`. Returns the processes that hold them.
+/// Reads the sockets that are there and hands them to the kernel side in `by_id`.
 ///
 /// # Errors
 /// When the maps cannot be used. A namespace that cannot be read is only reported.
@@ -38,7 +38,7 @@ pub fn sockets(
     procfs: &Procfs,
     conns: Table<Conn>,
     options: &Options,
-) -> Result<Vec<Process>> {
+) -> Result<Seeded> {
     let owners = Owners::read(procfs);
     let mut seeder = Seeder { conns, by_id, keys, owners, options, unread: Vec::new(), left_out: 0 };
     for namespace in network_namespaces() {
@@ -61,7 +61,15 @@ pub fn sockets(
             seeder.unread[0]
         );
     }
-    Ok(seeder.owners.used())
+    Ok(Seeded { left_out: seeder.left_out, holders: seeder.owners.used() })
+}
+
+/// What was there before.
+pub struct Seeded {
+    /// Processes that hold connections.
+    pub holders: Vec<Process>,
+    /// Connections for which there was no room.
+    pub left_out: u64,
 }
 
 /// Who holds a socket.

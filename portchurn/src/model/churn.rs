@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portchurn_common::flow::{Address, Role as FlowRole};
-use portchurn_common::histogram::{BUCKETS, quantile_us};
+use portchurn_common::histogram::{BUCKETS, bounds_us, quantile_us};
 use portchurn_common::tcp::{CloseKind, FailKind};
 
 use crate::model::culprit::Rules;
@@ -13,7 +13,7 @@ use crate::model::program::ProgramKey;
 use crate::model::sample::{Counts, ProcessId};
 use crate::model::site::{Expected, call_sites};
 use crate::model::snapshot::{
-    ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
+    Bucket, ClosedBy, Destination, ProcessStats, Program, Quantiles, ResetBy, Role, Tally, Totals,
 };
 use crate::model::stacks::Stacks;
 
@@ -121,17 +121,17 @@ fn sum(destinations: &Destinations, window: u64, view: View<'_>) -> Tally {
     tally(&counts, recent, view)
 }
 
-/// What was lost sight of counts as opened, so that the books balance.
+/// What was lost sight of counts as opened, or accepted, so that the books balance.
 fn tally(counts: &Counts, recent: Recent, view: View<'_>) -> Tally {
     let per_s = |count: f64| if view.window_s > 0.0 { count / view.window_s } else { 0.0 };
     Tally {
         opened: counts.opened + counts.lost,
-        accepted: positive(counts.accepted),
+        accepted: positive(counts.accepted) + counts.accepts_lost,
         closed: counts.closed_total(),
         failed: counts.failed,
         open_now: positive(counts.open_now()),
         before_attach: positive(counts.before_attach),
-        lost: counts.lost + counts.unseen,
+        lost: counts.lost + counts.accepts_lost + counts.unseen,
         opened_per_s: per_s(recent.opened as f64),
         accepted_per_s: per_s(recent.accepted.max(0) as f64),
         closed_per_s: per_s(recent.closed as f64),
@@ -210,6 +210,7 @@ fn destination(
         failed_by: failed_by(counts),
         lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),
         connect_us: quantiles(&counts.connect, counts.connect_max_us),
+        connect_histogram_us: buckets(&counts.connect),
         call_sites: view.culprits.map(|rules| {
             let expected = Expected {
                 opens: if is_connect { counts.attempts } else { 0 },
@@ -252,4 +253,9 @@ fn failed_by(counts: &Counts) -> BTreeMap<&'static str, u64> {
 fn quantiles(histogram: &[u64; BUCKETS], max_us: u64) -> Option<Quantiles> {
     let at = |quantile| quantile_us(histogram, quantile, max_us);
     Some(Quantiles { p50: at(0.50)?, p95: at(0.95)?, p99: at(0.99)?, max: max_us })
+}
+
+fn buckets(histogram: &[u64; BUCKETS]) -> Vec<Bucket> {
+    let used = histogram.iter().enumerate().filter(|(_, count)| **count > 0);
+    used.map(|(index, &count)| Bucket { le: bounds_us(index).1, count }).collect()
 }

@@ -99,7 +99,8 @@ impl Stats {
     /// Whether there is anything to tell. A connection that moved to its real owner leaves an empty place behind.
     pub fn is_used(&self) -> bool {
         let counts = &self.counts;
-        let begun = counts.attempts + counts.opened + counts.failed + counts.lost + counts.closed_total();
+        let lost = counts.lost + counts.accepts_lost;
+        let begun = counts.attempts + counts.opened + counts.failed + lost + counts.closed_total();
         begun > 0 || counts.accepted != 0 || counts.before_attach != 0
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use portchurn_common::counters::Counters;
-use portchurn_common::flow::ChurnKey;
+use portchurn_common::flow::{ChurnKey, Role};
 use portchurn_common::histogram::BUCKETS;
 use portchurn_common::loss::Loss;
 use portchurn_common::stack::At;
@@ -75,8 +75,10 @@ pub struct Counts {
     pub closed: [u64; CloseKind::COUNT],
     /// Closes after which a TIME_WAIT is expected.
     pub time_wait: u64,
-    /// Connections begun that could not be followed.
+    /// Connects begun that could not be followed.
     pub lost: u64,
+    /// Passive opens that could not be followed.
+    pub accepts_lost: u64,
     /// Connections whose end nobody saw: they are in the kernel's socket tables no more.
     pub unseen: u64,
     /// Connects failed, by [`FailKind`].
@@ -108,6 +110,7 @@ impl Counts {
         closed: [0; CloseKind::COUNT],
         time_wait: 0,
         lost: 0,
+        accepts_lost: 0,
         unseen: 0,
         failed_by: [0; FailKind::COUNT],
         lifetime: [0; BUCKETS],
@@ -116,10 +119,12 @@ impl Counts {
         connect_max_us: 0,
     };
 
-    /// What was counted between two readings of the same wrapping counters.
-    pub fn between(before: &Counters, after: &Counters) -> Self {
+    /// What was counted under a key of this role between two readings of the same wrapping counters.
+    pub fn between(role: Option<Role>, before: &Counters, after: &Counters) -> Self {
         let grown = |before: u32, after: u32| u64::from(after.wrapping_sub(before));
         let moved = |before: u32, after: u32| i64::from(after.wrapping_sub(before).cast_signed());
+        let lost = grown(before.lost, after.lost);
+        let (lost, accepts_lost) = if role == Some(Role::Accept) { (0, lost) } else { (lost, 0) };
         Self {
             attempts: grown(before.attempts, after.attempts),
             opened: grown(before.opened, after.opened),
@@ -128,7 +133,8 @@ impl Counts {
             failed: grown(before.failed, after.failed),
             closed: std::array::from_fn(|i| grown(before.closed[i], after.closed[i])),
             time_wait: grown(before.time_wait, after.time_wait),
-            lost: grown(before.lost, after.lost),
+            lost,
+            accepts_lost,
             unseen: 0,
             failed_by: std::array::from_fn(|i| grown(before.failed_by[i], after.failed_by[i])),
             lifetime: std::array::from_fn(|i| grown(before.lifetime.0[i], after.lifetime.0[i])),
@@ -147,6 +153,7 @@ impl Counts {
         self.failed += other.failed;
         self.time_wait += other.time_wait;
         self.lost += other.lost;
+        self.accepts_lost += other.accepts_lost;
         self.unseen += other.unseen;
         add_each(&mut self.closed, &other.closed);
         add_each(&mut self.failed_by, &other.failed_by);

@@ -287,6 +287,8 @@ pub struct Destination {
     pub lifetime_us: Option<Quantiles>,
     /// Duration of successful connects, port search and handshake; `null` if there is none.
     pub connect_us: Option<Quantiles>,
+    /// The same durations, shortest first, without the buckets that are empty: the wall at half of the range is a second hill.
+    pub connect_histogram_us: Vec<Bucket>,
     /// Where in the code, most passed first. `null` where call sites are not taken.
     pub call_sites: Option<Vec<CallSite>>,
 }
@@ -343,6 +345,15 @@ pub struct Quantiles {
     pub p99: u64,
     /// Maximum since the attach.
     pub max: u64,
+}
+
+/// Durations of one log2 bucket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Bucket {
+    /// None is longer. Microseconds.
+    pub le: u64,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// What was not recorded, since the attach.

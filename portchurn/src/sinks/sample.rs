@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::snapshot::{
-    ClosedBy, Destination, HookState, Lost, OwnCost, ProcessStats, Program, Quantiles, ResetBy, Role,
+    Bucket, ClosedBy, Destination, HookState, Lost, OwnCost, ProcessStats, Program, Quantiles, ResetBy, Role,
     SCHEMA_VERSION, Snapshot, Tally, Totals,
 };
 
@@ -128,6 +128,7 @@ fn destination(address: &str, port: u16, tally: Tally) -> Destination {
         failed_by: BTreeMap::new(),
         lifetime_us: None,
         connect_us: None,
+        connect_histogram_us: Vec::new(),
         call_sites: None,
     }
 }
@@ -156,6 +157,9 @@ fn worker() -> Program {
         time_wait_entered: 14_000,
         lifetime_us: quantiles(4_100),
         connect_us: quantiles(850),
+        connect_histogram_us: [(510, 6_000), (1022, 8_100), (4094, 302)]
+            .map(|(le, count)| Bucket { le, count })
+            .to_vec(),
         ..destination("10.0.0.2", 3306, connects(14_402, 10, 2318.0))
     };
     let cache = Destination {

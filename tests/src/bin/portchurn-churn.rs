@@ -68,12 +68,14 @@ struct How {
 fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()> {
     let (mut ok, mut errno_99, mut errno_98, mut other) = (0u64, 0u64, 0u64, 0u64);
     let mut first_failure = None;
+    let mut ports = Vec::new();
     let mut medians = Medians::default();
     println!("begins");
     let begun = Instant::now();
     for round in 0..count {
         match one(address, how) {
-            Ok(connect) => {
+            Ok((port, connect)) => {
+                ports.push(port);
                 medians.add(connect);
                 ok += 1;
             }
@@ -95,7 +97,7 @@ fn connect(address: SocketAddr, count: u64, per_s: f64, how: &How) -> Result<()>
         "{}",
         json!({ "pid": std::process::id(), "ok": ok, "errno_99": errno_99, "errno_98": errno_98, "other": other,
             "first_failure": first_failure.map(|(round, _)| round), "first_failure_s": first_failure.map(|(_, s)| s),
-            "connect_us_medians": medians.of_each_thousand })
+            "connect_us_medians": medians.of_each_thousand, "ports": ports })
     );
     stdout().flush()?;
     if how.stay {
@@ -158,9 +160,9 @@ impl Medians {
     }
 }
 
-/// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close. How long
-/// the opening took.
-fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
+/// One connection: open, wait until it was accepted, wait until the server closed if it does so first, close. Its local port, and
+/// how long the opening took.
+fn one(address: SocketAddr, how: &How) -> std::io::Result<(u16, Duration)> {
     let begun = Instant::now();
     let mut stream = match how {
         How { bind: true, .. } => bound(address)?,
@@ -168,6 +170,7 @@ fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
         _ => TcpStream::connect(address)?,
     };
     let took = begun.elapsed();
+    let port = stream.local_addr()?.port();
     // A close before the byte was read would be a reset, which leaves no TIME_WAIT.
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut byte = [0];
@@ -187,7 +190,7 @@ fn one(address: SocketAddr, how: &How) -> std::io::Result<Duration> {
     } else if std::env::var_os("CHURN_SERVER_FIRST").is_some() {
         let _ = stream.read(&mut byte);
     }
-    Ok(took)
+    Ok((port, took))
 }
 
 /// The way that takes a port away from every destination: `bind()` to port 0 before the connect.

@@ -86,8 +86,13 @@ pub struct Trace {
 impl Trace {
     /// Starts it, and waits until it is attached: until it tells of a connection of ours.
     pub fn start(netns: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_as("jsonl", netns, arguments)
+    }
+
+    /// The same in another format.
+    pub fn start_as(format: &str, netns: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(portchurn()?);
-        command.args(["trace", "-o", "jsonl", "--netns", netns]).args(arguments).env_remove("RUST_LOG");
+        command.args(["trace", "-o", format, "--netns", netns]).args(arguments).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         bound_to(&mut command, 60);
         let mut child = command.spawn().context("start portchurn")?;
@@ -133,6 +138,18 @@ impl Trace {
         let mut line = String::new();
         self.said.read_line(&mut line).context("read what it says")?;
         Ok(line)
+    }
+
+    /// Waits until it ends by itself; the lines that were not read yet.
+    pub fn finish(mut self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for line in self.events.by_ref().lines() {
+            lines.push(line.context("read an event")?);
+        }
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest)?;
+        ensure!(self.child.wait()?.success(), "it did not end well: {rest}");
+        Ok(lines)
     }
 
     /// Stops it; what else it said.

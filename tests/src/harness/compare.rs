@@ -229,6 +229,8 @@ fn compare_end(
     let (lived, connected) = (counts.closed() > counts.before_attach, counts.opened > 0);
     differences.equal(&format!("{at}: lifetime is known"), lived, destination.lifetime_us.is_some());
     differences.equal(&format!("{at}: connect time is known"), connected, destination.connect_us.is_some());
+    let measured = destination.connect_histogram_us.iter().map(|bucket| bucket.count).sum();
+    differences.equal(&format!("{at}: connects of which the time is known"), counts.opened, measured);
 }
 
 fn is_at(destination: &Destination, end: End) -> bool {

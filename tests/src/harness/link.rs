@@ -1,9 +1,10 @@
 //! Network devices, by the kernel's own interfaces: rtnetlink(7) makes a pair, netdevice(7) sets it up. It must not know
 //! what they are for.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
@@ -46,6 +47,20 @@ pub fn set_up(name: &str, address: Ipv4Addr) -> Result<()> {
         tell(&line, what, &request).with_context(|| format!("give {name} the address {value}"))?;
     }
     netns::raise(name)
+}
+
+/// Gives a device one more address, in a network of 64 bits, that may be used at once. Nothing where the kernel has no IPv6.
+pub fn add_v6(name: &str, address: Ipv6Addr) -> Result<()> {
+    let name = CString::new(name).context("a name without a zero")?;
+    // SAFETY: a string that ends, and lives during the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    // `struct ifaddrmsg`: family, length of the prefix, flags, scope, device.
+    let head = [libc::AF_INET6 as u8, 64, libc::IFA_F_NODAD as u8, 0];
+    let local = attribute(libc::IFA_LOCAL, &[&address.octets()]);
+    match ask(libc::RTM_NEWADDR, &[&head[..], &index.to_ne_bytes(), &local].concat())? {
+        Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP) => Ok(()),
+        answer => answer.with_context(|| format!("give a device the address {address}")),
+    }
 }
 
 /// Any socket is a line to the kernel's network devices.

@@ -154,6 +154,19 @@ pub struct Destination {
     pub lifetime_us: Option<Quantiles>,
     /// Duration of successful connects.
     pub connect_us: Option<Quantiles>,
+    /// The same in buckets.
+    pub connect_histogram_us: Vec<Bucket>,
+    /// Where in the code; unknown where that is not taken.
+    pub call_sites: Option<Vec<serde_json::Value>>,
+}
+
+/// Durations of one bucket.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Bucket {
+    /// None is longer.
+    pub le: u64,
+    /// How many.
+    pub count: u64,
 }
 
 /// Who ended connections.

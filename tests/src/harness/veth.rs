@@ -1,7 +1,8 @@
 //! Two network namespaces with a cable between them, their settings, and programs in them. Gone when it is dropped.
 
+use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +28,7 @@ const DEVICE: &str = "v0";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// The two namespaces: a client at 10.77.0.1, a server at 10.77.0.2.
+/// The two namespaces: a client at 10.77.0.1 and fd77::1, a server at 10.77.0.2 and fd77::2.
 #[derive(Debug)]
 pub struct Cable {
     /// Name of the client's namespace.
@@ -55,6 +56,9 @@ pub struct Outcome {
     /// Median duration of connect(), of each thousand. Microseconds.
     #[serde(default)]
     pub connect_us_medians: Vec<u64>,
+    /// Local ports of those that succeeded, in their order.
+    #[serde(default)]
+    pub ports: Vec<u16>,
     /// How long everything took, where that is told. Seconds.
     pub took_s: Option<f64>,
 }
@@ -124,7 +128,8 @@ impl Cable {
                 netns::raise("lo")?;
                 // A FIN that is sent twice, as on a crowded machine, must not end a TIME_WAIT (RFC 1337): ports are counted.
                 set("tcp_rfc1337=1")?;
-                link::set_up(DEVICE, Ipv4Addr::new(10, 77, 0, last))
+                link::set_up(DEVICE, Ipv4Addr::new(10, 77, 0, last))?;
+                link::add_v6(DEVICE, Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into()))
             })?;
         }
         ends[0].inside(|| settings.iter().try_for_each(|setting| set(setting)))?;
@@ -229,9 +234,23 @@ impl Cable {
 
     /// TIME_WAIT sockets of a namespace, as the kernel's own table counts them.
     pub fn time_wait(&self, netns: &str) -> Result<u64> {
-        let text = self.end(netns).inside(|| table("tcp"))?;
-        // `sl local_address rem_address st`; 06 is TIME_WAIT.
-        Ok(text.lines().filter(|line| line.split_whitespace().nth(3) == Some("06")).count() as u64)
+        Ok(self.local_ports_in_time_wait(netns)?.len() as u64)
+    }
+
+    /// Their local ports.
+    pub fn ports_in_time_wait(&self, netns: &str) -> Result<HashSet<u16>> {
+        Ok(self.local_ports_in_time_wait(netns)?.into_iter().collect())
+    }
+
+    fn local_ports_in_time_wait(&self, netns: &str) -> Result<Vec<u16>> {
+        let text = self.end(netns).inside(|| Ok(table("tcp")? + &table("tcp6")?))?;
+        // `sl local_address rem_address st`, where an address is `hex:port`; 06 is TIME_WAIT.
+        let port = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, state) = (words.next()?, words.nth(1)?);
+            u16::from_str_radix(local.rsplit(':').next()?, 16).ok().filter(|_| state == "06")
+        };
+        Ok(text.lines().filter_map(port).collect())
     }
 }
 

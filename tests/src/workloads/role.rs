@@ -4,7 +4,7 @@ use std::io::{PipeReader, Read, Write, pipe};
 use std::mem;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -88,10 +88,16 @@ pub fn finish_all(roles: impl IntoIterator<Item = Role>) -> Result<Vec<ProcessTr
     Ok(truths)
 }
 
-/// Ends the others, which may wait for the one that failed. One that failed itself may be why.
+/// So long others may take to say that they failed themselves.
+const LAST_WORDS: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Ends the others, which may wait for the one that failed. One that failed itself may be why: it hangs up before it says so.
 fn cause(mut error: anyhow::Error, others: Vec<Role>) -> anyhow::Error {
     for other in others {
-        let _ = kill_process(other.pid, Signal::KILL);
+        let says = poll(&mut [PollFd::new(&other.report, PollFlags::IN)], Some(&LAST_WORDS));
+        if says != Ok(1) {
+            let _ = kill_process(other.pid, Signal::KILL);
+        }
         match other.finish() {
             Err(why) if why.is::<Unavailable>() => return why,
             // What we ended has nothing to say.

@@ -14,7 +14,8 @@ use portchurn_tests::harness::{Alone, check, python};
 use serde::Deserialize;
 use serde_json::Value;
 
-const ADDRESS: &str = "10.77.0.2:7000";
+use crate::ADDRESS;
+
 /// Of nobody else: what is not counted takes no place in the table, and a busy host forgets nothing of ours.
 const PORT: u16 = 7000;
 

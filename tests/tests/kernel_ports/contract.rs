@@ -12,8 +12,6 @@ use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, skip};
 use serde_json::Value;
 
-const ADDRESS: &str = "10.77.0.2:7000";
-
 /// What a value may be.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -28,6 +26,8 @@ enum Kind {
 }
 
 use Kind::{Flag, Integer, List, Maybe, Number, Object, Text};
+
+use crate::ADDRESS;
 
 impl Kind {
     fn fits(self, value: &Value) -> bool {
@@ -128,6 +128,7 @@ const LEVELS: &[Level] = &[
             ("failed_by", Object),
             ("lifetime_us", Maybe(&Object)),
             ("connect_us", Maybe(&Object)),
+            ("connect_histogram_us", List),
             ("call_sites", List),
         ],
     ),
@@ -149,6 +150,13 @@ const LEVELS: &[Level] = &[
             "processes[].destinations[].connect_us",
         ],
         QUANTILES,
+    ),
+    (
+        &[
+            "programs[].destinations[].connect_histogram_us[]",
+            "processes[].destinations[].connect_histogram_us[]",
+        ],
+        &[("le", Integer), ("count", Integer)],
     ),
     (
         &[

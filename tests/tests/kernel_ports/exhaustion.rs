@@ -5,110 +5,63 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, Result, ensure};
 use portchurn_tests::harness::budgets::{Trace, budget, equal, exhausted, owned, start_with_cookies};
+use portchurn_tests::harness::compare::{Precision, matches_truth};
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::programs::{complaint, run_portchurn};
+use portchurn_tests::harness::programs::{complaint, run_portchurn, run_workload};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, check_where_possible, skip};
 use serde_json::Value;
 
-const ADDRESS: &str = "10.77.0.2:7000";
-
-/// Two programs to one destination, one of which ends: both keep their exact shares, which add up to what the kernel
-/// holds, whatever the settings are.
-fn shares(reuse: u8, timestamps: u8, arguments: &[&str], tracefs: Tracefs) -> Result<()> {
-    let _alone = Alone::wait()?;
-    let reuse = format!("tcp_tw_reuse={reuse}");
-    let timestamps = format!("tcp_timestamps={timestamps}");
-    let cable = Cable::new(&["ip_local_port_range=40000 40999", &reuse, &timestamps])?;
-    let mut tracer = Tracer::start_with(arguments, tracefs)?;
-    let _server = cable.server(ADDRESS, false)?;
-    let mut ends = cable.churn(&cable.client, &["connect", ADDRESS, "41", "0"], &[])?;
-    let one = ends.outcome()?;
-    ends.wait()?;
-    let mut stays = cable.churn(&cable.client, &["connect", ADDRESS, "53", "0", "stay"], &[])?;
-    let other = stays.outcome()?;
-    ensure!((one.ok, other.ok) == (41, 53), "the workload itself is not complete: {one:?} {other:?}");
-    cable.await_time_wait(&cable.client, 41 + 53)?;
-    tracer.wait_until(|report| {
-        equal("TIME_WAIT of the one that ended", owned(report, one.pid), 41)?;
-        equal("TIME_WAIT of the other", owned(report, other.pid), 53)?;
-        let row = budget(report, other.pid).context("no budget")?;
-        equal("ports used", row["used"].as_u64().unwrap_or(0), 41 + 53)?;
-        equal("ports there are", row["limit"].as_u64().unwrap_or(0), 1000)
-    })?;
-    tracer.stop()?;
-    Ok(())
-}
-
-macro_rules! shares {
-    ($($test:ident: $reuse:literal $timestamps:literal;)*) => {$(
-        #[test]
-        fn $test() {
-            check(stringify!($test), || shares($reuse, $timestamps, &[], Tracefs::AsItIs));
-        }
-    )*};
-}
-
-shares! {
-    both_keep_their_shares_without_reuse: 0 1;
-    both_keep_their_shares_with_reuse: 1 1;
-    both_keep_their_shares_with_reuse_on_loopback: 2 1;
-    both_keep_their_shares_without_timestamps: 1 0;
-}
-
-/// Where a kernel gives no cookie, the four-tuple must do.
-fn by_four_tuple(tier: &str, tracefs: Tracefs) -> Result<()> {
-    shares(0, 1, &["--attach", &format!("inet_sock_set_state={tier}")], tracefs)
-}
-
-#[test]
-fn both_keep_their_shares_by_raw_tp() {
-    check("both_keep_their_shares_by_raw_tp", || by_four_tuple("raw_tp", Tracefs::AsItIs));
-}
-
-#[test]
-fn both_keep_their_shares_by_tracepoint() {
-    check("both_keep_their_shares_by_tracepoint", || by_four_tuple("tracepoint", Tracefs::Mounted));
-}
+use crate::shares::by_tracepoint;
+use crate::{ADDRESS, ADDRESS_V6};
 
 #[test]
 fn the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them() {
     check("the_connect_after_the_last_port_fails_and_is_counted_with_those_who_hold_them", || {
-        let _alone = Alone::wait()?;
-        let settings =
-            ["ip_local_port_range=40000 40099", "tcp_tw_reuse=0", "ip_local_reserved_ports=40010-40019"];
-        let cable = Cable::new(&settings)?;
-        let mut tracer = Tracer::start(&[])?;
-        let _server = cable.server(ADDRESS, false)?;
-        let mut hog = cable.churn(&cable.client, &["connect", ADDRESS, "61", "0", "stay"], &[])?;
-        let held = hog.outcome()?;
-        let mut late = cable.churn(&cable.client, &["connect", ADDRESS, "60", "0", "stay"], &[])?;
-        let failed = late.outcome()?;
-        equal("ports left for the second", failed.ok, 90 - 61)?;
-        equal("failures that are no exhaustion", failed.other + failed.errno_98, 0)?;
-        tracer.wait_until(|report| {
-            equal("failures", exhausted(report, failed.pid), failed.errno_99)?;
-            equal("failures of the other", exhausted(report, held.pid), 0)?;
-            let row = budget(report, held.pid).context("no budget")?;
-            equal("ports there are", row["limit"].as_u64().unwrap_or(0), 90)?;
-            equal("ports used", row["used"].as_u64().unwrap_or(0), 90)?;
-            let events = report.exhaustion.as_array().context("no event")?;
-            let event =
-                events.iter().find(|event| event["failed"][0]["tgid"] == failed.pid).context("no event")?;
-            let holders: Vec<_> = event["holders"]
-                .as_array()
-                .context("no holders")?
-                .iter()
-                .map(|holder| (holder["tgid"].as_u64(), holder["ports"].as_u64()))
-                .collect();
-            let expected = [(Some(u64::from(held.pid)), Some(61)), (Some(u64::from(failed.pid)), Some(29))];
-            ensure!(holders == expected, "holders {holders:?}, should be {expected:?}");
-            Ok(())
-        })?;
-        tracer.stop()?;
-        Ok(())
+        last_port(ADDRESS)
     });
+}
+
+#[test]
+fn the_connect_after_the_last_port_fails_and_is_counted_v6() {
+    check("the_connect_after_the_last_port_fails_and_is_counted_v6", || last_port(ADDRESS_V6));
+}
+
+fn last_port(address: &str) -> Result<()> {
+    let _alone = Alone::wait()?;
+    let settings =
+        ["ip_local_port_range=40000 40099", "tcp_tw_reuse=0", "ip_local_reserved_ports=40010-40019"];
+    let cable = Cable::new(&settings)?;
+    let mut tracer = Tracer::start(&[])?;
+    let _server = cable.server(address, false)?;
+    let mut hog = cable.churn(&cable.client, &["connect", address, "61", "0", "stay"], &[])?;
+    let held = hog.outcome()?;
+    let mut late = cable.churn(&cable.client, &["connect", address, "60", "0", "stay"], &[])?;
+    let failed = late.outcome()?;
+    equal("ports left for the second", failed.ok, 90 - 61)?;
+    equal("failures that are no exhaustion", failed.other + failed.errno_98, 0)?;
+    tracer.wait_until(|report| {
+        equal("failures", exhausted(report, failed.pid), failed.errno_99)?;
+        equal("failures of the other", exhausted(report, held.pid), 0)?;
+        let row = budget(report, held.pid).context("no budget")?;
+        equal("ports there are", row["limit"].as_u64().unwrap_or(0), 90)?;
+        equal("ports used", row["used"].as_u64().unwrap_or(0), 90)?;
+        let events = report.exhaustion.as_array().context("no event")?;
+        let event =
+            events.iter().find(|event| event["failed"][0]["tgid"] == failed.pid).context("no event")?;
+        let holders: Vec<_> = event["holders"]
+            .as_array()
+            .context("no holders")?
+            .iter()
+            .map(|holder| (holder["tgid"].as_u64(), holder["ports"].as_u64()))
+            .collect();
+        let expected = [(Some(u64::from(held.pid)), Some(61)), (Some(u64::from(failed.pid)), Some(29))];
+        ensure!(holders == expected, "holders {holders:?}, should be {expected:?}");
+        Ok(())
+    })?;
+    tracer.stop()?;
+    Ok(())
 }
 
 /// A loop that tries again with the socket that it has: the kernel leaves it the port of its last connect.
@@ -146,13 +99,13 @@ fn a_socket_that_is_used_again_runs_out_by_raw_tp() {
 #[test]
 fn a_socket_that_is_used_again_runs_out_by_tracepoint() {
     check("a_socket_that_is_used_again_runs_out_by_tracepoint", || {
-        used_again(&["--attach", "inet_sock_set_state=tracepoint"], Tracefs::Mounted)
+        by_tracepoint(|tracefs| used_again(&["--attach", "inet_sock_set_state=tracepoint"], tracefs))
     });
 }
 
 #[test]
-fn resets_and_refusals_are_no_exhaustion() {
-    check("resets_and_refusals_are_no_exhaustion", || {
+fn resets_refusals_and_timeouts_are_no_exhaustion() {
+    check("resets_refusals_and_timeouts_are_no_exhaustion", || {
         let _alone = Alone::wait()?;
         let cable = Cable::new(&["ip_local_port_range=40000 40019", "tcp_tw_reuse=0"])?;
         let mut tracer = Tracer::start(&[])?;
@@ -169,6 +122,14 @@ fn resets_and_refusals_are_no_exhaustion() {
             let process = report.processes_of(refused.pid).next().context("not seen")?;
             equal("refusals", process.tally.failed, 43)?;
             equal("exhaustion", exhausted(report, refused.pid) + exhausted(report, aborted.pid), 0)
+        })?;
+        let truth = run_workload(&["timed-out", "--count", "17", "--netns", "own"])?;
+        let timed_out = truth.sum().failed_by.get("ETIMEDOUT").copied().unwrap_or(0);
+        equal("connects that timed out", timed_out, 17)?;
+        tracer.wait_until(|report| {
+            matches_truth(&truth, report, Precision::FULL)?;
+            let of_it = truth.processes.iter().map(|process| exhausted(report, process.tgid)).sum();
+            equal("exhaustion", of_it, 0)
         })?;
         tracer.stop()?;
         Ok(())
@@ -353,6 +314,6 @@ fn a_connection_is_known_by_its_port_also_by_raw_tp() {
 #[test]
 fn a_connection_is_known_by_its_port_also_by_tracepoint() {
     check("a_connection_is_known_by_its_port_also_by_tracepoint", || {
-        known_without_a_cookie("tracepoint", Tracefs::Mounted)
+        by_tracepoint(|tracefs| known_without_a_cookie("tracepoint", tracefs))
     });
 }

@@ -10,7 +10,8 @@ use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::{Cable, Guest, Outcome};
 use portchurn_tests::harness::{Alone, check, is_guest, skip};
 
-const ADDRESS: &str = "10.77.0.2:7000";
+use crate::ADDRESS;
+
 const NEAR: &str = "127.0.0.1:7000";
 
 /// Ports there are, and connects per second.

@@ -5,4 +5,9 @@ mod call_sites;
 mod contract;
 mod exhaustion;
 mod forecast;
+mod shares;
 mod time_wait;
+
+/// Where servers listen at the far end of a cable.
+const ADDRESS: &str = "10.77.0.2:7000";
+const ADDRESS_V6: &str = "[fd77::2]:7000";

@@ -14,7 +14,10 @@ use portchurn_tests::harness::veth::Cable;
 use portchurn_tests::harness::{Alone, check, check_where_possible, is_guest, skip};
 use serde_json::Value;
 
-const ADDRESS: &str = "10.77.0.2:7000";
+use crate::ADDRESS;
+
+/// How long one lasts.
+const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// 65 s after the attach every socket from before it has ended. Two programs churn on, one of them since before the
 /// attach; a third has ended. `ss` says the same, and when the churn stops, to the last one.
@@ -39,6 +42,7 @@ fn a_minute_after_the_attach_every_time_wait_has_an_owner() {
         let mut ended = churn("2000", "50")?;
         let gone = ended.outcome()?;
         ended.wait()?;
+        let ended_at = Instant::now();
         equal("connects of the one that ended", gone.ok, 2000)?;
         std::thread::sleep(Duration::from_secs(65).saturating_sub(attached.elapsed()));
         let earlier = cable.many_time_wait(&cable.client)?;
@@ -53,7 +57,10 @@ fn a_minute_after_the_attach_every_time_wait_has_an_owner() {
             let is_same = (low..=high).contains(&(all as f64));
             ensure!(is_same, "{all} here, there {earlier} before and {later} after");
         }
-        ensure!(owned_in(&time_wait, gone.pid) > 0, "the one that ended is forgotten");
+        // On a crowded machine its last ones may be over, too.
+        if ended_at.elapsed() < TIME_WAIT {
+            ensure!(owned_in(&time_wait, gone.pid) > 0, "the one that ended is forgotten");
+        }
         drop(early);
         drop(late);
         // What the servers still had to close is closed with them.

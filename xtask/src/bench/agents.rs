@@ -15,6 +15,9 @@ use super::tracer::{Kind, Tracer};
 
 /// TIME_WAIT sockets that wait: the usual limit of a network namespace, and what the design asks for.
 const WAITING: [u32; 2] = [131_072, 200_000];
+/// Connections per second on top of those that wait, and for how long.
+const PER_S: u32 = 20_000;
+const BUSY_S: u32 = 20;
 /// How long each waits.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Reports after which a tracer is taken to have settled.
@@ -43,6 +46,8 @@ pub(crate) struct Situation {
     stack: &'static str,
     agent: Agent,
     lost: Option<u64>,
+    attach_ms: f64,
+    map_bytes: Option<u64>,
 }
 
 impl Situation {
@@ -51,7 +56,9 @@ impl Situation {
         let lost = self.lost.map_or("not told".to_owned(), |lost| lost.to_string());
         let name = format!("{}, --stack {}", self.name, self.stack);
         let (percent, rss) = (100.0 * self.agent.cpu_ratio, mib(self.agent.rss_bytes));
-        println!("  {name:<56}{percent:>8.2} %{rss:>12}   lost {lost}");
+        let maps = self.map_bytes.map_or_else(String::new, |bytes| format!(", maps {}", mib(bytes)));
+        let attach_ms = self.attach_ms;
+        println!("  {name:<56}{percent:>8.2} %{rss:>12}   lost {lost}{maps}, attached in {attach_ms:.0} ms");
     }
 }
 
@@ -64,6 +71,9 @@ pub(crate) fn measure(plan: &Plan, extra: &[String]) -> Result<Vec<Situation>> {
         let waiting = if plan.is_quick { &[][..] } else { &WAITING };
         for &count in waiting {
             all.extend(bench.waiting(count)?);
+        }
+        if !plan.is_quick {
+            all.push(bench.waiting_and_busy(WAITING[0])?);
         }
         let every_cpu: Vec<_> = (0..load::processors()?).collect();
         for cpus in [&[plan.cpu][..], &every_cpu] {
@@ -112,6 +122,19 @@ impl Bench<'_> {
         Ok([waiting, going])
     }
 
+    fn waiting_and_busy(&self, count: u32) -> Result<Situation> {
+        let (mut tracer, _) = self.settled()?;
+        let held = Held::fill(count, self.plan.cpu)?;
+        tracer.wait_for_reports(SETTLED)?;
+        let at = tracer.usage()?;
+        let load = load::run_paced(PER_S, PER_S * BUSY_S, self.plan.cpu)?;
+        let name = format!("{count} TIME_WAIT wait, {:.0}/s on top", load.cycles_per_s());
+        let situation = self.end(name, &mut tracer, &at)?;
+        held.release()?;
+        tracer.stop()?;
+        Ok(situation)
+    }
+
     fn busy(&self, program: Program, cpus: &[usize]) -> Result<Situation> {
         let (mut tracer, at) = self.settled()?;
         let cycles = self.plan.cycles.saturating_mul(6);
@@ -139,7 +162,9 @@ impl Bench<'_> {
     fn end(&self, name: String, tracer: &mut Tracer<'_>, at: &Usage) -> Result<Situation> {
         let agent = Agent::between(at, &tracer.usage()?);
         tracer.read_on();
-        let situation = Situation { name, stack: self.stack, agent, lost: tracer.own_figures().lost };
+        let (own, attach_ms) = (tracer.own_figures(), 1e3 * tracer.attach.as_secs_f64());
+        let (stack, lost, map_bytes) = (self.stack, own.lost, own.map_bytes);
+        let situation = Situation { name, stack, agent, lost, attach_ms, map_bytes };
         eprintln!(
             "bench: {}, --stack {}: {:.2} %",
             situation.name,

@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Closes by a reset, which leaves no TIME_WAIT
     #[arg(long)]
     reset: bool,
+    /// Connections per second, if it makes as many [default: as many as it can]
+    #[arg(long)]
+    per_s: Option<u32>,
     /// Stays until its input ends, and the TIME_WAIT sockets of its network namespace with it
     #[arg(long)]
     stay: bool,
@@ -146,7 +149,18 @@ fn python() -> Option<PathBuf> {
 
 /// Runs one round in a process of its own.
 pub(crate) fn run(program: Program, cycles: u32, cpu: usize) -> Result<Load> {
-    let mut command = in_own_netns("ip link set lo up", program.command_line(cycles, cpu)?)?;
+    run_with(program.command_line(cycles, cpu)?)
+}
+
+/// The same at a pace.
+pub(crate) fn run_paced(per_s: u32, cycles: u32, cpu: usize) -> Result<Load> {
+    let mut command_line = Program::Native.command_line(cycles, cpu)?;
+    command_line.extend(["--per-s".into(), per_s.to_string().into()]);
+    run_with(command_line)
+}
+
+fn run_with(command_line: Vec<OsString>) -> Result<Load> {
+    let mut command = in_own_netns("ip link set lo up", command_line)?;
     let said = capture(command.stdin(Stdio::null())).context("run the load")?;
     serde_json::from_str(&said).context("read what the load says")
 }
@@ -220,6 +234,10 @@ pub(crate) fn generate(args: &Args) -> Result<()> {
         let now = cpu_ns();
         if next - at == BATCH {
             batches_ns.push(now - batch_began);
+        }
+        if let Some(per_s) = args.per_s {
+            let due = Duration::from_secs_f64(f64::from(next - WARM_UP) / f64::from(per_s));
+            std::thread::sleep(due.saturating_sub(wall.elapsed()));
         }
         (at, batch_began) = (next, now);
     }

@@ -21,6 +21,8 @@ use crate::ebpf::Lock;
 const MARK: &str = "MATRIX ";
 /// The way that portchurn takes by itself; its outcome names it.
 const AUTOMATIC: &str = "automatic";
+/// What portchurn tells, in the place of a hook, as `tests/tests/features.rs` writes it.
+const TELLS: &str = "tells";
 /// The file that is released, in a root with nothing else: a hook and a way for the tables, too.
 const RELEASED: (&str, &str) = ("released-file", "alone");
 /// The tests of it, in `tests/tests/smoke.rs`.
@@ -31,7 +33,7 @@ const DOCUMENTED: &str = "support::as_documented";
 
 /// What makes the tables complete.
 const RUN: &str =
-    "cargo xtask vm --all --release --test smoke,attach_matrix, with and without --arch aarch64";
+    "cargo xtask vm --all --release --test smoke,attach_matrix,features, with and without --arch aarch64";
 
 /// What one kernel showed.
 #[derive(Debug, Eq, PartialEq)]

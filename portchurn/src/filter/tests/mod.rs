@@ -35,6 +35,7 @@ fn destination(address: &str, port: u16) -> Destination {
         failed_by: BTreeMap::new(),
         lifetime_us: None,
         connect_us: None,
+        connect_histogram_us: Vec::new(),
         call_sites: None,
     }
 }

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 
 use crate::model::columns::Cut;
 use crate::model::row::{Row, destination_text};
-use crate::model::snapshot::{Quantiles, ResetBy};
+use crate::model::snapshot::{Bucket, Quantiles, ResetBy};
 use crate::sinks::human;
 use crate::sinks::text::{clean, fit, width};
 use crate::sinks::tui::draw::{Ink, lines};
@@ -38,10 +38,13 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
     };
     let busiest = row.destination.map(destination_text).filter(|_| row.destination_count > 1);
     let of_busiest = busiest.map_or(String::new(), |text| format!("  of {text}"));
-    let quantiles = |quantiles: Option<Quantiles>| match quantiles {
-        Some(quantiles) => text(quantiles_text(quantiles, ink) + &of_busiest),
+    let quantiles = |quantiles: Option<Quantiles>, more: &str| match quantiles {
+        Some(quantiles) => text(quantiles_text(quantiles, ink) + &of_busiest + more),
         None => text(ink.glyphs.empty.to_owned()),
     };
+    let destination = row.destination;
+    let hills =
+        destination.map_or(String::new(), |destination| hills(&destination.connect_histogram_us, ink));
     lines(
         buffer,
         area,
@@ -51,14 +54,31 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
             labelled("command", text(others + &argv), ink),
             labelled("closed by", text(closers(row, ink)), ink),
             labelled("failed", failed, ink),
-            labelled("life", quantiles(row.destination.and_then(|destination| destination.lifetime_us)), ink),
+            labelled("life", quantiles(destination.and_then(|destination| destination.lifetime_us), ""), ink),
             labelled(
                 "connect",
-                quantiles(row.destination.and_then(|destination| destination.connect_us)),
+                quantiles(destination.and_then(|destination| destination.connect_us), &hills),
                 ink,
             ),
         ],
     );
+}
+
+/// `  30 µs ▂█▁▁▃ 510 µs`: the whole range of durations, doubling from bar to bar. What happened at all has a bar that shows.
+fn hills(buckets: &[Bucket], ink: Ink) -> String {
+    let (Some(first), Some(last)) = (buckets.first(), buckets.last()) else { return String::new() };
+    let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(1);
+    let steps = ink.glyphs.spark.len() as u64 - 1;
+    let mut bars = String::new();
+    let mut le = first.le;
+    while le <= last.le {
+        let count = buckets.iter().find(|bucket| bucket.le == le).map_or(0, |bucket| bucket.count);
+        let height = if count == 0 { 0 } else { (count * steps / most).max(1) };
+        bars += ink.glyphs.spark[height as usize];
+        le = 2 * le + 2;
+    }
+    let [from, to] = [first, last].map(|bucket| human::micros(bucket.le, ink.glyphs));
+    format!("  {from} {bars} {to}")
 }
 
 /// The line above, with a name in it.

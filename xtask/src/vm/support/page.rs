@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{AUTOMATIC, Kernel, RELEASED, ways};
+use super::{AUTOMATIC, Kernel, RELEASED, TELLS, ways};
 use crate::vm::table::columns;
 
 const PAGE: &str = "docs/support.md";
@@ -41,9 +41,18 @@ fn page(kernels: &[Kernel]) -> String {
         In each cell the hook was attached in this way, and in this way only, and portchurn counted known connections to \
         the exact numbers. `no-btf` is the whole of portchurn without the kernel's types.\n\n";
     text += &head("| hook | way |", kernels);
-    for (hook, way) in all_ways(kernels).iter().filter(|(hook, way)| way != AUTOMATIC && hook != RELEASED.0) {
+    let is_forced = |hook: &str, way: &str| way != AUTOMATIC && hook != RELEASED.0 && hook != TELLS;
+    for (hook, way) in all_ways(kernels).iter().filter(|(hook, way)| is_forced(hook, way)) {
         text += &row(&format!("| `{hook}` | {way} |"), kernels, |kernel| {
             forced(kernel.outcome(hook, way), &mut notes)
+        });
+    }
+    text += "\n## What can be told\n\n\
+        Attached as it chooses by itself, portchurn told of known workloads what they know of themselves.\n\n";
+    text += &head("| |", kernels);
+    for (hook, feature) in all_ways(kernels).iter().filter(|(hook, _)| hook == TELLS) {
+        text += &row(&format!("| {} |", feature.replace('-', " ")), kernels, |kernel| {
+            forced(kernel.outcome(hook, feature), &mut notes)
         });
     }
     text += "\n## The file that is released\n\n\
@@ -150,6 +159,7 @@ mod tests {
             tcp_connect automatic works fentry\n\
             tcp_connect fentry works runs=7\n\
             tcp_connect kprobe works runs=7\n\
+            tells owners-of-TIME_WAIT works\n\
             released-file alone works\n";
         let kernels = [parse(new).unwrap(), parse(old).unwrap()];
         let text = page(&kernels);
@@ -157,6 +167,7 @@ mod tests {
         assert!(text.contains("| `tcp_connect` | fentry | kprobe (1) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | fentry | works | no (2) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | kprobe | works | not tried |"), "{text}");
+        assert!(text.contains("|---|---|---|\n| owners of TIME_WAIT | works | not tried |\n"), "{text}");
         assert!(text.contains("|---|---|---|\n| `portchurn` | works | not tried |\n"), "{text}");
         assert!(text.ends_with("\n1. fentry: none here\n2. no direct calls\n"), "{text}");
         assert_eq!(plain(&kernels), "             6.12    6.1 aarch64\ntcp_connect  fentry  kprobe\n");
