@@ -77,7 +77,7 @@ impl Loss {
                 "The ring buffer was full: trace lines, or their call sites, are missing; counts are exact."
             }
             Self::ListenersFull => {
-                "The listener table was full: owners of accepted connections come at their close."
+                "The listener table was full: owners of accepted connections come at their close; raise --max-keys."
             }
             Self::Nested => "The kernel skipped at most so many events that came in the middle of another.",
             Self::ExitRecord => "The ring buffer was full: an ended process was noticed late.",

@@ -98,7 +98,8 @@ impl FilterArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "How to trace")]
 pub struct TracerArgs {
-    /// Room for this many pairs of process and destination at a time, up to 1048576 [default: 16384]
+    /// Room for this many pairs of process and destination at a time, and a quarter as many listeners, up to 1048576
+    /// [default: 16384]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub max_keys: Option<u32>,
     /// Room for this many connections at a time, up to 4194304 [default: 131072, or twice what is open]

@@ -61,6 +61,7 @@ const SHARDS_LOG2_MAX: u32 = 3;
 const SHARDED_KEYS_MAX: u32 = KEYS << SHARDS_LOG2_MAX;
 const KEYS: u32 = 16_384;
 const SITES_MIN: u32 = 4096;
+const LISTENERS_MIN: u32 = 4096;
 const CONNS: u32 = 131_072;
 const CONNS_MAX: u32 = 1 << 22;
 const BY_ID_MIN: u32 = 16_384;
@@ -84,7 +85,7 @@ impl Sizes {
             conn_sites: if wanted.stacks { places } else { 1 },
             conns_by_id: if cookies { BY_ID_MIN.max(wanted.conns.unwrap_or(0)).max(sockets) } else { conns },
             processes: keys.clamp(4096, 32_768),
-            listeners: 4096,
+            listeners: LISTENERS_MIN.max(keys / 4),
             ring_bytes: if wanted.trace || !cookies { 8 << 20 } else { 1 << 20 },
             sites: if wanted.stacks { keys.max(SITES_MIN) } else { 1 },
             interpreters: if wanted.stacks { 4096 } else { 1 },
@@ -122,6 +123,12 @@ mod tests {
         let sizes = Sizes::new(SMALL, wanted, true);
         assert!(u64::from(sizes.keys) << sizes.shards_log2 < 1 << 23);
         assert_eq!(sizes.conns, 8192);
+    }
+
+    #[test]
+    fn more_keys_are_more_listeners() {
+        let listeners = |keys| Sizes::new(SMALL, Wanted { keys, ..Wanted::default() }, true).listeners;
+        assert_eq!((listeners(None), listeners(Some(16)), listeners(Some(65_536))), (4096, 4096, 16_384));
     }
 
     #[test]
