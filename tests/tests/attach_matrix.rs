@@ -90,7 +90,8 @@ fn every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has() {
         let mut known: Vec<_> = HOOKS.iter().map(|(hook, _)| (*hook).to_owned()).collect();
         known.push(CALL_SITES.to_owned());
         let mut hooks = offered_instead("--attach", "no-such-hook=none")?;
-        (hooks.sort_unstable(), known.sort_unstable());
+        hooks.sort_unstable();
+        known.sort_unstable();
         ensure!(hooks == known, "hooks: {hooks:?}");
         for (hook, tiers) in HOOKS {
             let mut has = offered_instead("--attach", &format!("{hook}=no-such-tier"))?;

@@ -31,10 +31,10 @@ impl Count {
     }
 }
 
-fn is_exact(stack: &str, name: &str, count: &str, arguments: &[&str]) -> Result<()> {
+fn is_exact(name: &str, count: &str, arguments: &[&str]) -> Result<()> {
     needs_processors(arguments)?;
     let _alone = Alone::wait()?;
-    let mut tracer = Tracer::start(&["--stack", stack])?;
+    let mut tracer = Tracer::start(&[])?;
     let common = [name, "--count", count, "--ports", "8", "--netns", "own"];
     let truth = run_workload(&[&common, arguments].concat())?;
     let count: u64 = count.parse()?;
@@ -42,13 +42,35 @@ fn is_exact(stack: &str, name: &str, count: &str, arguments: &[&str]) -> Result<
         let sum = process.sum();
         ensure!([count, 2 * count].contains(&sum.closed()), "the workload itself is not complete");
     }
-    tracer.wait_until(|report| {
-        matches_truth(&truth, report, Precision::FULL)?;
-        ensure!(report.lost.total == 0, "lost: {:?}", report.lost.by_reason);
-        Ok(())
-    })?;
+    tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
     tracer.stop()?;
     Ok(())
+}
+
+/// Stacks that come too late on a crowded machine are lost, and say so; a connection never is.
+#[test]
+fn hundred_thousand_cycles_are_counted_also_with_lines_of_code() {
+    check("hundred_thousand_cycles_are_counted_also_with_lines_of_code", || {
+        undisturbed(|| {
+            let _alone = Alone::wait()?;
+            let mut tracer = Tracer::start(&["--stack", "auto"])?;
+            let truth = run_workload(&["bulk", "--count", CYCLES.get(), "--ports", "8", "--netns", "own"])?;
+            tracer.wait_until(|report| {
+                for process in &truth.processes {
+                    let found = report.processes_of(process.tgid).next().context("not seen")?.tally;
+                    let made = process.sum();
+                    let (seen, wanted) = (
+                        [found.opened, found.accepted, found.closed, found.lost],
+                        [made.opened, made.accepted, made.closed(), 0],
+                    );
+                    ensure!(seen == wanted, "the {}: {seen:?}, should be {wanted:?}", process.role);
+                }
+                Ok(())
+            })?;
+            tracer.stop()?;
+            Ok(())
+        })
+    });
 }
 
 /// Skips what is bound to a processor that is not there.
@@ -62,30 +84,27 @@ fn needs_processors(arguments: &[&str]) -> Result<()> {
 }
 
 macro_rules! bulks {
-    ($($test:ident: $stack:literal $name:literal $count:ident $($argument:literal)*;)*) => {$(
+    ($($test:ident: $name:literal $count:ident $($argument:literal)*;)*) => {$(
         #[test]
         fn $test() {
-            check(stringify!($test), || {
-                undisturbed(|| is_exact($stack, $name, $count.get(), &[$($argument),*]))
-            });
+            check(stringify!($test), || undisturbed(|| is_exact($name, $count.get(), &[$($argument),*])));
         }
     )*};
 }
 
 bulks! {
-    hundred_thousand_cycles_with_lines_of_code: "auto" "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0";
-    hundred_thousand_cycles_v4: "off" "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0";
-    hundred_thousand_cycles_v6: "off" "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0" "--family" "v6";
-    one_process_does_both_v4: "off" "bulk-one" CYCLES;
-    one_process_does_both_v6: "off" "bulk-one" CYCLES "--family" "v6";
-    two_pairs_on_two_processors_v4: "off" "bulk-two-pairs" CYCLES;
-    two_pairs_on_two_processors_v6: "off" "bulk-two-pairs" CYCLES "--family" "v6";
-    server_owns_when_client_closes_first_on_one_processor: "off" "bulk" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
-    server_owns_when_client_closes_first_on_two_processors: "off" "bulk" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+    hundred_thousand_cycles_v4: "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0";
+    hundred_thousand_cycles_v6: "bulk" CYCLES "--client-cpu" "0" "--server-cpu" "0" "--family" "v6";
+    one_process_does_both_v4: "bulk-one" CYCLES;
+    one_process_does_both_v6: "bulk-one" CYCLES "--family" "v6";
+    two_pairs_on_two_processors_v4: "bulk-two-pairs" CYCLES;
+    two_pairs_on_two_processors_v6: "bulk-two-pairs" CYCLES "--family" "v6";
+    server_owns_when_client_closes_first_on_one_processor: "bulk" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
+    server_owns_when_client_closes_first_on_two_processors: "bulk" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
     server_owns_when_it_closes_first_on_one_processor:
-        "off" "bulk-server-first" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
+        "bulk-server-first" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
     server_owns_when_it_closes_first_on_two_processors:
-        "off" "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+        "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
 }
 
 /// More processes than processors, coming and going: interrupts and preemption hit the kernel side in mid-event.

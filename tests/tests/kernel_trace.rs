@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use portchurn_tests::harness::budgets::Trace;
-use portchurn_tests::harness::check;
 use portchurn_tests::harness::programs::run_workload;
+use portchurn_tests::harness::{Alone, check};
 use portchurn_tests::truth::{Counts, Truth};
 use serde_json::Value;
 
@@ -44,6 +44,7 @@ const ALL: u64 = 4 * 101 + 4 * 53 + 29;
 #[test]
 fn each_event_is_one_line_and_the_last_one_ends_it() {
     check("each_event_is_one_line_and_the_last_one_ends_it", || {
+        let _alone = Alone::wait()?;
         let ours = format!("pid:{}", std::process::id());
         let trace = Trace::start(&ours, &["-c", "portchurn-w*", "-n", &ALL.to_string()])?;
         let truths = WORKLOADS.iter().map(|workload| run_workload(workload)).collect::<Result<Vec<_>>>()?;
@@ -66,6 +67,7 @@ fn each_event_is_one_line_and_the_last_one_ends_it() {
 #[test]
 fn the_table_has_a_row_for_each_event() {
     check("the_table_has_a_row_for_each_event", || {
+        let _alone = Alone::wait()?;
         let ours = format!("pid:{}", std::process::id());
         let trace = Trace::start_as("table", &ours, &["-c", "portchurn-w*", "-f", "event=fail", "-n", "29"])?;
         for workload in WORKLOADS {
