@@ -110,9 +110,11 @@ fn the_best_way_that_works_is_chosen() {
     check("the_best_way_that_works_is_chosen", || {
         let tracer = Tracer::start(&[])?;
         // All at once: most kernels refuse none, and each question takes as long as a start.
-        let firsts: Vec<_> = HOOKS.iter().map(|(hook, tiers)| (*hook, tiers[0])).collect();
+        // Without lines of code nobody is interested in forks.
+        let counting = || HOOKS.iter().filter(|(hook, _)| *hook != FORK);
+        let firsts: Vec<_> = counting().map(|(hook, tiers)| (*hook, tiers[0])).collect();
         let all_work = refusal(&firsts)?.is_none();
-        for (hook, tiers) in HOOKS {
+        for (hook, tiers) in counting() {
             let works = |tier| all_work || refusal(&[(hook, tier)]).is_ok_and(|said| said.is_none());
             let best = tiers.iter().copied().find(|tier| works(tier)).unwrap_or("none");
             let chosen = tracer.latest.attached(hook);
