@@ -135,7 +135,7 @@ impl Model {
         self.names.apply(sample);
         let after_reading = share_after_reading(sample, interval_ns);
         self.rates.apply(sample, interval_ns, after_reading);
-        self.time_wait.apply(sample, &self.rates, &self.names, interval_ns, after_reading);
+        self.time_wait.apply(sample, &self.rates, &self.names, after_reading);
         self.ports.apply(sample, &self.rates, interval_ns);
         self.exhaustions.apply(sample, &self.ports, &self.names);
     }

@@ -94,6 +94,11 @@ pub struct Recent {
 }
 
 impl Recent {
+    /// What the latest interval saw.
+    pub fn latest(&self) -> Flow {
+        self.intervals.back().map_or(Flow::default(), |&(_, _, flow)| flow)
+    }
+
     /// Rates per second.
     pub fn per_s(&self) -> Flow {
         let mut sum = Flow::default();

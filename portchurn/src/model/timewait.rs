@@ -90,14 +90,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Takes one interval in; `after_reading` is the share of it that lies after the latest reading.
-    pub fn apply(
-        &mut self,
-        sample: &Sample,
-        rates: &Rates,
-        names: &Names,
-        interval_ns: u64,
-        after_reading: f64,
-    ) {
+    pub fn apply(&mut self, sample: &Sample, rates: &Rates, names: &Names, after_reading: f64) {
         self.now_ns = sample.at_ns;
         if let Some(reading) = &sample.sockets {
             self.begin_again(reading, names);
@@ -105,7 +98,7 @@ impl Ledger {
         if self.last.is_none() {
             return;
         }
-        self.take_over(rates, interval_ns as f64 / 1e9 * after_reading);
+        self.take_over(rates, after_reading);
         for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
             let ownership =
                 if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
@@ -149,7 +142,7 @@ impl Ledger {
 
     /// Where ports are taken over, a connect takes a waiting one as soon as half of the range is full: of each owner's
     /// as many as its share.
-    fn take_over(&mut self, rates: &Rates, elapsed_s: f64) {
+    fn take_over(&mut self, rates: &Rates, after_reading: f64) {
         let mut waiting: HashMap<Target, f64> = HashMap::new();
         for ((_, key), group) in
             self.groups.iter().filter(|((_, key), _)| key.role == FlowRole::Connect as u8)
@@ -168,7 +161,7 @@ impl Ledger {
             }
             let Some(recent) = rates.at(target(key)) else { continue };
             let share = (group.listed + group.entered - group.taken_over) / waiting;
-            group.taken_over += recent.per_s().opened * elapsed_s * share;
+            group.taken_over += recent.latest().opened * after_reading * share;
         }
     }
 

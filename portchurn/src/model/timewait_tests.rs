@@ -74,7 +74,7 @@ fn applied(samples: Vec<Sample>) -> (Ledger, Names) {
     for sample in samples {
         names.apply(&sample);
         let share = if sample.sockets.is_some() { 0.0 } else { 1.0 };
-        ledger.apply(&sample, &rates, &names, S, share);
+        ledger.apply(&sample, &rates, &names, share);
     }
     (ledger, names)
 }
@@ -110,7 +110,6 @@ fn nothing_is_said_before_the_first_reading_and_no_ratio_of_nothing() {
         &Sample { churn: vec![entered(7, 5)], ..sample(1) },
         &Rates::default(),
         &Names::default(),
-        S,
         1.0,
     );
     assert!(ledger.snapshot(&Names::default(), &Stacks::default(), None).is_none());

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::lacks::refused;
+use super::mounts::Tracefs;
 use super::programs::{bound_to, portchurn};
 use super::report::Report;
 use super::skip;
@@ -26,17 +27,23 @@ pub struct Lister {
 impl Lister {
     /// Starts `timewait`, and waits until it is attached.
     pub fn start() -> Result<Self> {
-        Self::start_as("timewait", "time_wait")
+        Self::start_with(&[], Tracefs::AsItIs)
+    }
+
+    /// The same with these extra arguments, with tracefs or without.
+    pub fn start_with(arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
+        Self::start_as("timewait", "time_wait", arguments, tracefs)
     }
 
     /// The same of `ports`.
     pub fn of_ports() -> Result<Self> {
-        Self::start_as("ports", "ports")
+        Self::start_as("ports", "ports", &[], Tracefs::AsItIs)
     }
 
-    fn start_as(name: &str, part: &'static str) -> Result<Self> {
+    fn start_as(name: &str, part: &'static str, arguments: &[&str], tracefs: Tracefs) -> Result<Self> {
         let mut command = Command::new(portchurn()?);
-        command.args([name, "-o", "jsonl", "-i", "1s", "-q"]).env_remove("RUST_LOG");
+        command.args([name, "-o", "jsonl", "-i", "1s", "-q"]).args(arguments).env_remove("RUST_LOG");
+        tracefs.prepare(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         bound_to(&mut command, 180);
         let mut child = command.spawn().context("start portchurn")?;

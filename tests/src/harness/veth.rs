@@ -242,6 +242,21 @@ impl Cable {
         Ok(self.local_ports_in_time_wait(netns)?.into_iter().collect())
     }
 
+    /// Waits until the kernel's own table has nothing else than TIME_WAIT there: the last ones still wait for the other side's FIN
+    /// when their program is done.
+    pub fn await_all_closed(&self, netns: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S.into());
+        let is_open = |line: &str| line.split_whitespace().nth(3).is_some_and(|state| state != "06");
+        loop {
+            let text = self.end(netns).inside(|| table("tcp"))?;
+            if !text.lines().skip(1).any(is_open) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "connections stay open: {text}");
+            std::thread::yield_now();
+        }
+    }
+
     fn local_ports_in_time_wait(&self, netns: &str) -> Result<Vec<u16>> {
         let text = self.end(netns).inside(|| Ok(table("tcp")? + &table("tcp6")?))?;
         // `sl local_address rem_address st`, where an address is `hex:port`; 06 is TIME_WAIT.

@@ -5,7 +5,7 @@ use std::io::{Write as _, stderr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use portchurn_tests::harness::budgets::{budget, equal, owned};
+use portchurn_tests::harness::budgets::{Lister, budget, equal, owned, owned_in};
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
@@ -91,7 +91,8 @@ fn taken_over(arguments: &[&str], tracefs: Tracefs) -> Result<()> {
     let _alone = Alone::wait()?;
     let settings = ["ip_local_port_range=40000 40099", "tcp_tw_reuse=1", "tcp_timestamps=1"];
     let cable = Cable::new(&settings)?;
-    let mut tracer = Tracer::start_with(arguments, tracefs)?;
+    // Between two lists it is an estimate whose are taken over; what it says last is none.
+    let lister = Lister::start_with(arguments, tracefs)?;
     let _server = cable.server(ADDRESS, false)?;
     let mut ends = cable.churn(&cable.client, &["connect", ADDRESS, "67", "0"], &[])?;
     let one = ends.outcome()?;
@@ -102,15 +103,16 @@ fn taken_over(arguments: &[&str], tracefs: Tracefs) -> Result<()> {
     ensure!((one.ok, other.ok) == (67, 71), "the workload itself is not complete: {one:?} {other:?}");
     let (first, second) = (HashSet::from_iter(one.ports), HashSet::from_iter(other.ports));
     ensure!(!first.is_disjoint(&second), "no port was taken over");
-    tracer.wait_until(|report| {
-        let waiting = cable.ports_in_time_wait(&cable.client)?;
-        let of_second = waiting.intersection(&second).count();
-        ensure!(waiting.iter().all(|port| first.contains(port) || second.contains(port)), "{waiting:?}");
-        equal("TIME_WAIT of the second", owned(report, other.pid), of_second as u64)?;
-        equal("TIME_WAIT of the first", owned(report, one.pid), (waiting.len() - of_second) as u64)
-    })?;
-    tracer.stop()?;
-    Ok(())
+    cable.await_all_closed(&cable.client)?;
+    let waiting = cable.ports_in_time_wait(&cable.client)?;
+    let of_second = waiting.intersection(&second).count();
+    ensure!(waiting.iter().all(|port| first.contains(port) || second.contains(port)), "{waiting:?}");
+    let time_wait = lister.stop()?;
+    equal("the kernel's own count, afterwards", cable.time_wait(&cable.client)?, waiting.len() as u64)?;
+    let owned = |pid| owned_in(&time_wait, pid);
+    equal("TIME_WAIT of the second", owned(other.pid), of_second as u64)
+        .with_context(|| format!("of the first {}: {}", owned(one.pid), time_wait))?;
+    equal("TIME_WAIT of the first", owned(one.pid), (waiting.len() - of_second) as u64)
 }
 
 #[test]
