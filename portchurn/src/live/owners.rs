@@ -6,12 +6,14 @@ use hashbrown::{HashMap, HashSet};
 use portchurn_common::conn::{CLOSED, Conn, flag};
 use portchurn_common::flow::{ChurnKey, KeyRef};
 use portchurn_common::tcp::CloseKind;
+use rustix::time::ClockId;
 
 use crate::live::closed::Closed;
 use crate::live::retired::RETIRED_MAX;
 use crate::live::roll_call::RollCall;
 use crate::live::tuples::{End, Tuples};
 use crate::model::sockets::{Ownership, SitePair, SocketReading, Unowned};
+use crate::sources::clock::now_ns;
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
@@ -22,6 +24,8 @@ const KNOWN_MAX: usize = 7 << 16;
 const PROBED_PLACES: usize = 256;
 /// Sockets of a list after which the table is looked after.
 const HARVEST_EVERY: u32 = 8192;
+/// From the moment an end bears until the table shows it: the rest of one BPF program, which a soft interrupt can delay.
+const END_MAX_NS: u64 = 50_000_000;
 /// Owners beyond those in use, before the unused ones are thrown out.
 const OWNERS_SPARE: usize = 4096;
 
@@ -80,6 +84,7 @@ pub struct Owners {
     before: HashSet<u64>,
     reading: u32,
     probed: Vec<u64>,
+    /// Monotonic clock: what ended before was read out of the table.
     harvested_ns: u64,
     /// Keys that had been taken back when the table was looked after last.
     retired: u64,
@@ -239,13 +244,13 @@ impl Owners {
         }
         self.retired = retired;
         self.probed = now;
-        let mut newest_ns = self.harvested_ns;
+        // Places that were passed already may end while others are still looked at.
+        let began_ns = now_ns(ClockId::Monotonic);
         for place in 0..self.closed.len() {
             let Some(conn) = self.closed.waits_since(place, self.harvested_ns) else { continue };
-            newest_ns = newest_ns.max(conn.closed_ns);
             self.remember(place, &conn);
         }
-        self.harvested_ns = newest_ns;
+        self.harvested_ns = began_ns.saturating_sub(END_MAX_NS);
     }
 
     fn remember(&mut self, place: usize, conn: &Conn) {
