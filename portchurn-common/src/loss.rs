@@ -1,4 +1,4 @@
-//! Every reason why the kernel side may fail to record something. Each is a per-processor counter, shown also when it
+//! Every reason why the kernel side may fail to record something. Each has a counter, shown also when it
 //! is zero. Numbers are never reused.
 
 /// A reason, and the index of its counter.

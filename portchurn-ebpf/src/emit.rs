@@ -16,7 +16,7 @@ use crate::who::Process;
 #[inline(always)]
 pub fn lose(loss: Loss) {
     if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
-        // SAFETY: points into a map value; on this processor another program may be interrupted while it counts.
+        // SAFETY: points into a map value, which all processors share.
         unsafe { atomic::add_u64(count, 1) };
     }
 }

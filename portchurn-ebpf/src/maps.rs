@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, Queue, RingBuf};
 use portchurn_common::conn::{Conn, ConnSites};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot, ListenKey, Listener};
@@ -93,9 +93,10 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub static LOOKS: Array<Look> = Array::with_max_entries(1, 0);
 
-/// What was not recorded, by [`Loss`]. Counted up by every hook, read by user space.
+/// What was not recorded, by [`Loss`]. Counted up by every hook, read by user space, which maps this memory: while a map is
+/// read by system call, the kernel skips kprobes and classic tracepoints on that processor (`bpf_disable_instrumentation`).
 #[map]
-pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT as u32, 0);
+pub static LOSSES: Array<u64> = Array::with_max_entries(Loss::COUNT as u32, BPF_F_MMAPABLE);
 
 /// `-p`: processes to count. Filled by user space before the attach.
 #[map]

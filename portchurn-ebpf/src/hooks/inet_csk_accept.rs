@@ -51,7 +51,7 @@ pub fn inet_csk_accept_return(ctx: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_accept<S: Sock>(sock: *const u8) {
-    let id = conns::id_of::<Probe>(sock);
+    let id = conns::id_of::<S::Access>(sock);
     let Some(found) = conns::find_any(id) else { return };
     // The kernel queues a connection for accept() before it changes its state, so on another processor it may not be
     // written down to the end. Its owner shows at the close, then.

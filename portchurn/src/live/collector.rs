@@ -4,7 +4,7 @@ use std::collections::HashMap as StdHashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, RingBuf};
 use portchurn_common::conn::Conn;
 use portchurn_common::flow::ChurnKey;
 use portchurn_common::loss::Loss;
@@ -24,6 +24,7 @@ use crate::live::search::{Found, search, search_ends};
 use crate::live::seed;
 use crate::live::sites::Sites;
 use crate::live::stacks::{StackThread, Watchers};
+use crate::live::tables::Table;
 use crate::live::unnoticed::Unnoticed;
 use crate::live::usage::Usage;
 use crate::model::sample::{Counts, Process, ProcessId, Sample};
@@ -61,7 +62,7 @@ pub struct Collector {
     sites: Sites,
     stacks: Option<StackThread>,
     records: Drain,
-    losses: PerCpuArray<MapData, u64>,
+    losses: Table<u64>,
     introduced: HashMap<MapData, ProcessKey, u8>,
     usage: Usage,
     procfs: Procfs,
@@ -114,7 +115,7 @@ impl Collector {
             sites,
             stacks,
             records: Drain::start(RingBuf::try_from(take(&mut ebpf, "RECORDS")?)?, flow_use)?,
-            losses: PerCpuArray::try_from(take(&mut ebpf, "LOSSES")?)?,
+            losses: Table::map(&ebpf, "LOSSES", Loss::COUNT as u32)?,
             introduced: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
             usage,
             procfs: Procfs::default(),
@@ -286,7 +287,7 @@ impl Collector {
         let mut sample = std::mem::take(&mut self.pending);
         self.name_strangers(&churn, &mut sample);
         sample.at_ns = now_ns;
-        self.lost = self.read_losses()?;
+        self.lost = self.read_losses();
         sample.lost = self.lost;
         let ends = churn.iter().map(|(_, counts)| ends(counts)).sum();
         sample.own_cost = self.usage.measure(now_ns, ends);
@@ -352,16 +353,15 @@ impl Collector {
         });
     }
 
-    fn read_losses(&self) -> Result<[u64; Loss::COUNT]> {
+    fn read_losses(&self) -> [u64; Loss::COUNT] {
         let mut lost = [0; Loss::COUNT];
         for loss in Loss::ALL {
-            let per_cpu = self.losses.get(&(loss as u32), 0).context("read LOSSES")?;
-            lost[loss as usize] = per_cpu.iter().sum();
+            lost[loss as usize] = self.losses.get(loss as usize);
         }
         lost[Loss::Nested as usize] += self.usage.nested();
         lost[Loss::CloseUnseen as usize] += self.ends_unseen;
         lost[Loss::ConnsFull as usize] += self.left_out;
-        Ok(lost)
+        lost
     }
 }
 
