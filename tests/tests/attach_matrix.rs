@@ -329,10 +329,8 @@ fn counts(tracer: &mut Tracer, workload: &[&str], precision: Precision, made: &m
                 if has_lost(report) { Ok(()) } else { matches_truth(&truth, report, precision) }
             },
         );
-    let left_out =
-        run_counts::left_out(tracer.pid())?.map_or_else(|| "?".to_owned(), |count| count.to_string());
-    let outcome =
-        outcome.with_context(|| format!("{} (the kernel left out {left_out} runs)", workload.join(" ")));
+    let left_out = run_counts::left_out(tracer.pid())?;
+    let outcome = outcome.with_context(|| format!("{} (runs left out: {left_out:?})", workload.join(" ")));
     if has_lost(&tracer.latest) || may_lose_silently && outcome.is_err() {
         return Ok(false);
     }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,6 +18,7 @@ use crate::filter::{Filter, Scope};
 use crate::model::row::Level;
 use crate::sinks::view::{columns_help, parse_columns, parse_sort};
 use crate::sinks::{Filtering, OutputFormat, View};
+use crate::sources::host_names::host_names;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +69,9 @@ struct ShowArgs {
     /// Order: a,-b; - is largest first [default: busiest first]
     #[arg(short, long, value_name = "COLUMNS", allow_hyphen_values = true)]
     sort: Option<String>,
+    /// Names of hosts and ports, from /etc/hosts and /etc/services, instead of numbers
+    #[arg(long)]
+    names: bool,
     /// At most so many rows
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -91,6 +96,8 @@ enum Group {
     Destination,
     /// Single processes
     Process,
+    /// Containers, and systemd units outside of them
+    Container,
 }
 
 impl From<Group> for Level {
@@ -99,6 +106,7 @@ impl From<Group> for Level {
             Group::Program => Self::Program,
             Group::Destination => Self::Destination,
             Group::Process => Self::Process,
+            Group::Container => Self::Container,
         }
     }
 }
@@ -156,6 +164,7 @@ fn view(args: &Args, is_screen: bool) -> Result<View> {
     Ok(View {
         level,
         call_sites,
+        names: show.names.then(|| Arc::new(host_names())),
         columns,
         sort,
         limit: show.limit,

@@ -9,8 +9,9 @@ use portchurn_common::record::{FlowEvent, FlowRecord};
 use portchurn_common::tcp::{CloseKind, FailKind};
 use serde::{Serialize, Serializer};
 
+use crate::model::call_site::frames;
 use crate::model::sample::{Process, Stack};
-use crate::model::snapshot::{CallSite, Place, Role, frames};
+use crate::model::snapshot::{CallSite, Place, Role};
 
 /// Something happened to a connection.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,6 +21,7 @@ use crate::model::who::CodeLine;
 
 pub mod absence;
 pub mod budget;
+pub mod call_site;
 pub mod churn;
 pub mod columns;
 pub mod culprit;
@@ -29,6 +30,7 @@ pub mod event;
 pub mod exhaustion;
 pub mod forecast;
 pub mod held;
+pub mod host_names;
 pub mod ledger;
 pub mod lists;
 pub mod names;

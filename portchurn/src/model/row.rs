@@ -2,7 +2,11 @@
 //! Made from a snapshot; owns nothing of it but what it shows.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
+use crate::model::host_names::HostNames;
 use crate::model::program::name_and_script;
 use portchurn_common::tcp::FailKind;
 
@@ -17,6 +21,33 @@ pub enum Level {
     Destination,
     /// One process.
     Process,
+    /// A container and all its programs; outside of containers a systemd unit.
+    Container,
+}
+
+impl Level {
+    /// Every level, in the order in which one goes through them.
+    pub const ALL: [Self; 4] = [Self::Program, Self::Destination, Self::Process, Self::Container];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Program => "program",
+            Self::Destination => "destination",
+            Self::Process => "process",
+            Self::Container => "container",
+        }
+    }
+
+    /// Several of it.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Program => "programs",
+            Self::Destination => "destinations",
+            Self::Process => "processes",
+            Self::Container => "containers and units",
+        }
+    }
 }
 
 /// What a row was made from: what outputs need to find it again in the next snapshot.
@@ -26,6 +57,38 @@ pub enum Owner<'a> {
     Program(&'a Program),
     /// One process.
     Process(&'a ProcessStats),
+    /// The programs of a container or unit.
+    Container(RunsIn<'a>),
+}
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum RunsIn<'a> {
+    /// A container.
+    Container(&'a str),
+    /// A systemd unit, of what is in no container.
+    Unit(&'a str),
+    /// Neither.
+    Host,
+}
+
+impl<'a> RunsIn<'a> {
+    /// Where this one runs.
+    pub fn of(program: &'a Program) -> Self {
+        match (&program.container, &program.unit) {
+            (Some(container), _) => Self::Container(container),
+            (None, Some(unit)) => Self::Unit(unit),
+            (None, None) => Self::Host,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Container(name) | Self::Unit(name) => name,
+            Self::Host => "(no container, no unit)",
+        }
+    }
 }
 
 /// One line of a table.
@@ -60,7 +123,9 @@ pub struct Row<'a> {
     /// How many destinations are behind the row.
     pub destination_count: usize,
     /// Every destination behind the row.
-    pub destinations: &'a [Destination],
+    pub destinations: Vec<&'a Destination>,
+    /// What addresses and ports are called, where they are to be named.
+    pub names: Option<Arc<HostNames>>,
 }
 
 impl<'a> Row<'a> {
@@ -81,7 +146,8 @@ impl<'a> Row<'a> {
             tally: program.tally,
             destination: program.destinations.first(),
             destination_count: program.destinations.len(),
-            destinations: &program.destinations,
+            destinations: program.destinations.iter().collect(),
+            names: None,
         }
     }
 
@@ -108,7 +174,38 @@ impl<'a> Row<'a> {
             tally: process.tally,
             destination: process.destinations.first(),
             destination_count: process.destinations.len(),
-            destinations: &process.destinations,
+            destinations: process.destinations.iter().collect(),
+            names: None,
+        }
+    }
+
+    /// What runs in one place. None of the programs: nothing.
+    fn of_place(place: RunsIn<'a>, programs: &[&'a Program]) -> Self {
+        let mut tally = Tally::default();
+        programs.iter().for_each(|program| tally.add(&program.tally));
+        let mut destinations: Vec<_> = programs.iter().flat_map(|program| &program.destinations).collect();
+        let activity = |one: &Destination| one.tally.opened_per_s + one.tally.accepted_per_s;
+        destinations.sort_by(|a, b| {
+            let since_attach = |one: &Destination| one.tally.opened + one.tally.accepted + one.tally.failed;
+            activity(b).total_cmp(&activity(a)).then_with(|| since_attach(b).cmp(&since_attach(a)))
+        });
+        Self {
+            level: Level::Container,
+            owner: Owner::Container(place),
+            program: place.name().into(),
+            exe: None,
+            argv: &[],
+            unit: programs.first().and_then(|program| program.unit.as_deref()),
+            container: programs.first().and_then(|program| program.container.as_deref()),
+            parent: None,
+            tgid: None,
+            process_count: programs.iter().map(|program| program.process_count).sum(),
+            exited: programs.iter().all(|program| program.exited_count == program.process_count),
+            tally,
+            destination: destinations.first().copied(),
+            destination_count: destinations.len(),
+            destinations,
+            names: None,
         }
     }
 
@@ -116,18 +213,33 @@ impl<'a> Row<'a> {
     pub fn narrowed(&self, destination: &'a Destination) -> Self {
         Self {
             level: Level::Destination,
+            owner: self.owner,
+            program: self.program.clone(),
+            exe: self.exe,
+            argv: self.argv,
+            unit: self.unit,
+            container: self.container,
+            parent: self.parent,
+            tgid: self.tgid,
+            process_count: self.process_count,
+            exited: self.exited,
             tally: destination.tally,
             destination: Some(destination),
             destination_count: 1,
-            destinations: std::slice::from_ref(destination),
-            ..self.clone()
+            destinations: vec![destination],
+            names: self.names.clone(),
         }
+    }
+
+    /// Where to, or where from, in words.
+    pub fn destination_text(&self, destination: &Destination) -> String {
+        named(destination, self.names.as_deref())
     }
 
     /// Who ended the connections behind this row.
     pub fn closed_by(&self) -> ClosedBy {
         let mut sum = ClosedBy::default();
-        for destination in self.destinations {
+        for destination in &self.destinations {
             let one = destination.closed_by;
             sum.local += one.local;
             sum.remote += one.remote;
@@ -175,19 +287,40 @@ pub fn rows(snapshot: &Snapshot, level: Level) -> Vec<Row<'_>> {
             .programs
             .iter()
             .map(Row::of_program)
-            .flat_map(|row| row.destinations.iter().map(move |d| row.narrowed(d)).collect::<Vec<_>>())
+            .flat_map(|row| row.destinations.iter().map(|one| row.narrowed(one)).collect::<Vec<_>>())
             .collect(),
+        Level::Container => {
+            let mut places: BTreeMap<RunsIn<'_>, Vec<&Program>> = BTreeMap::new();
+            snapshot
+                .programs
+                .iter()
+                .for_each(|program| places.entry(RunsIn::of(program)).or_default().push(program));
+            places.iter().map(|(place, programs)| Row::of_place(*place, programs)).collect()
+        }
     }
 }
 
 /// `10.0.0.2:3306`, `[fe80::1]:80`, or `:8080` for accepts on a local port.
 pub fn destination_text(destination: &Destination) -> String {
+    named(destination, None)
+}
+
+/// The same with names where there are any: `db1:mysql`.
+fn named(destination: &Destination, names: Option<&HostNames>) -> String {
+    let port_text =
+        |port| names.and_then(|names| names.port(port)).map_or_else(|| port.to_string(), str::to_owned);
     match (destination.role, destination.remote_address, destination.remote_port) {
         (Role::Accept, ..) => match destination.local_port {
-            Some(port) => format!(":{port}"),
+            Some(port) => format!(":{}", port_text(port)),
             None => "(other ports)".to_owned(),
         },
-        (Role::Connect, Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
+        (Role::Connect, Some(address), Some(port)) => {
+            match (names.and_then(|names| names.address(address)), address) {
+                (Some(name), _) => format!("{name}:{}", port_text(port)),
+                (None, IpAddr::V4(address)) => format!("{address}:{}", port_text(port)),
+                (None, IpAddr::V6(address)) => format!("[{address}]:{}", port_text(port)),
+            }
+        }
         (Role::Connect, ..) if is_of_binds(destination) => "(bind to any port)".to_owned(),
         (Role::Connect, ..) => "(other destinations)".to_owned(),
     }

@@ -2,15 +2,12 @@
 //! (docs/json.md). Units stand in the key; what is not known is `null`, never 0 and never absent.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
-
-use crate::model::sample::{Frame, Stack};
+use serde::Serialize;
 
 use crate::model::budget::{Exhaustion, PortBudget, TimeWait};
+pub use crate::model::call_site::{CallSite, Place};
 
 /// Raised when a key changes its meaning or goes away; new keys do not raise it.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -47,92 +44,6 @@ pub struct Snapshot {
     pub lost: Lost,
     /// What portchurn itself costs.
     pub own_cost: OwnCost,
-}
-
-/// Where connections are opened or closed in code.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CallSite {
-    /// `open`, `close`, or `no_port`: those of the opens that found no local port.
-    pub at: &'static str,
-    /// How often. At `open` the sum over a destination is what was begun: opened, failed and in progress; at `no_port` it
-    /// is `failed_by.EADDRNOTAVAIL`.
-    pub count: u64,
-    /// Of all of the destination at this moment.
-    pub share: f64,
-    /// Whether it was counted. Else the count is exact for a fingerprint of the stack, which was read `sampled` times.
-    pub exact: bool,
-    /// How many of `count` stacks were read; `null` where `exact`.
-    pub sampled: Option<u64>,
-    /// `python` or `native`; `null` where no stack is known.
-    pub language: Option<&'static str>,
-    /// The innermost line that is the application's.
-    pub culprit: Option<Place>,
-    /// The application's line that called it.
-    pub called_from: Option<Place>,
-    /// What to know about it.
-    pub note: Option<String>,
-    /// All frames, innermost first.
-    #[serde(serialize_with = "frames")]
-    pub frames: Option<Arc<Stack>>,
-}
-
-/// A line of code.
-#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Place {
-    /// Function.
-    pub function: String,
-    /// Source file.
-    pub file: Option<String>,
-    /// Line in it.
-    pub line: Option<u32>,
-}
-
-impl Place {
-    /// Where a frame is.
-    pub fn of(frame: &Frame) -> Self {
-        Self { function: frame.function.clone(), file: frame.file.clone(), line: frame.line }
-    }
-}
-
-impl CallSite {
-    /// Short: the share, the line and the function; what matters most stands first, as the end may be cut away.
-    pub fn label(&self) -> String {
-        let place = self.culprit.as_ref().map(Place::to_string);
-        format!("{:.0}% {}", 100.0 * self.share, place.unwrap_or_default())
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.as_deref().map(|file| file.rsplit('/').next().unwrap_or(file));
-        match (file, self.line) {
-            (Some(file), Some(line)) => write!(f, "{file}:{line} {}", self.function),
-            (Some(file), None) => write!(f, "{file} {}", self.function),
-            _ => f.write_str(&self.function),
-        }
-    }
-}
-
-/// Frames as JSON has them.
-pub(crate) fn frames<S: Serializer>(stack: &Option<Arc<Stack>>, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Row<'a> {
-        function: &'a str,
-        file: Option<&'a str>,
-        line: Option<u32>,
-        module: Option<&'a str>,
-        build_id: Option<&'a str>,
-        language: &'static str,
-    }
-    let frames = stack.as_ref().map_or(&[][..], |stack| &stack.frames);
-    serializer.collect_seq(frames.iter().map(|frame| Row {
-        function: &frame.function,
-        file: frame.file.as_deref(),
-        line: frame.line,
-        module: frame.module.as_deref(),
-        build_id: frame.build_id.as_deref(),
-        language: frame.language.name(),
-    }))
 }
 
 /// One hook.
@@ -177,6 +88,23 @@ pub struct Tally {
     pub closed_per_s: f64,
     /// Connects failed per second, in the window.
     pub failed_per_s: f64,
+}
+
+impl Tally {
+    /// Adds what somebody else did.
+    pub fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.accepted += other.accepted;
+        self.closed += other.closed;
+        self.failed += other.failed;
+        self.open_now += other.open_now;
+        self.before_attach += other.before_attach;
+        self.lost += other.lost;
+        self.opened_per_s += other.opened_per_s;
+        self.accepted_per_s += other.accepted_per_s;
+        self.closed_per_s += other.closed_per_s;
+        self.failed_per_s += other.failed_per_s;
+    }
 }
 
 /// Sums over everything.

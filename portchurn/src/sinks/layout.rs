@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn lines_never_exceed_the_width_whatever_the_columns() {
         let snapshot = sample_snapshot();
-        for level in [Level::Program, Level::Destination, Level::Process] {
+        for level in Level::ALL {
             let rows = rows(&snapshot, level);
             for columns in [defaults(level, true), COLUMNS.to_vec(), COLUMNS[..1].to_vec()] {
                 for max_width in 0..200 {

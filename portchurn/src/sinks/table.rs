@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_page() {
         for max in [20, 40, 80, 120] {
-            for level in [Level::Program, Level::Destination, Level::Process] {
+            for level in Level::ALL {
                 let text = table(level, Page { width: Some(max), ..Page::default() });
                 let widest = text.lines().map(width).max().unwrap_or(0);
                 assert!(widest <= usize::from(max), "{widest} > {max}:\n{text}");

@@ -2,8 +2,10 @@
 //! sorts by what columns say, not by fields.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::model::columns::{self, Align, Cell, Column};
+use crate::model::host_names::HostNames;
 use crate::model::row::{Level, Row, rows};
 use crate::model::snapshot::Snapshot;
 use crate::sinks::text::{ASCII, Glyphs, UNICODE};
@@ -81,6 +83,8 @@ pub struct View {
     pub include_exited: bool,
     /// Whether call sites are taken: then they have a column.
     pub call_sites: bool,
+    /// Set: what hosts and ports are called stands where their numbers would.
+    pub names: Option<Arc<HostNames>>,
     /// On what.
     pub page: Page,
 }
@@ -106,6 +110,7 @@ impl View {
             filter: None,
             include_exited: true,
             call_sites: false,
+            names: None,
             page: Page::default(),
         }
     }
@@ -125,6 +130,7 @@ impl View {
         let total = rows.len();
         rows.retain(|row| self.wants(row));
         let matching = rows.len();
+        rows.iter_mut().for_each(|row| row.names.clone_from(&self.names));
         let mut rows = sorted(rows, &self.sort);
         rows.truncate(self.limit.unwrap_or(usize::MAX));
         Selection { rows, total, matching }

@@ -5,6 +5,7 @@ pub mod ask;
 pub mod cgroup;
 pub mod cgroup_tree;
 pub mod clock;
+pub mod host_names;
 pub mod netns;
 pub mod own_cost;
 pub mod port_set;

@@ -1,7 +1,6 @@
 //! Column `destination`.
 
 use crate::model::columns::{Align, Cell, Column, Cut};
-use crate::model::row::destination_text;
 
 /// Remote address and port of connects, local port of accepts; +n: further ones.
 pub(super) const COLUMN: Column = Column {
@@ -15,7 +14,9 @@ pub(super) const COLUMN: Column = Column {
     default: true,
     cell: |row| match (row.destination, row.destination_count) {
         (None, _) => Cell::Empty,
-        (Some(destination), 1) => Cell::Text(destination_text(destination)),
-        (Some(destination), count) => Cell::Text(format!("{} +{}", destination_text(destination), count - 1)),
+        (Some(destination), 1) => Cell::Text(row.destination_text(destination)),
+        (Some(destination), count) => {
+            Cell::Text(format!("{} +{}", row.destination_text(destination), count - 1))
+        }
     },
 };

@@ -1,10 +1,12 @@
-//! The lists beside the main table: whose TIME_WAIT there are, and how many ports are left. Each list is one file with
+//! The lists beside the main table: whose TIME_WAIT there are, how many ports are left, and which lines of
+//! code connect. Each list is one file with
 //! its rows and its fields; outputs take any of them and know none by name.
 
 use crate::model::columns::{Align, Cell, Cut};
 use crate::model::snapshot::Snapshot;
 
 pub mod ports;
+pub mod sites;
 pub mod time_wait;
 
 /// One field of a list.

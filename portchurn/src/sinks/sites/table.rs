@@ -4,7 +4,6 @@ use std::io;
 use std::io::Write;
 
 use crate::model::row::destination_text;
-use crate::model::snapshot::{CallSite, Place};
 use crate::sinks::sites::{Report, SitesOutput};
 use crate::sinks::text::clean;
 
@@ -32,18 +31,8 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             site.at,
             clean(&program, report.unicode),
             destination_text(line.destination),
-            clean(&described(site), report.unicode),
+            clean(&site.described(), report.unicode),
         )?;
     }
     Ok(())
-}
-
-/// The culprit, who called it, and what to know about it.
-fn described(site: &CallSite) -> String {
-    let mut parts = Vec::new();
-    parts.extend(site.culprit.as_ref().map(Place::to_string));
-    parts.extend(site.called_from.as_ref().map(|place| format!("from {place}")));
-    parts.extend(site.sampled.map(|read| format!("({read} of {} read)", site.count)));
-    parts.extend(site.note.as_ref().map(|note| format!("[{note}]")));
-    parts.join("  ")
 }

@@ -8,7 +8,6 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use crate::model::columns::Cut;
-use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::human;
 use crate::sinks::summary::{self, Fact};
@@ -253,7 +252,7 @@ pub(super) fn title_line(left: &str, right: &str, noted: bool, max_width: u16, i
 
 /// `programs → python3 worker.py`: from the outermost to the present place.
 fn path(state: &State, ink: Ink) -> String {
-    let mut path = plural(state.view.level).to_owned();
+    let mut path = state.view.level.plural().to_owned();
     for title in state.titles() {
         path.push_str(&format!(" {} {}", ink.glyphs.arrow, clean(title, ink.glyphs.unicode)));
     }
@@ -282,14 +281,6 @@ fn title_facts(state: &State, selection: &Selection<'_>, ink: Ink) -> String {
         format!("{} of {} rows", selection.rows.len(), selection.total)
     });
     facts.join(&format!(" {} ", ink.glyphs.dot))
-}
-
-fn plural(level: Level) -> &'static str {
-    match level {
-        Level::Program => "programs",
-        Level::Destination => "destinations",
-        Level::Process => "processes",
-    }
 }
 
 #[cfg(test)]

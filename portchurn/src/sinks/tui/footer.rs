@@ -49,7 +49,10 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
             vec![with_hints(Line::raw(" "), close, max_width, ink)]
         }
         (Mode::List(_), None) => {
-            let line = Line::styled(" T TIME_WAIT  P ports  Esc back  up down scroll", ink.theme.quiet());
+            let line = Line::styled(
+                " 1 rows  2 lines of code  3 TIME_WAIT  4 ports  Esc back  up down scroll",
+                ink.theme.quiet(),
+            );
             vec![line]
         }
         (_, None) => vec![with_hints(Line::raw(" "), MENU, max_width, ink)],

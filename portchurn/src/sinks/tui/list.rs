@@ -1,4 +1,4 @@
-//! The rows. Before each stand two marks: where the cursor is, and whether something fails (`!`) or has ended (`x`).
+//! The rows. Before each stand two marks: where the cursor is, or that it is pinned (`+`), and whether something fails (`!`) or has ended (`x`).
 //! Behind it stands a bar where there is room.
 
 use ratatui::buffer::Buffer;
@@ -49,7 +49,7 @@ pub(super) fn draw(
         } else {
             String::new()
         };
-        let line = row_line(row, &placed, bar, ink);
+        let line = row_line(row, state.is_pinned(row), &placed, bar, ink);
         let selected = state.scroll + at == state.cursor;
         if selected { highlighted(line, usize::from(area.width), ink) } else { line }
     });
@@ -73,7 +73,7 @@ fn column_ends(placed: &[Placed], from: u16) -> Vec<(&'static Column, u16)> {
     ends.collect()
 }
 
-fn row_line(row: &Row<'_>, placed: &[Placed], bar: String, ink: Ink) -> Line<'static> {
+fn row_line(row: &Row<'_>, is_pinned: bool, placed: &[Placed], bar: String, ink: Ink) -> Line<'static> {
     let fails = row.tally.failed_per_s > 0.0;
     let (mark, mark_style) = match (fails, row.exited) {
         (true, _) => ("!", ink.theme.alarm()),
@@ -82,7 +82,7 @@ fn row_line(row: &Row<'_>, placed: &[Placed], bar: String, ink: Ink) -> Line<'st
     };
     let style = if row.exited && !fails { Style::new().add_modifier(Modifier::DIM) } else { Style::new() };
     Line::from(vec![
-        Span::raw(" "),
+        Span::styled(if is_pinned { "+" } else { " " }, ink.theme.accent()),
         Span::styled(mark, mark_style),
         Span::raw(" "),
         Span::styled(row_text(placed, row, ink.glyphs), style),

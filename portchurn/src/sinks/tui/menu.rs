@@ -14,7 +14,7 @@ impl State {
             return Action::None;
         }
         let page_rows = self.page_rows;
-        if matches!(command, Command::TimeWait | Command::Ports) {
+        if matches!(command, Command::Sites | Command::TimeWait | Command::Ports) {
             if matches!(self.mode, Mode::List(_)) {
                 self.open_list(command);
             }

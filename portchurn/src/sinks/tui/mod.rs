@@ -19,6 +19,7 @@ mod place;
 mod popup;
 mod prompt;
 mod reproduce;
+mod rows;
 mod sites;
 mod sites_draw;
 mod state;

@@ -1,4 +1,4 @@
-//! The lists beside the rows, whose TIME_WAIT there are and how many ports are left, on the whole screen below the head;
+//! The lists beside the rows, which lines of code connect, whose TIME_WAIT there are and how many ports are left, on the whole screen below the head;
 //! and texts that the command was asked for. Lists come as they are in `model::lists`; nothing is computed here.
 
 use ratatui::buffer::Buffer;
@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use crate::model::lists::{List, ports, time_wait};
+use crate::model::lists::{List, ports, sites, time_wait};
 use crate::model::snapshot::Snapshot;
 use crate::sinks::sheet::{Kind, lines as sheet_lines};
 use crate::sinks::tui::draw::{Ink, lines};
@@ -17,6 +17,7 @@ use crate::sinks::view::Page;
 
 /// Every list, with the key that opens it.
 const PANES: &[(Command, &str, List)] = &[
+    (Command::Sites, "lines of code that connect", sites::sheet),
     (Command::TimeWait, "whose every TIME_WAIT is", time_wait::sheet),
     (Command::Ports, "how many local ports are left", ports::sheet),
 ];

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::model::program::ProgramKey;
-use crate::model::row::{Level, Owner, Row, destination_text};
+use crate::model::row::{Level, Owner, Row, RunsIn};
 use crate::model::sample::ProcessId;
 use crate::model::snapshot::{Destination, ProcessStats, Program, Role, Snapshot};
 
@@ -23,6 +23,34 @@ pub(super) struct DestinationId {
 pub(super) enum OwnerId {
     Program(ProgramKey),
     Process(ProcessId),
+    /// A container's id or a unit's name; neither.
+    Container(RunsInId),
+}
+
+/// Where programs run, kept beyond the snapshot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum RunsInId {
+    Container(String),
+    Unit(String),
+    Host,
+}
+
+impl RunsInId {
+    fn of(place: RunsIn<'_>) -> Self {
+        match place {
+            RunsIn::Container(name) => Self::Container(name.to_owned()),
+            RunsIn::Unit(name) => Self::Unit(name.to_owned()),
+            RunsIn::Host => Self::Host,
+        }
+    }
+
+    fn is(&self, place: RunsIn<'_>) -> bool {
+        match (self, place) {
+            (Self::Container(a), RunsIn::Container(b)) | (Self::Unit(a), RunsIn::Unit(b)) => a == b,
+            (Self::Host, RunsIn::Host) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Which row.
@@ -48,6 +76,8 @@ pub(super) struct Place {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PlaceWords {
     pub(super) program: Option<String>,
+    pub(super) container: Option<String>,
+    pub(super) unit: Option<String>,
     pub(super) tgid: Option<u32>,
     pub(super) remote: Option<(IpAddr, u16)>,
     pub(super) local_port: Option<u16>,
@@ -70,6 +100,7 @@ impl OwnerId {
         match owner {
             Owner::Program(program) => Self::Program(key_of_program(program)),
             Owner::Process(process) => Self::Process(process_id(process)),
+            Owner::Container(place) => Self::Container(RunsInId::of(place)),
         }
     }
 
@@ -77,6 +108,7 @@ impl OwnerId {
         match (self, owner) {
             (Self::Program(key), Owner::Program(program)) => is_program(program, key),
             (Self::Process(id), Owner::Process(process)) => process_id(process) == *id,
+            (Self::Container(id), Owner::Container(place)) => id.is(place),
             _ => false,
         }
     }
@@ -100,7 +132,7 @@ impl Place {
     pub(super) fn inside(row: &Row<'_>) -> Option<Self> {
         let owner = OwnerId::of(row.owner);
         let title = match (row.level, row.destination) {
-            (Level::Destination, Some(destination)) => destination_text(destination),
+            (Level::Destination, Some(destination)) => row.destination_text(destination),
             (Level::Process, _) => format!("{} {}", row.program, row.tgid.unwrap_or(0)),
             _ => row.program.to_string(),
         };
@@ -116,7 +148,11 @@ impl Place {
 
     /// What its rows stand for.
     pub(super) fn level(&self) -> Level {
-        if self.destination.is_some() { Level::Process } else { Level::Destination }
+        match (&self.owner, self.destination) {
+            (OwnerId::Container(_), _) => Level::Program,
+            (_, Some(_)) => Level::Process,
+            (_, None) => Level::Destination,
+        }
     }
 
     /// Its rows.
@@ -126,6 +162,10 @@ impl Place {
             (OwnerId::Program(key), None) => {
                 let program = snapshot.programs.iter().find(|program| is_program(program, key));
                 program.map(Row::of_program).map_or_else(Vec::new, |row| destinations_of(&row))
+            }
+            (OwnerId::Container(id), _) => {
+                let programs = snapshot.programs.iter().filter(|program| id.is(RunsIn::of(program)));
+                programs.map(Row::of_program).collect()
             }
             (OwnerId::Process(id), _) => {
                 let process = snapshot.processes.iter().find(|process| process_id(process) == *id);
@@ -137,9 +177,12 @@ impl Place {
 
 impl PlaceWords {
     fn of(row: &Row<'_>, destination: Option<DestinationId>) -> Self {
+        let is_place = matches!(row.owner, Owner::Container(_));
         let connect = destination.filter(|destination| destination.role == Role::Connect);
         Self {
-            program: row.tgid.is_none().then(|| row.program.to_string()),
+            program: (row.tgid.is_none() && !is_place).then(|| row.program.to_string()),
+            container: row.container.filter(|_| is_place).map(str::to_owned),
+            unit: row.unit.filter(|_| is_place && row.container.is_none()).map(str::to_owned),
             tgid: row.tgid,
             remote: connect.and_then(|destination| destination.remote_address.zip(destination.remote_port)),
             local_port: destination.and_then(|destination| destination.local_port),
@@ -160,12 +203,13 @@ pub(super) fn destination_of<'a>(
         OwnerId::Process(id) => {
             &snapshot.processes.iter().find(|process| process_id(process) == *id)?.destinations
         }
+        OwnerId::Container(_) => return None,
     };
     destinations.iter().find(|one| DestinationId::of(one) == wanted)
 }
 
 fn destinations_of<'a>(row: &Row<'a>) -> Vec<Row<'a>> {
-    row.destinations.iter().map(|destination| row.narrowed(destination)).collect()
+    row.destinations.iter().map(|one| row.narrowed(one)).collect()
 }
 
 /// Processes of a program, as far as they have to do with a destination.
@@ -239,7 +283,7 @@ mod tests {
     fn rows_are_told_apart_and_found_again() {
         let snapshot = sample_snapshot();
         let again = snapshot.clone();
-        for level in [Level::Program, Level::Destination, Level::Process] {
+        for level in Level::ALL {
             let ids: Vec<_> = rows(&snapshot, level).iter().map(RowId::of).collect();
             for (at, id) in ids.iter().enumerate() {
                 let found: Vec<_> = (0..).zip(rows(&again, level)).filter(|(_, row)| id.is(row)).collect();

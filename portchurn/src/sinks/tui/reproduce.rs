@@ -27,7 +27,7 @@ pub(super) fn command_line(
     let filter = filters(view, place.map(|(words, _)| words), filter_is_valid);
     // With a filter the usual level depends on what it asks for.
     if level != Level::Program || !filter.is_empty() {
-        words.push(format!("--group-by {}", level_name(level)));
+        words.push(format!("--group-by {}", level.name()));
     }
     if !view.sort.is_empty() {
         let sign = |descending| if descending { "-" } else { "" };
@@ -42,6 +42,9 @@ pub(super) fn command_line(
         let keys: Vec<_> = columns.iter().map(|column| column.key).collect();
         words.push(format!("--columns {}", keys.join(",")));
     }
+    if view.names.is_some() {
+        words.push("--names".to_owned());
+    }
     if let Some(limit) = view.limit {
         words.push(format!("--limit {limit}"));
     }
@@ -49,15 +52,6 @@ pub(super) fn command_line(
         words.push(format!("--interval {}ms", interval.as_millis()));
     }
     words.join(" ")
-}
-
-/// The name of a level, as the command line has it.
-pub(super) fn level_name(level: Level) -> &'static str {
-    match level {
-        Level::Program => "program",
-        Level::Destination => "destination",
-        Level::Process => "process",
-    }
 }
 
 fn filters(view: &View, place: Option<&PlaceWords>, is_valid: impl Fn(&str) -> bool) -> String {
@@ -81,6 +75,8 @@ fn filters(view: &View, place: Option<&PlaceWords>, is_valid: impl Fn(&str) -> b
 fn place_terms(place: &PlaceWords) -> Vec<String> {
     let mut terms = Vec::new();
     terms.extend(place.program.as_ref().map(|name| format!("\"{}\"", name.replace(['"', '\\'], "?"))));
+    terms.extend(place.container.as_ref().map(|name| format!("container={name}")));
+    terms.extend(place.unit.as_ref().map(|name| format!("unit={name}")));
     terms.extend(place.tgid.map(|tgid| format!("pid={tgid}")));
     if let Some((address, port)) = place.remote {
         terms.extend([format!("dest={address}"), format!("dport={port}")]);

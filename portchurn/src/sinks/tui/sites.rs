@@ -1,7 +1,7 @@
 //! Inside of a destination: its call sites, and the whole stack of one of them. What is looked at and what keys do; how
 //! it looks is said in `sites_draw`. Sites are found again by what they are, as counts change their order.
 
-use crate::model::row::{Level, Row, destination_text};
+use crate::model::row::{Level, Row};
 use crate::model::snapshot::{CallSite, Destination, Snapshot};
 use crate::sinks::tui::keys::Command;
 use crate::sinks::tui::place::{DestinationId, OwnerId, destination_of};
@@ -42,7 +42,7 @@ impl SitesPane {
         Some(Self {
             owner: OwnerId::of(row.owner),
             destination: DestinationId::of(destination),
-            title: destination_text(destination),
+            title: row.destination_text(destination),
             selected: None,
             cursor: 0,
             scroll: 0,

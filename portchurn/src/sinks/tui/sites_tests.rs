@@ -120,7 +120,7 @@ fn a_site_without_a_stack_says_so() {
 fn the_processes_behind_a_destination_are_a_key_away() {
     let mut state = state();
     press(&mut state, KeyCode::Enter);
-    press(&mut state, KeyCode::Char('p'));
+    press(&mut state, KeyCode::Char('o'));
     assert_shows(&screen(&mut state, 80, 24), &["worker.py → 10.0.0.2:3306", "PID", "2000", "1 row "]);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind};
 
-use crate::model::columns::Column;
+use crate::model::host_names::HostNames;
 use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
@@ -75,8 +75,8 @@ pub(super) struct Notice {
 }
 
 /// Where one was before going into a row.
-struct Outside {
-    place: Place,
+pub(super) struct Outside {
+    pub(super) place: Place,
     selected: Option<RowId>,
     cursor: usize,
 }
@@ -106,10 +106,14 @@ pub struct State {
     pub(super) row_places: RowPlaces,
     /// The newest one, while the screen is frozen.
     held: Option<Arc<Snapshot>>,
-    places: Vec<Outside>,
+    pub(super) places: Vec<Outside>,
     /// `None`: nothing was selected yet, the first row is, whichever it is.
     pub(super) selected: Option<RowId>,
     pub(super) history: Vec<String>,
+    /// Rows that stay at the top.
+    pub(super) pins: Vec<RowId>,
+    /// For who wants names instead of numbers.
+    host_names: Arc<HostNames>,
 }
 
 /// Intervals that the little curve in the head remembers.
@@ -143,12 +147,19 @@ impl State {
             places: Vec::new(),
             selected: None,
             history: Vec::new(),
+            pins: Vec::new(),
+            host_names: Arc::default(),
         }
     }
 
     /// Says how the command was called, without what the view knows: `portchurn top -D 3306`. For `y`.
     pub fn set_base_command(&mut self, base: impl Into<String>) {
         self.base = base.into();
+    }
+
+    /// Says what addresses and ports are called here. For `x`.
+    pub fn set_host_names(&mut self, names: Arc<HostNames>) {
+        self.host_names = names;
     }
 
     /// Takes the next snapshot. While the screen is frozen it is kept for later.
@@ -208,25 +219,6 @@ impl State {
         action
     }
 
-    /// The rows of the present place, in the present order. Empty before the first snapshot.
-    pub(super) fn selection(&self) -> Option<Selection<'_>> {
-        let snapshot = self.snapshot.as_ref()?;
-        Some(match self.places.last() {
-            None => self.view.select(snapshot),
-            Some(outside) => self.view.arrange(outside.place.rows(snapshot)),
-        })
-    }
-
-    /// What the present rows stand for.
-    pub(super) fn level(&self) -> Level {
-        self.places.last().map_or(self.view.level, |outside| outside.place.level())
-    }
-
-    /// The columns that are shown if there is room.
-    pub(super) fn columns(&self) -> Vec<&'static Column> {
-        self.view.columns_at(self.level())
-    }
-
     /// From the outermost to the present place.
     pub(super) fn titles(&self) -> impl Iterator<Item = &str> {
         self.places.iter().map(|outside| outside.place.title.as_str())
@@ -280,7 +272,13 @@ impl State {
             Command::Exited => self.view.include_exited = !self.view.include_exited,
             Command::Reproduce => self.mode = Mode::Reproduce,
             Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
-            Command::TimeWait | Command::Ports => self.open_list(command),
+            Command::Sites | Command::TimeWait | Command::Ports => self.open_list(command),
+            Command::Pin => self.toggle_pin(),
+            Command::FindNext | Command::FindPrevious => self.find_match(command == Command::FindNext),
+            Command::Names => {
+                let names = self.view.names.take().is_none().then(|| Arc::clone(&self.host_names));
+                self.view.names = names;
+            }
             Command::Who => self.mode = Mode::Who(Edit::new("")),
             Command::Slower | Command::Faster => return self.change_interval(command == Command::Slower),
             Command::Reset => return Action::Reset,
@@ -337,11 +335,8 @@ impl State {
     }
 
     fn next_grouping(&mut self) {
-        self.view.level = match self.view.level {
-            Level::Program => Level::Destination,
-            Level::Destination => Level::Process,
-            Level::Process => Level::Program,
-        };
+        let at = Level::ALL.iter().position(|level| *level == self.view.level).unwrap_or_default();
+        self.view.level = Level::ALL[(at + 1) % Level::ALL.len()];
         self.places.clear();
         self.selected = None;
         (self.cursor, self.scroll) = (0, 0);

@@ -311,7 +311,13 @@ fn columns_come_and_go() {
 #[test]
 fn grouping_goes_round_and_ended_ones_can_be_hidden() {
     let mut state = state();
-    for (heading, rows) in [("destinations", "6 rows"), ("processes", "6 rows"), ("programs", "5 rows")] {
+    let groupings = [
+        ("destinations", "6 rows"),
+        ("processes", "6 rows"),
+        ("containers and units", "4 rows"),
+        ("programs", "5 rows"),
+    ];
+    for (heading, rows) in groupings {
         press(&mut state, KeyCode::Tab);
         assert_shows(&screen(&mut state, 120, 40), &[&format!("── {heading} ─"), rows]);
     }
