@@ -10,7 +10,7 @@ use portchurn_tests::harness::compare::{
     Precision, adds_up, matches_as_a_program, matches_by_name, matches_truth,
 };
 use portchurn_tests::harness::programs::{Running, run_workload, start_workload, workload};
-use portchurn_tests::harness::report::Program;
+use portchurn_tests::harness::report::{Process, Program};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check, check_where_possible, is_guest, skip};
 use portchurn_tests::truth::Truth;
@@ -105,6 +105,39 @@ bulks! {
         "bulk-server-first" ACCEPTS "--client-cpu" "1" "--server-cpu" "1";
     server_owns_when_it_closes_first_on_two_processors:
         "bulk-server-first" ACCEPTS "--client-cpu" "0" "--server-cpu" "1";
+}
+
+/// An end on one processor meets the change of owner at `accept()` on another: each row still adds up. Which of the two came first,
+/// and with it whose the connection was, nobody knows.
+#[test]
+fn resets_while_another_process_accepts_leave_nothing_open() {
+    check("resets_while_another_process_accepts_leave_nothing_open", || {
+        undisturbed(|| {
+            let arguments = ["--client-cpu", "0", "--server-cpu", "1", "--netns", "own"];
+            needs_processors(&arguments)?;
+            let _alone = Alone::wait()?;
+            let mut tracer = Tracer::start(&[])?;
+            let common = ["prefork-reset", "--count", ACCEPTS.get()];
+            let truth = run_workload(&[&common[..], &arguments].concat())?;
+            tracer.wait_until(|report| {
+                matches_by_name(&truth, report)?;
+                let here =
+                    |process: &Process| process.destinations.iter().any(|there| there.netns == truth.netns);
+                for process in report.processes.iter().filter(|process| here(process)) {
+                    ensure!(
+                        process.tally.open_now == 0,
+                        "{} {}: {:?}",
+                        process.comm,
+                        process.tgid,
+                        process.tally
+                    );
+                }
+                Ok(())
+            })?;
+            tracer.stop()?;
+            Ok(())
+        })
+    });
 }
 
 /// More processes than processors, coming and going: interrupts and preemption hit the kernel side in mid-event.

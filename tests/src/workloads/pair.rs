@@ -216,6 +216,16 @@ impl<'a> Client<'a> {
         Ok(Connection { socket, end })
     }
 
+    /// Makes connection number `index` and resets it, while the server accepts it; waits until that has seen both.
+    pub fn reset_at_once(&mut self, index: u64, socket: OwnedFd) -> Result<()> {
+        reset_at_close(&socket)?;
+        connect_to(&socket, self.target(index)).context("connect")?;
+        let end = End::connect(self.target(index));
+        self.ledger.truth.opened(end);
+        self.ledger.end(Connection { socket, end }, CloseKind::ResetLocal);
+        await_byte(&mut self.wire)
+    }
+
     /// The server may go on.
     pub fn step(&mut self) -> Result<()> {
         self.wire.write_all(&[1]).context("let the server go on")

@@ -13,7 +13,7 @@ use rustix::net::{
 
 use super::pair::{Client, Connection, Server, run_pair};
 use super::role::{Role, finish_all};
-use super::sockets::{listener, wait_for_end};
+use super::sockets::{listener, stream, wait_for_end};
 use super::{Plan, Workload, orderly};
 use crate::truth::{CloseKind, ProcessTruth};
 
@@ -36,6 +36,11 @@ pub const WORKLOADS: &[Workload] = &[
         run: passed,
     },
     Workload { name: "prefork", about: "one process listens, another one accepts and closes", run: prefork },
+    Workload {
+        name: "prefork-reset",
+        about: "one process listens, another one accepts while the peer resets",
+        run: prefork_reset,
+    },
 ];
 
 fn process_exit(plan: &Plan) -> Result<Vec<ProcessTruth>> {
@@ -111,16 +116,37 @@ fn passed(plan: &Plan) -> Result<Vec<ProcessTruth>> {
 }
 
 fn prefork(plan: &Plan) -> Result<Vec<ProcessTruth>> {
+    accept_elsewhere(plan, orderly::close_second, orderly::call_and_close_first)
+}
+
+fn prefork_reset(plan: &Plan) -> Result<Vec<ProcessTruth>> {
+    fn serve(server: &mut Server<'_>, index: u64) -> Result<()> {
+        let connection = server.accept_silently(index)?;
+        server.ledger.await_abort(connection)?;
+        server.step()
+    }
+    fn call(client: &mut Client<'_>, index: u64) -> Result<()> {
+        let socket = stream(client.ledger.plan.family, client.ledger.plan.mptcp)?;
+        client.reset_at_once(index, socket)
+    }
+    accept_elsewhere(plan, serve, call)
+}
+
+/// This process listens, and does nothing else; another one accepts.
+fn accept_elsewhere(
+    plan: &Plan,
+    serve: fn(&mut Server<'_>, u64) -> Result<()>,
+    call: fn(&mut Client<'_>, u64) -> Result<()>,
+) -> Result<Vec<ProcessTruth>> {
     let (server_wire, client_wire) = UnixStream::pair().context("make a wire")?;
-    // This process listens, and does nothing else.
     let (socket, address) = listener(plan.family, plan.mptcp)?;
     let worker = Role::start("worker", plan.server_cpu, |truth| {
         let mut server = Server::with_listeners(plan, truth, server_wire, vec![(socket, address.port())])?;
-        (0..plan.count).try_for_each(|index| orderly::close_second(&mut server, index))
+        (0..plan.count).try_for_each(|index| serve(&mut server, index))
     })?;
     let client = Role::start("client", plan.client_cpu, |truth| {
         let mut client = Client::open(plan, truth, client_wire)?;
-        (0..plan.count).try_for_each(|index| orderly::call_and_close_first(&mut client, index))
+        (0..plan.count).try_for_each(|index| call(&mut client, index))
     })?;
     finish_all([worker, client])
 }
