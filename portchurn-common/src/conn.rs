@@ -13,7 +13,8 @@ pub struct Conn {
     pub id: u64,
     /// Start of the connect, or arrival. Nanoseconds, CLOCK_MONOTONIC. From `bpf_ktime_get_ns`.
     pub opened_ns: u64,
-    /// Whom it is counted under.
+    /// Whom it is counted under, with [`SEALED`] and [`CERTAIN`]: changed in one step, as `accept()` on one processor may meet the
+    /// end on another.
     pub key_ref: KeyRef,
     /// End, same clock; 0 while open, and for ever if nobody saw it.
     pub closed_ns: u64,
@@ -41,6 +42,12 @@ pub const CLOSED: u64 = 1 << 63;
 /// processor may, must not find what the place held before.
 pub const BUSY: u64 = 1 << 62;
 
+/// Set in [`Conn::key_ref`] when the end is counted: the connection stays where it is counted.
+pub const SEALED: u64 = 1 << 63;
+
+/// Set in [`Conn::key_ref`] by `accept()`, as [`flag::OWNER_CERTAIN`].
+pub const CERTAIN: u64 = 1 << 62;
+
 /// The bits of [`Conn::flags`].
 pub mod flag {
     /// A connect, not an accept.
@@ -67,6 +74,21 @@ pub mod flag {
 }
 
 impl Conn {
+    /// Whether the owner is certain.
+    #[inline(always)]
+    pub const fn is_certain(&self) -> bool {
+        self.flags & flag::OWNER_CERTAIN != 0 || self.key_ref.0 & CERTAIN != 0
+    }
+
+    /// The same with its key alone in `key_ref`, and what was marked there in `flags`.
+    pub const fn plain(mut self) -> Self {
+        if self.is_certain() {
+            self.flags |= flag::OWNER_CERTAIN;
+        }
+        self.key_ref = self.key_ref.bare();
+        self
+    }
+
     /// How it ended, if it has.
     pub fn close_kind(&self) -> Option<CloseKind> {
         let kind = self.flags >> flag::CLOSE_KIND_SHIFT & 0xff;
@@ -103,8 +125,18 @@ pub const PROBES: u32 = 8;
 
 #[cfg(test)]
 mod tests {
-    use super::{Conn, flag};
+    use super::{CERTAIN, Conn, SEALED, flag};
+    use crate::flow::KeyRef;
     use crate::tcp::FailKind;
+
+    #[test]
+    fn what_accept_marked_on_the_key_is_a_flag() {
+        let key_ref = KeyRef::new(7, 9);
+        let conn = Conn { key_ref: KeyRef(key_ref.0 | SEALED | CERTAIN), ..Conn::default() };
+        assert!(conn.is_certain());
+        assert_eq!(conn.plain(), Conn { key_ref, flags: flag::OWNER_CERTAIN, ..Conn::default() });
+        assert!(!Conn { key_ref, ..Conn::default() }.is_certain());
+    }
 
     #[test]
     fn only_a_connect_that_found_no_port_found_no_port() {

@@ -120,6 +120,8 @@ pub struct KeySlot {
     pub key: ChurnKey,
 }
 
+const MARKS: u64 = crate::conn::SEALED | crate::conn::CERTAIN;
+
 /// Names one use of one entry of the counter table: the index in the low half, a generation in the high half.
 /// User space raises the generation when it reuses an index, so an old reference never finds a new owner.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -132,9 +134,16 @@ impl KeyRef {
     /// A key that a filter excludes. Not an index.
     pub const FILTERED: Self = Self(u64::MAX);
 
-    /// The reference to `index` in its `generation`.
+    /// The reference to `index` in its `generation`, of which the two highest bits are left out: they are a connection's
+    /// ([`crate::conn::SEALED`], [`crate::conn::CERTAIN`]).
     pub const fn new(index: u32, generation: u32) -> Self {
-        Self((generation as u64) << 32 | index as u64)
+        Self(((generation as u64) << 32 | index as u64) & !MARKS)
+    }
+
+    /// Without what a connection has marked on it.
+    #[inline(always)]
+    pub const fn bare(self) -> Self {
+        Self(self.0 & !MARKS)
     }
 
     /// The entry in the tables.
@@ -176,6 +185,7 @@ pub struct Listener {
 #[cfg(test)]
 mod tests {
     use super::{Address, KeyRef};
+    use crate::conn::{CERTAIN, SEALED};
     use std::net::IpAddr;
 
     #[test]
@@ -205,5 +215,7 @@ mod tests {
         let reference = KeyRef::new(7, 9);
         assert_eq!((reference.index(), reference.generation()), (7, 9));
         assert_ne!(reference, KeyRef::new(7, 10));
+        assert_eq!(KeyRef::new(7, u32::MAX).generation(), u32::MAX >> 2, "the highest bits stay free");
+        assert_eq!(KeyRef(reference.0 | SEALED | CERTAIN).bare(), reference);
     }
 }

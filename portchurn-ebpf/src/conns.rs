@@ -1,7 +1,8 @@
 //! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
 //! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
 
-use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, SEALED};
+use portchurn_common::flow::KeyRef;
 use portchurn_common::loss::Loss;
 
 use crate::kernel::Access;
@@ -135,6 +136,26 @@ fn claim_by_id(id: u64) -> Option<*mut Conn> {
         return None;
     }
     CONNS_BY_ID.get_ptr_mut(id)
+}
+
+/// Whom the end of a connection counts for: from now on nobody moves it. `None`: it is not counted any more.
+///
+/// `cookies` must be a constant, as in [`release`]. Without cookies an `accept()` on another processor may move it still.
+#[inline(always)]
+pub fn seal(conn: *mut Conn, cookies: bool) -> Option<KeyRef> {
+    // SAFETY: points into the map; another processor may change it, hence volatile.
+    let read = || unsafe { core::ptr::read_volatile(&raw const (*conn).key_ref) }.0;
+    let mut found = read();
+    if cookies {
+        // SAFETY: as above.
+        let claim = |found| unsafe { atomic::claim_u64((&raw mut (*conn).key_ref).cast(), found, found | SEALED) };
+        if !claim(found) {
+            // An accept() moved it at this moment, which happens once.
+            found = read();
+            let _ = claim(found);
+        }
+    }
+    if found & SEALED == 0 { Some(KeyRef(found).bare()) } else { None }
 }
 
 /// Ends a connection that counted. What is known of it stays readable where it lies in the array; one that had no place

@@ -74,7 +74,7 @@ pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns:
         (*record).detail = detail;
         (*record).role =
             if conn.flags & flag::CONNECT != 0 { Role::Connect as u8 } else { Role::Accept as u8 };
-        (*record).flags = marks(conn.flags);
+        (*record).flags = marks(conn);
         match KEY_SLOTS.get(conn.key_ref.index()) {
             Some(slot) => {
                 (*record).tgid = slot.key.tgid;
@@ -91,10 +91,11 @@ pub fn flow<S: Sock>(sock: &S, conn: &Conn, event: FlowEvent, detail: u8, at_ns:
     entry.submit(0);
 }
 
-/// What a record says of the `flag::*` bits.
+/// What a record says of the `flag::*` bits, and of those on the key.
 #[inline(always)]
-const fn marks(flags: u32) -> u8 {
-    let certain = if flags & flag::OWNER_CERTAIN != 0 { FlowRecord::OWNER_CERTAIN } else { 0 };
+const fn marks(conn: &Conn) -> u8 {
+    let flags = conn.flags;
+    let certain = if conn.is_certain() { FlowRecord::OWNER_CERTAIN } else { 0 };
     let waits = if flags & flag::TIME_WAIT != 0 { FlowRecord::TIME_WAIT } else { 0 };
     let bound = if flags & flag::BOUND != 0 { FlowRecord::BOUND } else { 0 };
     certain | waits | bound

@@ -261,6 +261,7 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         }
         // Where the error cannot be read, an abort is taken for the peer's: that blames nobody here.
         let errno = error.unwrap_or(if is_abort { ECONNRESET } else { 0 });
+        let Some(key_ref) = conns::seal(conn, S::COOKIES) else { return conns::forget(found, id) };
         let flags = (*conn).flags;
         let entered = (setting!(time_wait_hook) != 0).then_some(flags & flag::TIME_WAIT != 0);
         let (kind, enters_time_wait) = closed(old, errno, flags & flag::EXITING != 0, entered);
@@ -268,7 +269,7 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         (*conn).closed_ns = now_ns;
         let ending = if enters_time_wait { flag::TIME_WAIT } else { 0 };
         (*conn).flags |= (kind as u32) << flag::CLOSE_KIND_SHIFT | ending;
-        if let Some(counters) = keys::counters((*conn).key_ref) {
+        if let Some(counters) = keys::counters(key_ref) {
             add((&raw mut (*counters).closed).cast::<u32>().add(kind as usize), 1);
             if enters_time_wait {
                 add(&raw mut (*counters).time_wait, 1);

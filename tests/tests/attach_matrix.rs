@@ -291,7 +291,7 @@ impl Made {
 
 /// A tracer that has counted workloads, the last one among them, to the exact numbers, and what those made; each was counted so
 /// by one. With the classic tracepoint the kernel leaves out an event that comes while it handles another one, which nobody can
-/// mend; portchurn must then say that it has lost one, or that this kernel does not count that, and the numbers are held to the
+/// mend, and so it does with kprobes; portchurn must then say that it has lost one, or that this kernel does not count that, and the numbers are held to the
 /// truth once more.
 fn counted(arguments: &[&str], tracefs: Tracefs, precision: Precision) -> Result<(Tracer, Made)> {
     let (mut left, mut again) = (WORKLOADS, 0);
@@ -319,9 +319,9 @@ fn counted(arguments: &[&str], tracefs: Tracefs, precision: Precision) -> Result
 
 /// Whether a workload was counted. Not where portchurn says that the kernel left out an event, or may have, and it may.
 fn counts(tracer: &mut Tracer, workload: &[&str], precision: Precision, made: &mut Made) -> Result<bool> {
-    let has_guard = tracer.latest.attached(SPINE) == "tracepoint";
+    let has_guard = tracer.latest.shares_guard();
     let has_lost = |report: &Report| has_guard && report.nested().is_some_and(|count| count > 0);
-    let may_lose_silently = has_guard && tracer.latest.nested().is_none();
+    let may_lose_silently = has_guard && tracer.latest.may_lose_silently();
     let truth = run_workload(workload)?;
     let outcome =
         tracer.wait_until(

@@ -59,7 +59,7 @@ pub fn on_state_change<const PYTHON: bool>(sock: *const u8, old: u8, new: u8) {
     };
     let Some(found) = found else { return };
     // SAFETY: points into the map.
-    let (key_ref, flags) = unsafe { ((*found.conn).key_ref, (*found.conn).flags) };
+    let (key_ref, flags) = unsafe { ((*found.conn).key_ref.bare(), (*found.conn).flags) };
     let mut place = found.place;
     if matches!(at, At::NoPort) {
         // What else fails may be told to any task. Without a port it is connect() itself that gives up.

@@ -8,6 +8,7 @@ use portchurn_common::settings::Offsets;
 
 use crate::live::btf::KernelTypes;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, TIME_WAIT, Tier};
+use crate::live::kprobe_misses::KprobeLink;
 use crate::live::members::{Found, find};
 use crate::live::preflight::counts_skips_at_shared_guard;
 
@@ -20,8 +21,8 @@ pub struct Attached {
     pub attachment: Option<&'static Attachment>,
     /// Why a better tier, or any, was not to be had.
     pub reason: Option<String>,
-    /// Whether the kernel counts what it skips at the guard that some tiers share.
-    counts_shared_guard: bool,
+    /// Whether the kernel counts what it skips.
+    counts_skips: bool,
 }
 
 impl Attached {
@@ -33,7 +34,7 @@ impl Attached {
     /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: there are
     /// no runs.
     pub fn skips_counted(&self) -> Option<bool> {
-        self.tier().map(|tier| !tier.shares_guard() || self.counts_shared_guard)
+        self.tier().map(|_| self.counts_skips)
     }
 }
 
@@ -75,17 +76,31 @@ impl Kernel {
         }
     }
 
+    /// Kprobes also miss what comes while the processor is in another one.
+    fn counts_skips(&self, ebpf: &Ebpf, attachment: &'static Attachment) -> bool {
+        let tells = |name: &str| {
+            let info = ebpf.program(name).and_then(|program| program.info().ok());
+            info.is_some_and(|info| !KprobeLink::of_program(info.id()).is_empty())
+        };
+        match attachment.tier {
+            Tier::Kprobe | Tier::Kretprobe => self.counts_shared_guard && programs(attachment).all(tells),
+            tier => !tier.shares_guard() || self.counts_shared_guard,
+        }
+    }
+
     fn attached(
         &self,
         hook: &'static Hook,
         attachment: Option<&'static Attachment>,
         reason: Option<String>,
+        ebpf: &Ebpf,
     ) -> Attached {
         let tier =
             attachment.map_or_else(|| "not attached".to_owned(), |attachment| attachment.tier.to_string());
         let why = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         log::info!("{}: {tier}{why}", hook.name);
-        Attached { hook, attachment, reason, counts_shared_guard: self.counts_shared_guard }
+        let counts_skips = attachment.is_some_and(|attachment| self.counts_skips(ebpf, attachment));
+        Attached { hook, attachment, reason, counts_skips }
     }
 }
 
@@ -116,7 +131,7 @@ pub(super) fn attach_all(
     if let Err(err) = attach_programs(&mut ebpf, &HOOKS[0], spine) {
         return Ok(Err(err));
     }
-    let mut hooks = vec![kernel.attached(&HOOKS[0], Some(spine), None)];
+    let mut hooks = vec![kernel.attached(&HOOKS[0], Some(spine), None, &ebpf)];
     let attached = verified.into_iter().map(|verified| verified.attach(&mut ebpf, kernel));
     for attached in std::iter::once(first).chain(attached) {
         let name = attached.hook.name;
@@ -155,16 +170,17 @@ impl Verified {
             let tried = load_programs(ebpf, kernel, self.hook, attachment)
                 .and_then(|()| attach_programs(ebpf, self.hook, attachment));
             match tried {
-                Ok(()) => return kernel.attached(self.hook, Some(attachment), joined(&self.refused)),
+                Ok(()) => return kernel.attached(self.hook, Some(attachment), joined(&self.refused), ebpf),
                 Err(err) => self.refused.push((attachment.tier, err)),
             }
         }
         let reason = joined(&self.refused).or_else(|| Some("left out on request".to_owned()));
-        kernel.attached(self.hook, None, reason)
+        kernel.attached(self.hook, None, reason, ebpf)
     }
 }
 
-fn programs(attachment: &Attachment) -> impl Iterator<Item = &'static str> {
+/// A tier's programs by name, the first one first.
+pub(super) fn programs(attachment: &Attachment) -> impl Iterator<Item = &'static str> {
     std::iter::once(attachment.program).chain(attachment.again.iter().copied())
 }
 

@@ -84,7 +84,7 @@ impl Closed {
     pub fn at(&self, place: usize) -> Option<Conn> {
         let conn = self.conns.get(place);
         fence(Ordering::Acquire);
-        (conn.id != 0 && conn.id & BUSY == 0 && self.id_at(place) == conn.id).then_some(conn)
+        (conn.id != 0 && conn.id & BUSY == 0 && self.id_at(place) == conn.id).then_some(conn.plain())
     }
 
     /// The connection at a place, if it ended at this moment or later and left a TIME_WAIT. Looks before it copies: of a whole

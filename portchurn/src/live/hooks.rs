@@ -179,7 +179,9 @@ pub const HOOKS: &[Hook] = &[
         needs_members: &[],
         attachments: &[
             Attachment::new(Tier::Fexit, "inet_csk_accept_exit"),
+            Attachment::new(Tier::Fexit, "inet_csk_accept_exit_plain"),
             Attachment::new(Tier::Kretprobe, "inet_csk_accept_return"),
+            Attachment::new(Tier::Kretprobe, "inet_csk_accept_return_plain"),
         ],
     },
     Hook {

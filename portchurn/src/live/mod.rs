@@ -15,6 +15,7 @@
 //! roll_call   connections whose end nobody saw    unnoticed  processes, the same    drain  records, taken out in time
 //! sites       the table of call sites    stacks  their stacks, taken at once    looks  interpreters, found in time
 //! turns       how soon these two get a processor
+//! usage       what it costs itself    kprobe_misses  what the kernel leaves out before a program
 //! collector   tables and records → Sample
 //! ```
 
@@ -26,6 +27,7 @@ pub mod drain;
 pub mod error;
 pub mod hooks;
 pub mod keys;
+pub mod kprobe_misses;
 pub mod listing;
 pub mod loader;
 pub mod looks;

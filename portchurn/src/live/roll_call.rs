@@ -106,7 +106,7 @@ impl RollCall {
         });
         let absent_apart = self.present_apart.iter().filter(|(_, present)| !**present);
         let apart = absent_apart.filter_map(|(&cookie, _)| {
-            Some((Entry { place: None, cookie }, self.apart.get(&cookie, 0).ok()?))
+            Some((Entry { place: None, cookie }, self.apart.get(&cookie, 0).ok()?.plain()))
         });
         placed.chain(apart).collect()
     }

@@ -2,7 +2,6 @@
 //! The kernel's own program statistics cost two clock readings per run, for every BPF program of the host, so they are
 //! switched on only for a moment now and then.
 
-use std::fs::read_to_string;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::sys::{Stats, enable_stats};
 
-use crate::live::attach::Attached;
-use crate::live::hooks::{CALL_SITES, EXIT};
+use crate::live::attach::{Attached, programs};
+use crate::live::hooks::{Attachment, CALL_SITES, EXIT, Tier};
+use crate::live::kprobe_misses::{KprobeLink, fdinfo, field};
 use crate::model::sample::OwnCost;
 use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
 
@@ -53,13 +53,16 @@ struct Program {
     hook: &'static str,
     fd: RawFd,
     again: Vec<RawFd>,
+    /// Its kprobes, where it has some: what they miss does not come to the program.
+    kprobes: Vec<KprobeLink>,
 }
 
 impl Program {
     /// What it missed, and those that follow it too.
     fn missed(&self) -> u64 {
         let each = std::iter::once(&self.fd).chain(&self.again).map(|&fd| program_stats(fd).nested);
-        each.min().unwrap_or_default()
+        let by_kprobes: u64 = self.kprobes.iter().map(|link| link.missed()).sum();
+        each.min().unwrap_or_default() + by_kprobes
     }
 }
 
@@ -80,11 +83,15 @@ impl Usage {
             programs.push(Program {
                 hook,
                 fd: program_fd(ebpf, attachment.program)?,
+                kprobes: program_ids(ebpf, attachment).flat_map(KprobeLink::of_program).collect(),
                 again: attachment.again.iter().map(|name| program_fd(ebpf, name)).collect::<Result<_>>()?,
             });
         }
-        let map_bytes =
-            ebpf.maps().filter_map(|(_, map)| map_fd(map)).filter_map(|fd| fdinfo(fd, "memlock:")).sum();
+        let map_bytes = ebpf
+            .maps()
+            .filter_map(|(_, map)| map_fd(map))
+            .filter_map(|fd| field(&fdinfo(fd)?, "memlock:"))
+            .sum();
         let mut this = Self {
             programs,
             map_bytes,
@@ -178,6 +185,13 @@ fn program_fd(ebpf: &Ebpf, name: &str) -> Result<RawFd> {
     Ok(program.fd()?.as_fd().as_raw_fd())
 }
 
+/// Of those that a kprobe may run.
+fn program_ids(ebpf: &Ebpf, attachment: &'static Attachment) -> impl Iterator<Item = u32> {
+    let by_kprobe = matches!(attachment.tier, Tier::Kprobe | Tier::Kretprobe);
+    let names = programs(attachment).filter(move |_| by_kprobe);
+    names.filter_map(|name| Some(ebpf.program(name)?.info().ok()?.id()))
+}
+
 fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {
     use aya::maps::Map;
     match map {
@@ -189,15 +203,11 @@ fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {
 }
 
 fn program_stats(fd: RawFd) -> ProgramStats {
+    let text = fdinfo(fd).unwrap_or_default();
+    let number = |name| field(&text, name).unwrap_or_default();
     ProgramStats {
-        run_time_ns: fdinfo(fd, "run_time_ns:").unwrap_or_default(),
-        run_count: fdinfo(fd, "run_cnt:").unwrap_or_default(),
-        nested: fdinfo(fd, "recursion_misses:").unwrap_or_default(),
+        run_time_ns: number("run_time_ns:"),
+        run_count: number("run_cnt:"),
+        nested: number("recursion_misses:"),
     }
-}
-
-/// A number that the kernel tells about a descriptor of ours.
-fn fdinfo(fd: RawFd, name: &str) -> Option<u64> {
-    let text = read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

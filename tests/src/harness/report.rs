@@ -47,6 +47,8 @@ pub struct Hook {
     pub name: String,
     /// How.
     pub attached: String,
+    /// Whether the kernel counts the events that it leaves out.
+    pub skips_counted: Option<bool>,
 }
 
 /// How many connections.
@@ -230,9 +232,18 @@ impl Report {
         self.lost.by_reason.get("nested").copied().flatten()
     }
 
-    /// Whether the kernel has left out events that no program could mend, or may have without counting it: with the
-    /// classic tracepoint, whose programs all stand behind one guard.
+    /// Whether programs are attached that the kernel leaves out while any of their kind runs on the processor.
+    pub fn shares_guard(&self) -> bool {
+        self.hooks.iter().any(|hook| ["tracepoint", "kprobe", "kretprobe"].contains(&hook.attached.as_str()))
+    }
+
+    /// Whether the kernel leaves out events of some hook without counting it.
+    pub fn may_lose_silently(&self) -> bool {
+        self.nested().is_none() || self.hooks.iter().any(|hook| hook.skips_counted == Some(false))
+    }
+
+    /// Whether the kernel has left out events that no program could mend, or may have without counting it.
     pub fn may_miss_events(&self) -> bool {
-        self.attached("inet_sock_set_state") == "tracepoint" && self.nested() != Some(0)
+        self.shares_guard() && (self.may_lose_silently() || self.nested() != Some(0))
     }
 }
