@@ -1,7 +1,7 @@
 //! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
 //! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
 
-use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, SEALED};
+use portchurn_common::conn::{BUSY, CERTAIN, CLOSED, Conn, PROBES, SEALED, flag};
 use portchurn_common::flow::KeyRef;
 use portchurn_common::loss::Loss;
 
@@ -138,7 +138,8 @@ fn claim_by_id(id: u64) -> Option<*mut Conn> {
     CONNS_BY_ID.get_ptr_mut(id)
 }
 
-/// Whom the end of a connection counts for: from now on nobody moves it. `None`: it is not counted any more.
+/// Whom the end of a connection counts for: from now on nobody moves it. `None`: it is not counted any more. Only what was
+/// accepted and whose owner is not certain yet can still be moved, so hardly any end takes the compare-and-swap.
 ///
 /// `cookies` must be a constant, as in [`release`]. Without cookies an `accept()` on another processor may move it still.
 #[inline(always)]
@@ -146,9 +147,13 @@ pub fn seal(conn: *mut Conn, cookies: bool) -> Option<KeyRef> {
     // SAFETY: points into the map; another processor may change it, hence volatile.
     let read = || unsafe { core::ptr::read_volatile(&raw const (*conn).key_ref) }.0;
     let mut found = read();
-    if cookies {
+    // SAFETY: as above.
+    let is_fixed =
+        unsafe { (*conn).flags } & (flag::CONNECT | flag::OWNER_CERTAIN) != 0 || found & CERTAIN != 0;
+    if cookies && !is_fixed {
         // SAFETY: as above.
-        let claim = |found| unsafe { atomic::claim_u64((&raw mut (*conn).key_ref).cast(), found, found | SEALED) };
+        let claim =
+            |found| unsafe { atomic::claim_u64((&raw mut (*conn).key_ref).cast(), found, found | SEALED) };
         if !claim(found) {
             // An accept() moved it at this moment, which happens once.
             found = read();

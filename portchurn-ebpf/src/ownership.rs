@@ -5,13 +5,13 @@ use portchurn_common::conn::{CERTAIN, Conn, SEALED, flag};
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, KeyRef, Role};
 
+use crate::atomic;
 use crate::conns::{self, Found};
 use crate::kernel::Probe;
 use crate::keys::{self, add};
 use crate::maps::KEY_SLOTS;
 use crate::sock::Sock;
 use crate::who::{self, TaskState};
-use crate::atomic;
 
 /// The current process closes: the one moment in which the closer can be known. False: now that the owner is known, the
 /// connection is not counted any more.

@@ -66,7 +66,7 @@ pub fn patience(here: Duration) -> Duration {
 }
 
 /// Runs of a test that fails while the machine disturbs it.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 /// Runs a test. One that cannot run prints `SKIP name: why` past libtest's capture and passes, unless
 /// `PORTCHURN_REQUIRE=1` says that it must run here.
