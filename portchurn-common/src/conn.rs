@@ -120,8 +120,23 @@ pub struct ConnSites {
 
 const _: () = assert!(size_of::<ConnSites>() == 24);
 
-/// How many neighbouring places are tried before a connection goes to the overflow map.
+/// How many places are tried before a connection goes to the overflow map.
 pub const PROBES: u32 = 8;
+
+/// How far they lie apart: farther than a processor goes with the cookies that it takes at a time (`COOKIE_LOCAL_BATCH` in
+/// include/linux/cookie.h), so that they are not all of one age. A processor that was idle for a while goes on with cookies whose
+/// places another one may have filled a moment ago.
+const STRIDE: u32 = 4097;
+
+/// The place that is tried as number `probe` for a cookie, in a table of `mask + 1`.
+#[inline(always)]
+pub const fn place(cookie: u64, probe: u32, mask: u32) -> u32 {
+    (cookie as u32).wrapping_add(probe.wrapping_mul(STRIDE)) & mask
+}
+
+/// So long the place of an end that left a TIME_WAIT is left alone as long as there is another one: until user space has read
+/// whose it was. Nanoseconds.
+pub const FRESH_NS: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
 //! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
 
-use portchurn_common::conn::{BUSY, CERTAIN, CLOSED, Conn, PROBES, SEALED, flag};
+use portchurn_common::conn::{BUSY, CERTAIN, CLOSED, Conn, FRESH_NS, PROBES, SEALED, flag};
 use portchurn_common::flow::KeyRef;
 use portchurn_common::loss::Loss;
 
@@ -80,23 +80,25 @@ fn is_last(found: u64, id: u64) -> bool {
 
 /// A place for a new connection. Nobody finds it before [`publish`].
 #[inline(always)]
-pub fn claim(id: u64, cookies: bool) -> Option<*mut Conn> {
+pub fn claim(id: u64, now_ns: u64, cookies: bool) -> Option<*mut Conn> {
     if cookies {
-        if let Some(conn) = claim_place(id, 0) {
+        if let Some(conn) = claim_place(id, 0, now_ns) {
             return Some(conn);
         }
-        if let Some(conn) = claim_further(id) {
+        if let Some(conn) = claim_further(id, now_ns) {
             return Some(conn);
         }
     }
     claim_by_id(id)
 }
 
+/// Where all are fresh, one of those.
 #[inline(never)]
-fn claim_further(id: u64) -> Option<*mut Conn> {
+fn claim_further(id: u64, now_ns: u64) -> Option<*mut Conn> {
     let mut probe = 1;
-    while probe < PROBES {
-        if let Some(conn) = claim_place(id, probe) {
+    while probe < 2 * PROBES {
+        let (probe_of, since_ns) = if probe < PROBES { (probe, now_ns) } else { (probe - PROBES, u64::MAX) };
+        if let Some(conn) = claim_place(id, probe_of, since_ns) {
             return Some(conn);
         }
         probe += 1;
@@ -105,14 +107,25 @@ fn claim_further(id: u64) -> Option<*mut Conn> {
 }
 
 #[inline(always)]
-fn claim_place(id: u64, probe: u32) -> Option<*mut Conn> {
+fn claim_place(id: u64, probe: u32, now_ns: u64) -> Option<*mut Conn> {
     let conn = conn_at(place(id, probe))?;
     // SAFETY: as in `find`; the compare-and-swap makes the place ours.
     unsafe {
         let found = core::ptr::read_volatile(&raw const (*conn).id);
-        let is_free = found == 0 || found & CLOSED != 0;
+        let is_free = found == 0 || found & CLOSED != 0 && (found == id | CLOSED || !is_fresh(conn, now_ns));
         (is_free && atomic::claim_u64(&raw mut (*conn).id, found, id | BUSY)).then_some(conn)
     }
+}
+
+/// Whether an ended connection left a TIME_WAIT a moment ago.
+///
+/// # Safety
+/// `conn` must point into the map.
+#[inline(always)]
+unsafe fn is_fresh(conn: *const Conn, now_ns: u64) -> bool {
+    // SAFETY: the caller's promise. A place that is claimed meanwhile is not got anyway.
+    let (flags, closed_ns) = unsafe { ((*conn).flags, (*conn).closed_ns) };
+    flags & flag::TIME_WAIT != 0 && now_ns.saturating_sub(closed_ns) < FRESH_NS
 }
 
 /// Lets the others find a claimed connection, now that all of it is written. Where there are no cookies it was found all
@@ -188,7 +201,9 @@ pub fn forget(found: Found, id: u64) {
 
 #[inline(always)]
 fn keep(conn: *const Conn, id: u64) {
-    let Some(place) = claim_place(id, 0).or_else(|| claim_further(id)) else { return };
+    // SAFETY: points into the map.
+    let now_ns = unsafe { (*conn).closed_ns };
+    let Some(place) = claim_place(id, 0, now_ns).or_else(|| claim_further(id, now_ns)) else { return };
     // SAFETY: both point into map values; the claimed place is ours until its `id` is stored.
     unsafe {
         (*place).opened_ns = (*conn).opened_ns;
@@ -206,7 +221,7 @@ fn keep(conn: *const Conn, id: u64) {
 
 #[inline(always)]
 fn place(id: u64, probe: u32) -> u32 {
-    (id as u32).wrapping_add(probe) & setting!(conns_mask)
+    portchurn_common::conn::place(id, probe, setting!(conns_mask))
 }
 
 #[inline(always)]

@@ -133,11 +133,12 @@ fn connect_begin<S: Sock>(sock: &S) {
     unsafe {
         add(&raw mut (*counters).attempts, 1);
         let id = sock.id();
-        let Some(conn) = conns::claim(id, S::COOKIES) else {
+        let now_ns = bpf_ktime_get_ns();
+        let Some(conn) = conns::claim(id, now_ns, S::COOKIES) else {
             add(&raw mut (*counters).lost, 1);
             return;
         };
-        (*conn).opened_ns = bpf_ktime_get_ns();
+        (*conn).opened_ns = now_ns;
         (*conn).key_ref = key_ref;
         (*conn).closed_ns = 0;
         (*conn).owner_tgid = process.tgid;
@@ -225,12 +226,12 @@ fn accepted<S: Sock>(sock: &S) {
     let Some(counters) = keys::counters(key_ref) else { return };
     // SAFETY: both point into map values.
     unsafe {
-        let Some(conn) = conns::claim(id, S::COOKIES) else {
+        let now_ns = bpf_ktime_get_ns();
+        let Some(conn) = conns::claim(id, now_ns, S::COOKIES) else {
             add(&raw mut (*counters).lost, 1);
             return;
         };
         add(&raw mut (*counters).accepted, 1);
-        let now_ns = bpf_ktime_get_ns();
         (*conn).opened_ns = now_ns;
         (*conn).key_ref = key_ref;
         (*conn).closed_ns = 0;

@@ -41,9 +41,10 @@ pub static KEY_SLOTS: Array<KeySlot> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 pub static CHURN: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Connections by socket cookie: cookie modulo size is the first of `PROBES` places.
+/// Connections by socket cookie: cookie modulo size is the first of `PROBES` places (`portchurn_common::conn::place`).
 ///
-/// Claimed at connect or arrival, marked at CLOSE and left readable until another connection claims the place.
+/// Claimed at connect or arrival, marked at CLOSE and left readable until another connection claims the place, which takes another
+/// one for `FRESH_NS` if there is one.
 /// No place free: the connection goes to [`CONNS_BY_ID`].
 #[map]
 pub static CONNS: Array<Conn> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::Result;
 use aya::Ebpf;
-use portchurn_common::conn::{BUSY, CLOSED, Conn, ConnSites, PROBES, flag};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, ConnSites, PROBES, flag, place};
 use portchurn_common::flow::{ChurnKey, KeyRef, KeySlot};
 
 use crate::live::retired::Retired;
@@ -47,9 +47,9 @@ impl Closed {
 
     /// The connection with this cookie, and its place, as long as that is its own.
     pub fn find(&self, cookie: u64) -> Option<(usize, Conn)> {
-        let mask = self.conns.len() - 1;
-        let place = (0..u64::from(PROBES))
-            .map(|probe| (cookie.wrapping_add(probe)) as usize & mask)
+        let mask = self.conns.len() as u32 - 1;
+        let place = (0..PROBES)
+            .map(|probe| place(cookie, probe, mask) as usize)
             .find(|&place| self.id_at(place) & !CLOSED == cookie)?;
         self.at(place).filter(|conn| conn.id & !CLOSED == cookie).map(|conn| (place, conn))
     }

@@ -255,10 +255,18 @@ impl Owners {
 
     fn remember(&mut self, place: usize, conn: &Conn) {
         let cookie = conn.id & !CLOSED;
-        if self.known.len() >= KNOWN_MAX || self.known.contains_key(&cookie) {
+        let before = self.known.get(&cookie).copied();
+        let is_known = before.is_some_and(|known| known.owner != Known::NOBODY);
+        if is_known || before.is_none() && self.known.len() >= KNOWN_MAX {
             return;
         }
-        if let Some(known) = self.known_of(place, conn) {
+        if let Some(found) = self.known_of(place, conn) {
+            // A list may have shown it before its end was written.
+            let known = before.map_or(found, |before| Known {
+                touched: before.touched,
+                flags: found.flags | before.flags,
+                ..found
+            });
             self.known.insert(cookie, known);
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{HashMap as StdHashMap, HashSet};
 
 use anyhow::Result;
 use aya::maps::{HashMap, MapData};
-use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, flag};
+use portchurn_common::conn::{BUSY, CLOSED, Conn, PROBES, flag, place};
 use portchurn_common::flow::{Address, ChurnKey, KeyRef, ListenKey, Listener, Role};
 use portchurn_common::glob::COMM_LEN;
 use portchurn_common::settings::port_filter_key;
@@ -277,9 +277,9 @@ impl Seeder<'_> {
 
     /// Whether the kernel side has seen this connection begin, and perhaps end, by itself.
     fn is_tracked(&self, cookie: u64) -> bool {
-        (0..u64::from(PROBES)).any(|probe| {
-            let place = (cookie + probe) as usize & (self.conns.len() - 1);
-            self.conns.get(place).id & !(CLOSED | BUSY) == cookie
+        (0..PROBES).any(|probe| {
+            let place = place(cookie, probe, self.conns.len() as u32 - 1);
+            self.conns.get(place as usize).id & !(CLOSED | BUSY) == cookie
         })
     }
 }
