@@ -127,7 +127,12 @@ fn connects_of_a_native_program_without_a_port_are_counted() {
             let [to] = destinations else { anyhow::bail!("one destination: {destinations:?}") };
             equal("no port", to.sum("no_port"), outcome.errno_99)?;
             equal("opens", to.sum("open"), 100)?;
-            for site in to.sites("no_port").chain(to.sites("open")) {
+            // A stack that comes too late on a crowded machine has no name, and is counted all the same.
+            let is_late = |site: &Site| site.note.as_deref().is_some_and(|note| note.starts_with("not read"));
+            let mut read =
+                to.sites("no_port").chain(to.sites("open")).filter(|site| !is_late(site)).peekable();
+            ensure!(read.peek().is_some(), "no stack was read");
+            for site in read {
                 let place = site.culprit.as_ref().with_context(|| format!("a line: {site:?}"))?;
                 // Without debug information nobody knows what was inlined into what.
                 let known =

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 use std::io::{Write as _, stderr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use portchurn_tests::harness::budgets::{Lister, budget, equal, owned, owned_in};
 use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
-use portchurn_tests::harness::{Alone, check};
+use portchurn_tests::harness::{Alone, check, skip};
 
 use crate::{ADDRESS, ADDRESS_V6};
 
@@ -22,13 +22,18 @@ fn shares(address: &str, (reuse, timestamps): (u8, u8), arguments: &[&str], trac
     let cable = Cable::new(&["ip_local_port_range=40000 40999", &reuse, &timestamps])?;
     let mut tracer = Tracer::start_with(arguments, tracefs)?;
     let _server = cable.server(address, false)?;
+    let begun = Instant::now();
     let mut ends = cable.churn(&cable.client, &["connect", address, "41", "0"], &[])?;
     let one = ends.outcome()?;
     ends.wait()?;
     let mut stays = cable.churn(&cable.client, &["connect", address, "53", "0", "stay"], &[])?;
     let other = stays.outcome()?;
     ensure!((one.ok, other.ok) == (41, 53), "the workload itself is not complete: {one:?} {other:?}");
-    cable.await_time_wait(&cable.client, 41 + 53)?;
+    // Half a minute later the first ones may be over before the last ones begin.
+    let is_slow = begun.elapsed() > Duration::from_secs(30);
+    cable.await_time_wait(&cable.client, 41 + 53).map_err(|error| {
+        if is_slow { skip(format!("this machine is too slow: {error:#}")) } else { error }
+    })?;
     tracer.wait_until(|report| {
         equal("TIME_WAIT of the one that ended", owned(report, one.pid), 41)?;
         equal("TIME_WAIT of the other", owned(report, other.pid), 53)?;
