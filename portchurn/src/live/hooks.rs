@@ -294,7 +294,10 @@ impl FromStr for Forced {
             .find(|known| known.name() == tier)
             .filter(|tier| hook.attachments.iter().any(|attachment| attachment.tier == *tier))
             .ok_or_else(|| {
-                let tiers = join(hook.attachments.iter().map(|attachment| attachment.tier.name()));
+                let mut tiers: Vec<_> = hook.attachments.iter().map(|one| one.tier.name()).collect();
+                // Of one tier there may be a program for newer kernels and one for older.
+                tiers.dedup();
+                let tiers = join(tiers.into_iter());
                 format!("{name} has no tier '{tier}' (have: {tiers}, none)")
             })?;
         Ok(Self { hook: hook.name, tier: Some(tier) })
@@ -325,6 +328,9 @@ mod tests {
         assert_eq!(forced.tier, Some(Tier::RawTp));
         assert_eq!("tcp_connect=none".parse::<Forced>().unwrap().tier, None);
         assert!("tcp_connect=raw_tp".parse::<Forced>().unwrap_err().contains("fentry, kprobe, none"));
+        assert!(
+            "inet_csk_accept=no".parse::<Forced>().unwrap_err().contains("(have: fexit, kretprobe, none)")
+        );
         assert!("tcp_connect".parse::<Forced>().is_err());
         assert!("nothing=kprobe".parse::<Forced>().is_err());
     }
