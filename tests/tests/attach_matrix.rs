@@ -290,9 +290,9 @@ impl Made {
 }
 
 /// A tracer that has counted workloads, the last one among them, to the exact numbers, and what those made; each was counted so
-/// by one. With the classic tracepoint the kernel leaves out an event that comes while it handles another one, which nobody can
-/// mend, and so it does with kprobes; portchurn must then say that it has lost one, or that this kernel does not count that, and the numbers are held to the
-/// truth once more.
+/// by one. With the classic tracepoint and with kprobes the kernel leaves out an event that comes while it handles another one,
+/// which nobody can mend; portchurn must then say that it has lost one, or that this kernel does not count that, and the numbers
+/// are held to the truth once more.
 fn counted(arguments: &[&str], tracefs: Tracefs, precision: Precision) -> Result<(Tracer, Made)> {
     let (mut left, mut again) = (WORKLOADS, 0);
     loop {
@@ -319,19 +319,16 @@ fn counted(arguments: &[&str], tracefs: Tracefs, precision: Precision) -> Result
 
 /// Whether a workload was counted. Not where portchurn says that the kernel left out an event, or may have, and it may.
 fn counts(tracer: &mut Tracer, workload: &[&str], precision: Precision, made: &mut Made) -> Result<bool> {
-    let has_guard = tracer.latest.shares_guard();
-    let has_lost = |report: &Report| has_guard && report.nested().is_some_and(|count| count > 0);
-    let may_lose_silently = has_guard && tracer.latest.may_lose_silently();
+    // Of other ways `nested` is an upper bound: there the counts themselves tell.
+    let is_guarded = tracer.latest.attached(SPINE) == "tracepoint";
+    let has_lost = |report: &Report| is_guarded && report.nested().is_some_and(|count| count > 0);
     let truth = run_workload(workload)?;
-    let outcome =
-        tracer.wait_until(
-            |report| {
-                if has_lost(report) { Ok(()) } else { matches_truth(&truth, report, precision) }
-            },
-        );
+    let is_right =
+        |report: &Report| if has_lost(report) { Ok(()) } else { matches_truth(&truth, report, precision) };
+    let outcome = tracer.wait_until(is_right);
     let left_out = run_counts::left_out(tracer.pid())?;
     let outcome = outcome.with_context(|| format!("{} (runs left out: {left_out:?})", workload.join(" ")));
-    if has_lost(&tracer.latest) || may_lose_silently && outcome.is_err() {
+    if has_lost(&tracer.latest) || outcome.is_err() && tracer.latest.may_miss_events() {
         return Ok(false);
     }
     outcome?;

@@ -233,12 +233,12 @@ impl Report {
     }
 
     /// Whether programs are attached that the kernel leaves out while any of their kind runs on the processor.
-    pub fn shares_guard(&self) -> bool {
+    fn shares_guard(&self) -> bool {
         self.hooks.iter().any(|hook| ["tracepoint", "kprobe", "kretprobe"].contains(&hook.attached.as_str()))
     }
 
     /// Whether the kernel leaves out events of some hook without counting it.
-    pub fn may_lose_silently(&self) -> bool {
+    fn may_lose_silently(&self) -> bool {
         self.nested().is_none() || self.hooks.iter().any(|hook| hook.skips_counted == Some(false))
     }
 
