@@ -36,7 +36,7 @@ pub async fn run(session: &mut Session, view: View, look: Look, interval: Durati
     let mut screen = Screen::open(look.mouse).context("take the terminal")?;
     let mut state = State::new(view, interval, parser());
     state.set_base_command(&look.base_command);
-    state.set_host_names(Arc::new(host_names()));
+    state.set_host_names(host_names);
     let mut view = Viewer { state, notes: Vec::new(), left: look.count };
     let mut events = terminal_events();
     session.catch_suspend()?;

@@ -21,8 +21,10 @@ pub struct Attached {
     pub attachment: Option<&'static Attachment>,
     /// Why a better tier, or any, was not to be had.
     pub reason: Option<String>,
-    /// Whether the kernel counts what it skips.
-    counts_skips: bool,
+    /// Its kprobes, as far as the kernel tells what they miss before they come to a program.
+    pub kprobes: Vec<KprobeLink>,
+    /// Whether the kernel counts what it skips at the guard that some tiers share.
+    counts_shared_guard: bool,
 }
 
 impl Attached {
@@ -34,7 +36,9 @@ impl Attached {
     /// Whether the kernel counts the runs that it skips because the processor is in a program already. `None`: there are
     /// no runs.
     pub fn skips_counted(&self) -> Option<bool> {
-        self.tier().map(|_| self.counts_skips)
+        let attachment = self.attachment?;
+        let is_told = !attachment.tier.is_kprobe() || self.kprobes.len() >= programs(attachment).count();
+        Some(!attachment.tier.shares_guard() || self.counts_shared_guard && is_told)
     }
 }
 
@@ -76,18 +80,6 @@ impl Kernel {
         }
     }
 
-    /// Kprobes also miss what comes while the processor is in another one.
-    fn counts_skips(&self, ebpf: &Ebpf, attachment: &'static Attachment) -> bool {
-        let tells = |name: &str| {
-            let info = ebpf.program(name).and_then(|program| program.info().ok());
-            info.is_some_and(|info| !KprobeLink::of_program(info.id()).is_empty())
-        };
-        match attachment.tier {
-            Tier::Kprobe | Tier::Kretprobe => self.counts_shared_guard && programs(attachment).all(tells),
-            tier => !tier.shares_guard() || self.counts_shared_guard,
-        }
-    }
-
     fn attached(
         &self,
         hook: &'static Hook,
@@ -99,8 +91,10 @@ impl Kernel {
             attachment.map_or_else(|| "not attached".to_owned(), |attachment| attachment.tier.to_string());
         let why = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         log::info!("{}: {tier}{why}", hook.name);
-        let counts_skips = attachment.is_some_and(|attachment| self.counts_skips(ebpf, attachment));
-        Attached { hook, attachment, reason, counts_skips }
+        let kprobes = attachment.filter(|attachment| attachment.tier.is_kprobe()).into_iter();
+        let ids = kprobes.flat_map(programs).filter_map(|name| Some(ebpf.program(name)?.info().ok()?.id()));
+        let kprobes = ids.flat_map(KprobeLink::of_program).collect();
+        Attached { hook, attachment, reason, kprobes, counts_shared_guard: self.counts_shared_guard }
     }
 }
 
@@ -179,8 +173,7 @@ impl Verified {
     }
 }
 
-/// A tier's programs by name, the first one first.
-pub(super) fn programs(attachment: &Attachment) -> impl Iterator<Item = &'static str> {
+fn programs(attachment: &Attachment) -> impl Iterator<Item = &'static str> {
     std::iter::once(attachment.program).chain(attachment.again.iter().copied())
 }
 

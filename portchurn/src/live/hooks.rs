@@ -49,7 +49,12 @@ impl Tier {
     /// kernel/trace/bpf_trace.c): while one of them runs, every other is skipped. The other kinds have a guard for each
     /// program, and count at it for as long as they have had it.
     pub const fn shares_guard(self) -> bool {
-        matches!(self, Self::Tracepoint | Self::Kprobe | Self::Kretprobe)
+        self.is_kprobe() || matches!(self, Self::Tracepoint)
+    }
+
+    /// Whether it is a kprobe, which may be left out before it comes to its program.
+    pub const fn is_kprobe(self) -> bool {
+        matches!(self, Self::Kprobe | Self::Kretprobe)
     }
 
     const ALL: [Self; 7] = [

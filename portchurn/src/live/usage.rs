@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::sys::{Stats, enable_stats};
 
-use crate::live::attach::{Attached, programs};
-use crate::live::hooks::{Attachment, CALL_SITES, EXIT, Tier};
+use crate::live::attach::Attached;
+use crate::live::hooks::{CALL_SITES, EXIT};
 use crate::live::kprobe_misses::{KprobeLink, fdinfo, field};
 use crate::model::sample::OwnCost;
 use crate::sources::own_cost::{own_cpu_ns, own_rss_bytes};
@@ -79,11 +79,11 @@ impl Usage {
         let mut programs = Vec::new();
         // What the program for call sites skips shows as a difference between counts, where it matters.
         let counting = hooks.iter().filter(|hook| hook.hook.name != CALL_SITES);
-        for (hook, attachment) in counting.filter_map(|hook| Some((hook.hook.name, hook.attachment?))) {
+        for (attached, attachment) in counting.filter_map(|attached| Some((attached, attached.attachment?))) {
             programs.push(Program {
-                hook,
+                hook: attached.hook.name,
                 fd: program_fd(ebpf, attachment.program)?,
-                kprobes: program_ids(ebpf, attachment).flat_map(KprobeLink::of_program).collect(),
+                kprobes: attached.kprobes.clone(),
                 again: attachment.again.iter().map(|name| program_fd(ebpf, name)).collect::<Result<_>>()?,
             });
         }
@@ -183,13 +183,6 @@ impl Usage {
 fn program_fd(ebpf: &Ebpf, name: &str) -> Result<RawFd> {
     let program = ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
     Ok(program.fd()?.as_fd().as_raw_fd())
-}
-
-/// Of those that a kprobe may run.
-fn program_ids(ebpf: &Ebpf, attachment: &'static Attachment) -> impl Iterator<Item = u32> {
-    let by_kprobe = matches!(attachment.tier, Tier::Kprobe | Tier::Kretprobe);
-    let names = programs(attachment).filter(move |_| by_kprobe);
-    names.filter_map(|name| Some(ebpf.program(name)?.info().ok()?.id()))
 }
 
 fn map_fd(map: &aya::maps::Map) -> Option<RawFd> {

@@ -180,7 +180,7 @@ fn activity(stats: &Stats, window: u64) -> Activity {
 }
 
 /// Busiest first: by what happens now, then by what happened.
-fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
+pub fn busier(a: &Tally, b: &Tally) -> std::cmp::Ordering {
     let now = |tally: &Tally| tally.opened_per_s + tally.accepted_per_s + tally.failed_per_s;
     let ever = |tally: &Tally| tally.opened + tally.accepted + tally.failed + tally.before_attach;
     now(b).total_cmp(&now(a)).then_with(|| ever(b).cmp(&ever(a)))

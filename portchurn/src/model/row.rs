@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::model::churn::busier;
 use crate::model::host_names::HostNames;
 use crate::model::program::name_and_script;
 use portchurn_common::tcp::FailKind;
@@ -58,21 +59,21 @@ pub enum Owner<'a> {
     /// One process.
     Process(&'a ProcessStats),
     /// The programs of a container or unit.
-    Container(RunsIn<'a>),
+    Container(RunsIn<&'a str>),
 }
 
-/// Where a program runs.
+/// Where a program runs, by the name of that.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum RunsIn<'a> {
+pub enum RunsIn<S> {
     /// A container.
-    Container(&'a str),
+    Container(S),
     /// A systemd unit, of what is in no container.
-    Unit(&'a str),
+    Unit(S),
     /// Neither.
     Host,
 }
 
-impl<'a> RunsIn<'a> {
+impl<'a> RunsIn<&'a str> {
     /// Where this one runs.
     pub fn of(program: &'a Program) -> Self {
         match (&program.container, &program.unit) {
@@ -87,6 +88,26 @@ impl<'a> RunsIn<'a> {
         match self {
             Self::Container(name) | Self::Unit(name) => name,
             Self::Host => "(no container, no unit)",
+        }
+    }
+
+    /// To be kept beyond the snapshot.
+    pub fn to_owned(self) -> RunsIn<String> {
+        match self {
+            Self::Container(name) => RunsIn::Container(name.to_owned()),
+            Self::Unit(name) => RunsIn::Unit(name.to_owned()),
+            Self::Host => RunsIn::Host,
+        }
+    }
+}
+
+impl RunsIn<String> {
+    /// Whether both are the same place.
+    pub fn is(&self, other: RunsIn<&str>) -> bool {
+        match (self, other) {
+            (Self::Container(a), RunsIn::Container(b)) | (Self::Unit(a), RunsIn::Unit(b)) => a == b,
+            (Self::Host, RunsIn::Host) => true,
+            _ => false,
         }
     }
 }
@@ -180,15 +201,12 @@ impl<'a> Row<'a> {
     }
 
     /// What runs in one place. None of the programs: nothing.
-    fn of_place(place: RunsIn<'a>, programs: &[&'a Program]) -> Self {
+    fn of_place(place: RunsIn<&'a str>, programs: &[&'a Program]) -> Self {
         let mut tally = Tally::default();
         programs.iter().for_each(|program| tally.add(&program.tally));
-        let mut destinations: Vec<_> = programs.iter().flat_map(|program| &program.destinations).collect();
-        let activity = |one: &Destination| one.tally.opened_per_s + one.tally.accepted_per_s;
-        destinations.sort_by(|a, b| {
-            let since_attach = |one: &Destination| one.tally.opened + one.tally.accepted + one.tally.failed;
-            activity(b).total_cmp(&activity(a)).then_with(|| since_attach(b).cmp(&since_attach(a)))
-        });
+        // Of each program the busiest comes first.
+        let busiest = programs.iter().filter_map(|program| program.destinations.first());
+        let destinations: Vec<_> = programs.iter().flat_map(|program| &program.destinations).collect();
         Self {
             level: Level::Container,
             owner: Owner::Container(place),
@@ -202,7 +220,7 @@ impl<'a> Row<'a> {
             process_count: programs.iter().map(|program| program.process_count).sum(),
             exited: programs.iter().all(|program| program.exited_count == program.process_count),
             tally,
-            destination: destinations.first().copied(),
+            destination: busiest.min_by(|a, b| busier(&a.tally, &b.tally)),
             destination_count: destinations.len(),
             destinations,
             names: None,
@@ -290,7 +308,7 @@ pub fn rows(snapshot: &Snapshot, level: Level) -> Vec<Row<'_>> {
             .flat_map(|row| row.destinations.iter().map(|one| row.narrowed(one)).collect::<Vec<_>>())
             .collect(),
         Level::Container => {
-            let mut places: BTreeMap<RunsIn<'_>, Vec<&Program>> = BTreeMap::new();
+            let mut places: BTreeMap<RunsIn<&str>, Vec<&Program>> = BTreeMap::new();
             snapshot
                 .programs
                 .iter()

@@ -23,34 +23,7 @@ pub(super) struct DestinationId {
 pub(super) enum OwnerId {
     Program(ProgramKey),
     Process(ProcessId),
-    /// A container's id or a unit's name; neither.
-    Container(RunsInId),
-}
-
-/// Where programs run, kept beyond the snapshot.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum RunsInId {
-    Container(String),
-    Unit(String),
-    Host,
-}
-
-impl RunsInId {
-    fn of(place: RunsIn<'_>) -> Self {
-        match place {
-            RunsIn::Container(name) => Self::Container(name.to_owned()),
-            RunsIn::Unit(name) => Self::Unit(name.to_owned()),
-            RunsIn::Host => Self::Host,
-        }
-    }
-
-    fn is(&self, place: RunsIn<'_>) -> bool {
-        match (self, place) {
-            (Self::Container(a), RunsIn::Container(b)) | (Self::Unit(a), RunsIn::Unit(b)) => a == b,
-            (Self::Host, RunsIn::Host) => true,
-            _ => false,
-        }
-    }
+    Container(RunsIn<String>),
 }
 
 /// Which row.
@@ -100,7 +73,7 @@ impl OwnerId {
         match owner {
             Owner::Program(program) => Self::Program(key_of_program(program)),
             Owner::Process(process) => Self::Process(process_id(process)),
-            Owner::Container(place) => Self::Container(RunsInId::of(place)),
+            Owner::Container(place) => Self::Container(place.to_owned()),
         }
     }
 

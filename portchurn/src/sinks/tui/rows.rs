@@ -74,8 +74,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use ratatui::crossterm::event::KeyCode;
 
     use crate::model::host_names::HostNames;
@@ -141,7 +139,7 @@ mod tests {
     #[test]
     fn names_stand_for_numbers_and_go_again() {
         let mut state = state();
-        state.set_host_names(Arc::new(HostNames::parse("10.0.0.2 db1", "mysql 3306/tcp")));
+        state.set_host_names(|| HostNames::parse("10.0.0.2 db1", "mysql 3306/tcp"));
         type_text(&mut state, "x");
         assert_shows(&screen(&mut state, 120, 40), &["db1:mysql +1"]);
         type_text(&mut state, "y");

@@ -113,7 +113,7 @@ pub struct State {
     /// Rows that stay at the top.
     pub(super) pins: Vec<RowId>,
     /// For who wants names instead of numbers.
-    host_names: Arc<HostNames>,
+    host_names: fn() -> HostNames,
 }
 
 /// Intervals that the little curve in the head remembers.
@@ -148,7 +148,7 @@ impl State {
             selected: None,
             history: Vec::new(),
             pins: Vec::new(),
-            host_names: Arc::default(),
+            host_names: HostNames::default,
         }
     }
 
@@ -157,9 +157,9 @@ impl State {
         self.base = base.into();
     }
 
-    /// Says what addresses and ports are called here. For `x`.
-    pub fn set_host_names(&mut self, names: Arc<HostNames>) {
-        self.host_names = names;
+    /// Says how to find out what addresses and ports are called here. For `x`.
+    pub fn set_host_names(&mut self, read: fn() -> HostNames) {
+        self.host_names = read;
     }
 
     /// Takes the next snapshot. While the screen is frozen it is kept for later.
@@ -276,7 +276,7 @@ impl State {
             Command::Pin => self.toggle_pin(),
             Command::FindNext | Command::FindPrevious => self.find_match(command == Command::FindNext),
             Command::Names => {
-                let names = self.view.names.take().is_none().then(|| Arc::clone(&self.host_names));
+                let names = self.view.names.take().is_none().then(|| Arc::new((self.host_names)()));
                 self.view.names = names;
             }
             Command::Who => self.mode = Mode::Who(Edit::new("")),
