@@ -145,7 +145,7 @@ fn connect_begin<S: Sock>(sock: &S) {
         (*conn).closer_tgid = 0;
         (*conn).local_port = 0;
         (*conn).remote_port = key.port;
-        (*conn).address = Address::UNSPECIFIED;
+        clear(&raw mut (*conn).address);
         let bound = if sock.local_port() != 0 { flag::BOUND } else { 0 };
         let earlier_port = if is_new { 0 } else { u32::from(sock.last_local_port()) };
         (*conn).flags =
@@ -290,6 +290,20 @@ fn close_end<S: Sock>(sock: &S, found: Found, id: u64, old: u8) {
         }
     }
     conns::release(found, id, S::COOKIES);
+}
+
+/// In words: what the compiler makes of [`Address::UNSPECIFIED`] is a call that goes from byte to byte.
+///
+/// # Safety
+/// `address` must point into a map value.
+#[inline(always)]
+unsafe fn clear(address: *mut Address) {
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: the caller's promise; an address is four aligned words.
+        unsafe { core::ptr::write_volatile(address.cast::<u32>().add(word), 0) };
+        word += 1;
+    }
 }
 
 /// Whether a socket in this state has had a connection.

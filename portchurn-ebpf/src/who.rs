@@ -103,7 +103,7 @@ pub fn introduce(tgid: u32, start_ns: u64) {
         return;
     }
     // A full table costs repeated records, a missing record is tried again: neither loses a process.
-    if send_identity(tgid, start_ns) {
+    if send_identity(tgid, start_ns) != 0 {
         let _ = PROCESSES.insert(&key, &1, 0);
     }
 }
@@ -116,10 +116,12 @@ pub fn is_introduced(process: Process) -> bool {
     unsafe { PROCESSES.get(&key) }.is_some()
 }
 
-/// Sends the identity of the current process; false when the ring buffer is full.
+/// Sends the identity of the current process; 0 when the ring buffer is full. A global function: see
+/// [`find_further`](crate::conns::find_further).
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn send_identity(tgid: u32, start_ns: u64) -> bool {
-    let Some(mut entry) = emit::reserve::<ProcessRecord>(Loss::ProcessRecord) else { return false };
+pub extern "C" fn send_identity(tgid: u32, start_ns: u64) -> u32 {
+    let Some(mut entry) = emit::reserve::<ProcessRecord>(Loss::ProcessRecord) else { return 0 };
     let record = entry.as_mut_ptr();
     let task = Probe::current_task();
     // SAFETY: `record` points to reserved memory of this size; every field is written before the submit.
@@ -139,7 +141,7 @@ pub fn send_identity(tgid: u32, start_ns: u64) -> bool {
         read_image(task, record);
     }
     entry.submit(0);
-    true
+    1
 }
 
 /// # Safety

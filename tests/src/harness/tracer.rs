@@ -61,7 +61,10 @@ impl Tracer {
         tracefs: Tracefs,
         read_ahead: usize,
     ) -> Result<Self> {
-        command.args(["top", "-b", "-o", "jsonl", "--interval", "200ms"]).args(arguments);
+        command.args(["top", "-b", "-o", "jsonl"]).args(arguments);
+        if !arguments.contains(&"--interval") {
+            command.args(["--interval", "200ms"]);
+        }
         // Where lines of code matter, a test asks for them: on a crowded machine some of their stacks come too late, and
         // then not all is recorded.
         if !arguments.contains(&"--stack") {
