@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
     /// Longest time for one guest, in seconds
-    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 3600)]
     timeout_s: u64,
     /// Longest time for one test, in seconds
     #[arg(long = "test-timeout", value_name = "SECONDS", default_value_t = 300)]
