@@ -38,6 +38,7 @@ pub mod pools;
 pub mod ports;
 pub mod program;
 pub mod rates;
+pub mod recycling;
 pub mod reuse;
 pub mod row;
 pub mod sample;
@@ -47,6 +48,7 @@ pub mod snapshot;
 pub mod sockets;
 pub mod stacks;
 pub mod timewait;
+pub mod waiting;
 pub mod who;
 
 /// What does not change while portchurn runs.

@@ -118,6 +118,13 @@ pub struct NamespaceReading {
     pub blocked_everywhere: u32,
 }
 
+impl NamespaceReading {
+    /// Whether every socket was listed.
+    pub fn is_whole(&self) -> bool {
+        !self.interrupted && !self.truncated
+    }
+}
+
 /// How many ports, and how many of them have the parity that `connect()` tries first: that of the range's low end
 /// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -8,44 +8,22 @@ use std::collections::BTreeMap;
 use hashbrown::{HashMap, HashSet};
 use portchurn_common::flow::{ChurnKey, Role as FlowRole};
 
-use crate::model::budget::{ClosedFirstBy, TimeWait, TimeWaitDestination, TimeWaitOwner};
+use crate::model::budget::{TimeWait, TimeWaitDestination, TimeWaitOwner};
 use crate::model::culprit::Rules;
 use crate::model::forecast::expired;
-use crate::model::held::{Amount, Held};
+use crate::model::held::Amount;
 use crate::model::names::{Names, ProgramId};
 use crate::model::rates::{Rates, Target};
+use crate::model::recycling::{Recycling, ServerPort};
 use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::Role;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Ages, Expected, ExpectedThere, NamespaceReading, Ownership, SLOT_S, SocketReading,
+    AGE_STEP_S, AGE_STEPS, Expected, ExpectedThere, NamespaceReading, Ownership, SLOT_S, SocketReading,
     Sysctls, Unowned,
 };
 use crate::model::stacks::Stacks;
-
-/// One owner's sockets to one destination.
-#[derive(Clone, Debug, Default)]
-struct Group {
-    listed: f64,
-    ages: [f64; AGE_STEPS],
-    closed_first_by: ClosedFirstBy,
-    held: Held,
-    /// Processes that it stands for.
-    processes: u64,
-    /// Since the reading.
-    entered: f64,
-    /// Since the reading, an estimate.
-    taken_over: f64,
-}
-
-impl Group {
-    fn amount(&self, elapsed_s: f64, entered_share: f64) -> Amount {
-        let left = (self.listed - expired(&self.ages, elapsed_s) - self.taken_over).max(0.0);
-        let count = (left + self.entered * entered_share).round() as u64;
-        let left = (left.round() as u64).min(count);
-        Amount { listed: self.listed as u64, left, since: count - left }
-    }
-}
+use crate::model::waiting::Waiting;
 
 /// What groups are told apart by.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -80,8 +58,9 @@ fn place_of(key: &ChurnKey) -> ChurnKey {
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    groups: HashMap<GroupId, Group>,
+    groups: HashMap<GroupId, Waiting>,
     sysctls: HashMap<u32, Sysctls>,
+    recycling: Recycling,
     last: Option<SocketReading>,
     now_ns: u64,
     /// Whether ended processes are put together.
@@ -93,12 +72,14 @@ impl Ledger {
     pub fn apply(&mut self, sample: &Sample, rates: &Rates, names: &Names, after_reading: f64) {
         self.now_ns = sample.at_ns;
         if let Some(reading) = &sample.sockets {
+            self.learn(reading);
             self.begin_again(reading, names);
         }
         if self.last.is_none() {
             return;
         }
         self.take_over(rates, after_reading);
+        self.recycle(sample, after_reading);
         for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
             let ownership =
                 if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
@@ -108,7 +89,7 @@ impl Ledger {
         }
     }
 
-    fn group(&mut self, ownership: Ownership, key: &ChurnKey, names: &Names) -> &mut Group {
+    fn group(&mut self, ownership: Ownership, key: &ChurnKey, names: &Names) -> &mut Waiting {
         let owner = Owner::of(ownership, key);
         let owner = if self.folds { owner.folded(names) } else { owner };
         self.groups.entry((owner, place_of(key))).or_default()
@@ -127,7 +108,7 @@ impl Ledger {
                 let entry = self.group(group.ownership, &group.key, names);
                 entry.processes += u64::from(group.key.tgid != 0);
                 entry.listed += f64::from(group.count);
-                add_ages(&mut entry.ages, &group.ages);
+                entry.add_ages(&group.ages);
                 entry.closed_first_by.local += u64::from(group.closed_local);
                 entry.closed_first_by.process_exit += u64::from(group.closed_exit);
                 entry.closed_first_by.simultaneous += u64::from(group.closed_both);
@@ -165,6 +146,43 @@ impl Ledger {
         }
     }
 
+    /// What a peer's SYN took over of a server port: of each owner's the same share.
+    fn recycle(&mut self, sample: &Sample, after_reading: f64) {
+        self.recycling.begin();
+        for (key, counts) in &sample.churn {
+            self.recycling.note(key, counts, after_reading);
+        }
+        let Some(last) = &self.last else { return };
+        let elapsed_s = seconds(self.now_ns, middle_ns(last));
+        let waiting = self.by_server_port(|group| group.left(elapsed_s) + group.entered);
+        for ((_, key), group) in &mut self.groups {
+            let Some(port) = ServerPort::of(key) else { continue };
+            if let (Some(taken), Some(&waiting)) = (self.recycling.taken(port), waiting.get(&port)) {
+                group.recycle(if waiting > taken { taken / waiting } else { 1.0 });
+            }
+        }
+    }
+
+    fn by_server_port(&self, of: impl Fn(&Waiting) -> f64) -> HashMap<ServerPort, f64> {
+        let mut sums = HashMap::new();
+        for ((_, key), group) in &self.groups {
+            if let Some(port) = ServerPort::of(key) {
+                *sums.entry(port).or_default() += of(group);
+            }
+        }
+        sums
+    }
+
+    /// A server's sockets that a new list lacks, though no timer took them.
+    fn learn(&mut self, reading: &SocketReading) {
+        let Some(last) = &self.last else { return };
+        let elapsed_s = seconds(middle_ns(reading), middle_ns(last));
+        let kept = self.by_server_port(|group| group.listed - expired(&group.ages, elapsed_s + SLOT_S));
+        let shares = self.entered_shares(elapsed_s);
+        let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
+        self.recycling.learn(&kept, reading, has_room);
+    }
+
     /// Stacks under which something is counted here.
     pub fn stack_ids(&self) -> impl Iterator<Item = u64> {
         self.groups.values().flat_map(|group| group.held.stack_ids())
@@ -174,7 +192,7 @@ impl Ledger {
     /// sites are not taken.
     pub fn snapshot(&self, names: &Names, stacks: &Stacks, culprits: Option<&Rules>) -> Option<TimeWait> {
         let last = self.last.as_ref()?;
-        let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
+        let read_ago_s = seconds(self.now_ns, middle_ns(last));
         let amounts = self.amounts(last, read_ago_s);
         let told = culprits.map(|rules| (rules, told(&amounts)));
         let mut owners: BTreeMap<Owner, Vec<TimeWaitDestination>> = BTreeMap::new();
@@ -182,7 +200,7 @@ impl Ledger {
         let mut ages = [0; AGE_STEPS];
         for (id @ (owner, key), group, amount) in amounts {
             let count = amount.left + amount.since;
-            let carried = carried_on(&group.ages, amount);
+            let carried = group.carried_on(amount);
             for (sum, one) in ages.iter_mut().zip(&carried) {
                 *sum += one;
             }
@@ -204,14 +222,13 @@ impl Ledger {
     /// only the next one shows. `None` before the first reading.
     pub fn expected(&self) -> Option<Expected> {
         let last = self.last.as_ref()?;
-        let read_ago_s = self.now_ns.saturating_sub(middle_ns(last)) as f64 / 1e9;
-        let mut sums: BTreeMap<_, _> =
+        let read_ago_s = seconds(self.now_ns, middle_ns(last));
+        let mut sums: BTreeMap<u32, (u64, f64, f64)> =
             last.namespaces.iter().map(|namespace| (namespace.netns, (0, 0.0, 0.0))).collect();
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
             let (count, due, entered) = sums.entry(key.netns).or_default();
             *count += if group.listed > 0.0 { amount.left + amount.since } else { 0 };
-            let gone = expired(&group.ages, (read_ago_s - SLOT_S).max(0.0));
-            *due += expired(&group.ages, read_ago_s + SLOT_S) - gone;
+            *due += group.left((read_ago_s - SLOT_S).max(0.0)) - group.left(read_ago_s + SLOT_S);
             *entered += group.entered;
         }
         let shares = self.entered_shares(read_ago_s);
@@ -226,13 +243,13 @@ impl Ledger {
     }
 
     /// How many sockets each group has by now.
-    fn amounts(&self, last: &SocketReading, read_ago_s: f64) -> Vec<(&GroupId, &Group, Amount)> {
+    fn amounts(&self, last: &SocketReading, read_ago_s: f64) -> Vec<(&GroupId, &Waiting, Amount)> {
         // What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
         let is_fresh = self.now_ns.saturating_sub(last.at_ns) < FRESH_NS;
         let elapsed_s = if is_fresh { 0.0 } else { read_ago_s };
         let shares = if is_fresh { HashMap::new() } else { self.entered_shares(elapsed_s) };
         let usual_share = if is_fresh { 0.0 } else { 1.0 };
-        let amount = |id: &GroupId, group: &Group| {
+        let amount = |id: &GroupId, group: &Waiting| {
             group.amount(elapsed_s, shares.get(&id.1.netns).copied().unwrap_or(usual_share))
         };
         self.groups.iter().map(|(id, group)| (id, group, amount(id, group))).collect()
@@ -244,7 +261,7 @@ impl Ledger {
         let mut sums: HashMap<u32, (f64, f64)> = HashMap::new();
         for ((_, key), group) in &self.groups {
             let (left, entered) = sums.entry(key.netns).or_default();
-            *left += (group.listed - expired(&group.ages, elapsed_s) - group.taken_over).max(0.0);
+            *left += group.left(elapsed_s);
             *entered += group.entered;
         }
         let share = |(netns, (left, entered)): (u32, (f64, f64))| {
@@ -269,7 +286,7 @@ const FULL: f64 = 0.98;
 const TOLD_MAX: usize = 2000;
 
 /// Those that hold the most, of those that have an owner.
-fn told<'a>(amounts: &[(&'a GroupId, &Group, Amount)]) -> HashSet<&'a GroupId> {
+fn told<'a>(amounts: &[(&'a GroupId, &Waiting, Amount)]) -> HashSet<&'a GroupId> {
     let owned = amounts.iter().filter(|(id, ..)| id.0.ownership == Ownership::Owned);
     let mut all: Vec<_> = owned.map(|(id, _, amount)| (amount.left + amount.since, *id)).collect();
     if all.len() > TOLD_MAX {
@@ -281,6 +298,10 @@ fn told<'a>(amounts: &[(&'a GroupId, &Group, Amount)]) -> HashSet<&'a GroupId> {
 
 fn target(key: &ChurnKey) -> Target {
     Target { netns: key.netns, remote: key.remote, port: key.port }
+}
+
+fn seconds(later_ns: u64, earlier_ns: u64) -> f64 {
+    later_ns.saturating_sub(earlier_ns) as f64 / 1e9
 }
 
 /// A reading takes a while; on average a socket was seen in its middle.
@@ -298,23 +319,6 @@ fn without_lists(reading: &SocketReading) -> SocketReading {
         ..NamespaceReading::default()
     });
     SocketReading { namespaces: namespaces.collect(), unread: reading.unread.clone(), ..*reading }
-}
-
-fn add_ages(sum: &mut [f64; AGE_STEPS], ages: &Ages) {
-    for (sum, &one) in sum.iter_mut().zip(ages) {
-        *sum += f64::from(one);
-    }
-}
-
-/// The steps of age, so that they add up to what there is: what came since the list is the youngest, what went was the oldest.
-fn carried_on(listed: &[f64; AGE_STEPS], amount: Amount) -> [u64; AGE_STEPS] {
-    let mut ages = listed.map(|count| count as u64);
-    let mut gone = ages.iter().sum::<u64>().saturating_sub(amount.left);
-    for age in ages.iter_mut().rev() {
-        (*age, gone) = (age.saturating_sub(gone), gone.saturating_sub(*age));
-    }
-    ages[0] += amount.since;
-    ages
 }
 
 fn summed(
@@ -374,7 +378,7 @@ fn place(destination: &TimeWaitDestination) -> impl Ord + use<> {
     (destination.netns, destination.remote_address, destination.remote_port, destination.local_port)
 }
 
-fn destination(key: &ChurnKey, group: &Group, count: u64, ages: [u64; AGE_STEPS]) -> TimeWaitDestination {
+fn destination(key: &ChurnKey, group: &Waiting, count: u64, ages: [u64; AGE_STEPS]) -> TimeWaitDestination {
     let is_connect = key.role == FlowRole::Connect as u8;
     TimeWaitDestination {
         role: if is_connect { Role::Connect } else { Role::Accept },

@@ -228,3 +228,21 @@ fn more_ended_processes_become_one_owner_and_nothing_is_lost() {
     assert_eq!(ended.destinations[0].closed_first_by.local, 1001);
     assert_eq!((living.tgid, living.exited, living.count), (Some(7), Some(false), 1));
 }
+
+/// A server of which a peer with five hundred ports has every one in TIME_WAIT, so that each connection meets one.
+#[test]
+fn what_the_peers_syn_takes_over_goes_once_a_list_has_shown_it() {
+    let served = |tgid| ChurnKey { role: Role::Accept as u8, port: 80, ..key(tgid) };
+    let waiting = || TimeWaitGroup { key: served(7), ..group(Ownership::Owned, 7, 500, 0) };
+    let hundred = |at_s| Sample {
+        churn: vec![(served(7), Counts { accepted: 100, time_wait: 100, ..Counts::ZERO })],
+        ..sample(at_s)
+    };
+    let first = Sample { sockets: Some(reading(1, vec![waiting()])), ..sample(1) };
+    let mut samples = vec![first, hundred(2)];
+    assert_eq!(after(samples.clone()).total, 600, "nobody could know");
+    samples.push(Sample { sockets: Some(reading(3, vec![waiting()])), ..sample(3) });
+    samples.extend((4..40).map(hundred));
+    let seen = after(samples);
+    assert_eq!((seen.total, seen.owners[0].count), (500, 500), "3,600 came, and as many went");
+}

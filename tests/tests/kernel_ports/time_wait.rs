@@ -110,6 +110,52 @@ fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
     });
 }
 
+/// A server closes first, and its peer has so few ports that each of its connects comes from one that waits at the server:
+/// its SYN takes that over. The kernel's own count stands still, while thousands come and go between two lists.
+#[test]
+fn what_a_peer_s_syn_takes_over_is_gone_between_two_lists_too() {
+    check("what_a_peer_s_syn_takes_over_is_gone_between_two_lists_too", || {
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40399"])?;
+        let netns = cable.inode(&cable.server)?;
+        let mut tracer = Tracer::start(&[])?;
+        let _server = cable.server(ADDRESS, true)?;
+        let arguments = ["connect", ADDRESS, "1000000", "300"];
+        let mut client = cable.churn(&cable.client, &arguments, &[("CHURN_SERVER_FIRST", "1")])?;
+        client.begun()?;
+        // As soon as the list has it as it stays, one more, by which it is learned what goes.
+        let mut lists = 0;
+        let mut accepted_at_list = 0;
+        let mut most_between = 0;
+        let deadline = Instant::now() + WATCHED;
+        while most_between < 10 * PORTS && Instant::now() < deadline {
+            let earlier = cable.many_time_wait(&cable.server)?;
+            let report = tracer.advance()?;
+            let later = cable.many_time_wait(&cable.server)?;
+            let accepted = report.totals.accepted;
+            if report.time_wait["read_ago_s"].as_f64().is_some_and(|ago_s| ago_s < 0.2) {
+                lists += u64::from(earlier > PORTS * 9 / 10);
+                accepted_at_list = accepted;
+            }
+            if lists < 3 {
+                continue;
+            }
+            let (_, all) = in_namespace(&report.time_wait, netns);
+            let (low, high) = (earlier.min(later) * 9 / 10, earlier.max(later) * 11 / 10);
+            ensure!((low..=high).contains(&all), "{all} here, there {earlier} before and {later} after");
+            most_between = most_between.max(accepted - accepted_at_list);
+        }
+        ensure!(most_between > PORTS, "no more than {most_between} came between two of {lists} lists");
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+/// Ports of that peer: half of its range, as nothing waits on its own side.
+const PORTS: u64 = 200;
+/// For so long at most.
+const WATCHED: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_namespace_that_goes_away_takes_its_sockets_with_it() {
     check("a_namespace_that_goes_away_takes_its_sockets_with_it", || {
