@@ -210,7 +210,7 @@ unsafe fn native(scratch: *mut Scratch, passage: Passage, key: &mut SiteKey, tgi
         let record = &raw mut (*scratch).record;
         let Some(at) = regs::read(record) else { return };
         let have = regs::copy_head(record, at.stack_pointer);
-        key.stack = stack_id(regs::fingerprint(record, at, have, tgid), false);
+        key.stack = stack_id(regs::fingerprint(at.instruction_pointer, have, tgid), false);
         key.counted = 0;
         let Some((index, site)) = passed(passage, key) else { return };
         if !sites::wants_a_look(site) || !budget::take(tgid) {

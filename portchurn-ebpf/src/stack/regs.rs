@@ -11,6 +11,7 @@ use portchurn_common::stack::{
 
 use crate::kernel::{Access, Probe};
 use crate::setting;
+use crate::stack::scratch;
 
 /// Where a thread is.
 #[derive(Clone, Copy)]
@@ -115,19 +116,19 @@ pub unsafe fn copy(record: *mut StackRecord, stack_pointer: u64, have: u32) {
 /// code. Words left over from earlier calls may split one stack into several groups, which the user side joins again;
 /// two stacks in one group show when one is looked at again.
 ///
-/// # Safety
-/// `record` must be valid.
-#[inline(always)]
-pub unsafe fn fingerprint(record: *mut StackRecord, at: Position, have: u32, tgid: u32) -> u64 {
+/// Of the copy in this processor's scratch memory. A global function: see [`find_further`](crate::conns::find_further); each
+/// turn of its loop is some sixty instructions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fingerprint(instruction_pointer: u64, have: u32, tgid: u32) -> u64 {
+    let Some(scratch) = scratch() else { return 0 };
     let (start, size) = program_code();
-    let mut hash = mix(mix(u64::from(tgid), at.instruction_pointer), u64::from(have == 0));
-    // Not `have` itself: the verifier would learn a bound of it in each turn, and as it is needed later, look at all that
-    // follows once more for each.
+    let mut hash = mix(mix(u64::from(tgid), instruction_pointer), u64::from(have == 0));
     let whole_words = (have >> 3) as usize;
-    // SAFETY: the caller's promise; the index is bounded.
+    // SAFETY: this processor's own memory; the index is bounded.
     unsafe {
         const { assert!(core::mem::offset_of!(StackRecord, stack) % 8 == 0) };
-        let words = (&raw const (*record).stack).cast::<u64>();
+        let words = (&raw const (*scratch).record.stack).cast::<u64>();
         let mut index = 0;
         while index < WORDS {
             if index >= whole_words {
