@@ -57,6 +57,7 @@ fn counts_only(family: &str, flags: impl Fn(&Server) -> Vec<String>, sides: Side
     }
     server.workload.finish()?;
     everything.wait_until(|report| sees(report, port, BOTH)).context("without a filter")?;
+    filtered.catch_up()?;
     filtered.wait_until(|report| sees(report, port, sides)).with_context(|| flags.join(" "))?;
     filtered.stop()?;
     Ok(())
@@ -151,6 +152,7 @@ fn binds_that_find_no_port_are_of_the_version_of_their_socket() {
         let truth = run_workload(&["bind-first", "--count", "24", "--netns", "own"])?;
         ensure!(truth.sum().failed_by.contains_key("EADDRINUSE"), "no bind failed: {truth:?}");
         v4.wait_until(|report| matches_truth(&truth, report, Precision::FULL)).context("-4")?;
+        v6.catch_up()?;
         v6.wait_until(|report| {
             let of_it = truth.processes.iter().flat_map(|process| report.processes_of(process.tgid));
             ensure!(of_it.count() == 0, "-6 counted what is IPv4");

@@ -120,6 +120,14 @@ impl Tracer {
         Ok(&self.latest)
     }
 
+    /// Leaves behind what it printed until now: before a condition that held in the beginning, too. The object after those may
+    /// have been begun before.
+    pub fn catch_up(&mut self) -> Result<()> {
+        while self.lines.try_recv().is_ok() {}
+        self.advance()?;
+        self.advance().map(drop)
+    }
+
     /// Its memory, with what it maps of files and of the kernel. KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
