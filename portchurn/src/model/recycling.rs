@@ -29,7 +29,7 @@ impl ServerPort {
 
 #[derive(Debug, Default)]
 struct Peers {
-    /// How many of a hundred connections meet a TIME_WAIT of the one before, as a share.
+    /// Of the connections the share that comes from a port that waits.
     share: f64,
     /// Accepted since the list.
     accepted: f64,
