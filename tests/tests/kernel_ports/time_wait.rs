@@ -123,21 +123,25 @@ fn what_a_peer_s_syn_takes_over_is_gone_between_two_lists_too() {
         let arguments = ["connect", ADDRESS, "1000000", "300"];
         let mut client = cable.churn(&cable.client, &arguments, &[("CHURN_SERVER_FIRST", "1")])?;
         client.begun()?;
-        // As soon as the list has it as it stays, one more, by which it is learned what goes.
+        // After a list that has it as it stays, one more, by which it is learned what goes.
         let mut lists = 0;
         let mut accepted_at_list = 0;
         let mut most_between = 0;
+        let mut before_s = f64::INFINITY;
         let deadline = Instant::now() + WATCHED;
         while most_between < 10 * PORTS && Instant::now() < deadline {
             let earlier = cable.many_time_wait(&cable.server)?;
             let report = tracer.advance()?;
             let later = cable.many_time_wait(&cable.server)?;
             let accepted = report.totals.accepted;
-            if report.time_wait["read_ago_s"].as_f64().is_some_and(|ago_s| ago_s < 0.2) {
+            let ago_s = report.time_wait["read_ago_s"].as_f64().unwrap_or(f64::INFINITY);
+            let is_new = ago_s < before_s;
+            before_s = ago_s;
+            if is_new {
                 lists += u64::from(earlier > PORTS * 9 / 10);
                 accepted_at_list = accepted;
             }
-            if lists < 3 {
+            if lists < 2 {
                 continue;
             }
             let (_, all) = in_namespace(&report.time_wait, netns);
@@ -153,8 +157,8 @@ fn what_a_peer_s_syn_takes_over_is_gone_between_two_lists_too() {
 
 /// Ports of that peer: half of its range, as nothing waits on its own side.
 const PORTS: u64 = 200;
-/// For so long at most.
-const WATCHED: Duration = Duration::from_secs(60);
+/// For so long at most: an emulated processor makes a list every ten seconds.
+const WATCHED: Duration = Duration::from_secs(100);
 
 #[test]
 fn a_namespace_that_goes_away_takes_its_sockets_with_it() {
