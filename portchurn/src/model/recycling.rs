@@ -46,21 +46,21 @@ pub struct Recycling {
 }
 
 impl Recycling {
-    /// Begins an interval.
-    pub fn begin(&mut self) {
+    /// Takes in what an interval saw; `after_reading` is the share of it that lies after the latest list.
+    pub fn apply(&mut self, churn: &[(ChurnKey, Counts)], after_reading: f64) {
         self.ports.values_mut().for_each(|peers| peers.latest = 0.0);
+        for (key, counts) in churn.iter().filter(|(_, counts)| counts.accepted > 0 || counts.time_wait > 0) {
+            let Some(port) = ServerPort::of(key) else { continue };
+            let peers = self.ports.entry(port).or_default();
+            peers.latest += counts.accepted as f64 * after_reading;
+            peers.accepted += counts.accepted as f64 * after_reading;
+            peers.entered += counts.time_wait as f64 * after_reading;
+        }
     }
 
-    /// Takes in what an interval saw; `after_reading` is the share of it that lies after the latest list.
-    pub fn note(&mut self, key: &ChurnKey, counts: &Counts, after_reading: f64) {
-        let Some(port) = ServerPort::of(key) else { return };
-        if counts.accepted == 0 && counts.time_wait == 0 {
-            return;
-        }
-        let peers = self.ports.entry(port).or_default();
-        peers.latest += counts.accepted as f64 * after_reading;
-        peers.accepted += counts.accepted as f64 * after_reading;
-        peers.entered += counts.time_wait as f64 * after_reading;
+    /// Whether any sockets went in the latest interval.
+    pub fn has_taken(&self) -> bool {
+        self.ports.keys().any(|&port| self.taken(port).is_some())
     }
 
     /// How many sockets went in the latest interval, where any did.
@@ -136,13 +136,11 @@ mod tests {
     /// What goes of a hundred more, after a hundred were accepted and the list had `kept` before and `reading` after.
     fn taken(kept: f64, reading: &SocketReading, has_room: bool) -> Option<f64> {
         let mut recycling = Recycling::default();
-        let hundred = Counts { accepted: 100, time_wait: 100, ..Counts::ZERO };
-        recycling.begin();
-        recycling.note(&key(), &hundred, 1.0);
+        let hundred = [(key(), Counts { accepted: 100, time_wait: 100, ..Counts::ZERO })];
+        recycling.apply(&hundred, 1.0);
         assert_eq!(recycling.taken(PORT), None, "nothing is foretold before a list has taught it");
         recycling.learn(&HashMap::from([(PORT, kept)]), reading, |_| has_room);
-        recycling.begin();
-        recycling.note(&key(), &hundred, 1.0);
+        recycling.apply(&hundred, 1.0);
         recycling.taken(PORT)
     }
 

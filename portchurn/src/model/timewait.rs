@@ -148,11 +148,8 @@ impl Ledger {
 
     /// What a peer's SYN took over of a server port: of each owner's the same share.
     fn recycle(&mut self, sample: &Sample, after_reading: f64) {
-        self.recycling.begin();
-        for (key, counts) in &sample.churn {
-            self.recycling.note(key, counts, after_reading);
-        }
-        let Some(last) = &self.last else { return };
+        self.recycling.apply(&sample.churn, after_reading);
+        let Some(last) = self.last.as_ref().filter(|_| self.recycling.has_taken()) else { return };
         let elapsed_s = seconds(self.now_ns, middle_ns(last));
         let waiting = self.by_server_port(|group| group.left(elapsed_s) + group.entered);
         for ((_, key), group) in &mut self.groups {
