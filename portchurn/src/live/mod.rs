@@ -8,7 +8,7 @@
 //! loader      all of the above → maps, and through attach, tier after tier, programs in the kernel
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
-//! retired     what references meant    closed  connections that ended    owners  whose a socket is
+//! retired     what references meant    closed  connections that ended    owners  whose a socket is    runs  by cookie, fast
 //! tuples      the same where sockets have no cookies
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
 //! listing     all of that as the collector has it
@@ -40,6 +40,7 @@ pub mod reader;
 pub mod records;
 pub mod retired;
 pub mod roll_call;
+pub mod runs;
 pub mod search;
 pub mod seed;
 pub mod sites;

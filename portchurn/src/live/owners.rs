@@ -11,15 +11,17 @@ use rustix::time::ClockId;
 use crate::live::closed::Closed;
 use crate::live::retired::RETIRED_MAX;
 use crate::live::roll_call::RollCall;
+use crate::live::runs::BuildRuns;
 use crate::live::tuples::{End, Tuples};
 use crate::model::sockets::{Ownership, SitePair, SocketReading, Unowned};
 use crate::sources::clock::now_ns;
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
-/// TIME_WAIT sockets, and ends that may have become one, that are remembered: as many as half a million places take, 9 MB. One
-/// more, and the map would double.
-const KNOWN_MAX: usize = 7 << 16;
+/// TIME_WAIT sockets, and ends that may have become one, that are remembered: as many as a million places take, 18 MB. One more,
+/// and the map would double. A namespace at its limit takes in few ends, and which, only a list tells: at 90,000 per second
+/// there are so many in the ten seconds between two.
+const KNOWN_MAX: usize = 7 << 17;
 /// Places that are looked at to see how fast the table turns over.
 const PROBED_PLACES: usize = 256;
 /// Sockets of a list after which the table is looked after.
@@ -79,7 +81,7 @@ pub struct Owners {
     by_owner: HashMap<Owner, u32>,
     by_ref: HashMap<(KeyRef, SitePair), u32>,
     /// By cookie, or what stands for one.
-    known: HashMap<u64, Known>,
+    known: HashMap<u64, Known, BuildRuns>,
     /// Sockets that were there at the first reading and that the kernel side does not follow.
     before: HashSet<u64>,
     reading: u32,
@@ -110,7 +112,7 @@ impl Owners {
             owners: Vec::new(),
             by_owner: HashMap::new(),
             by_ref: HashMap::new(),
-            known: HashMap::new(),
+            known: HashMap::default(),
             before: HashSet::new(),
             reading: 0,
             probed: vec![0; PROBED_PLACES],
@@ -149,6 +151,7 @@ impl Owners {
         // What one incomplete list missed, the next ones show.
         let (reading, patience) = (self.reading as u16, if is_complete { 0 } else { 3 });
         let (mut used, mut is_used) = (0, vec![false; self.owners.len()]);
+        let before = self.known.len();
         self.known.retain(|_, known| {
             let keep = reading.wrapping_sub(known.touched) <= patience;
             if let Some(mark) = is_used.get_mut(known.owner as usize).filter(|mark| keep && !**mark) {
@@ -156,15 +159,24 @@ impl Owners {
             }
             keep
         });
+        let kept = self.known.len();
+        if before - kept > kept / 4 || self.known.capacity() > 4 * kept + OWNERS_SPARE {
+            self.move_known();
+        }
         if let Some(tuples) = &mut self.tuples {
             tuples.retain(|id| self.known.contains_key(&id));
         }
         if self.owners.len() > 2 * used + OWNERS_SPARE {
             self.forget_unused_owners();
         }
-        if self.known.capacity() > 4 * self.known.len() + OWNERS_SPARE {
-            self.known.shrink_to(2 * self.known.len());
-        }
+    }
+
+    /// To a map with room for as much again. What was thrown out keeps its place in the old one, and one that is full of such
+    /// places doubles.
+    fn move_known(&mut self) {
+        let mut moved = HashMap::with_capacity_and_hasher(2 * self.known.len(), BuildRuns::default());
+        moved.extend(self.known.drain());
+        self.known = moved;
     }
 
     fn forget_unused_owners(&mut self) {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 const SOON: u32 = 200;
 /// The same while the kernel counts as many as are known: a tenth of a hundredth.
 const LATER: u32 = 1000;
-/// The same when ends would be forgotten before they are looked up: a hundredth.
-const CROWDED: u32 = 100;
+/// The same when ends would be forgotten before they are looked up: an eightieth.
+const CROWDED: u32 = 80;
 /// The same while there are namespaces of which no list was made yet, so that nothing at all is known: two hundredths.
 const NEW: u32 = 50;
 /// The same for the first reading that somebody waits for: a tenth.
@@ -226,7 +226,7 @@ mod tests {
     fn what_would_be_forgotten_is_looked_up_before() {
         let (mut pace, at) = after(90);
         pace.crowd();
-        assert_eq!(pace.due(at) - at, 9 * S);
+        assert_eq!(pace.due(at) - at, 7200 * MS);
     }
 
     #[test]
