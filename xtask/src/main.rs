@@ -6,11 +6,13 @@
     reason = "the output of a developer's tool is for the terminal"
 )]
 
+mod apt_sources;
 mod bench;
 mod check;
 mod ebpf;
 mod layers;
 mod needs;
+mod packages;
 mod protos;
 mod pythons;
 mod release;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::run::{self, on_path};
-use crate::{pythons, setup};
+use crate::{packages, pythons};
 
 /// Programs that tests call, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -53,7 +53,7 @@ pub(crate) fn install(root: &Path) -> Result<()> {
         return Ok(());
     }
     packages.extend(DRIVERS);
-    setup::install(&packages)?;
+    packages::install(&packages)?;
     drivers(root)?;
     if std::env::consts::ARCH == "x86_64" {
         pythons::provide(root);

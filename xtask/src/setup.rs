@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::ebpf::{BPF_LINKER, DEBIAN_LLVM, Tools, bpf_linker};
+use crate::packages::{install, update};
 use crate::run::{self, capture, clean_command, on_path, path_with};
 
 /// Compiler, its source of `core`, and the LLVM that bpf-linker is built against. The linker needs gcc and a libc
@@ -48,62 +49,6 @@ fn debian_offers_the_compiler() -> Result<bool> {
 fn has_candidate(package: &str) -> Result<bool> {
     let policy = capture(Command::new("apt-cache").args(["policy", package]))?;
     Ok(policy.lines().any(|line| line.trim().starts_with("Candidate:") && !line.ends_with("(none)")))
-}
-
-/// Installs those of `packages` that are not there. Never removes one: `rustc-web` and Debian's own `rustc` exclude
-/// each other, and that choice is the owner's.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("setup: apt-get install {}", missing.join(" "));
-    let attempt = || {
-        let mut apt = apt_get("install")?;
-        apt.args(["--yes", "-oDpkg::Use-Pty=0", "--no-remove", "--no-install-recommends"]);
-        run::run(apt.args(&missing))
-    };
-    if attempt().is_ok() {
-        return Ok(());
-    }
-    // The lists may be older than what the mirror holds.
-    update()?;
-    attempt().context("install packages; if apt wanted to remove Debian's own rustc, do that yourself first")
-}
-
-fn update() -> Result<()> {
-    println!("setup: apt-get update");
-    // The lists have a lock of their own, for which apt does not wait.
-    run::repeated(|| run::run(&mut apt_get("update")?))
-}
-
-/// A mirror may stutter, and another apt may be at work.
-fn apt_get(command: &str) -> Result<Command> {
-    let mut apt = as_root("apt-get")?;
-    apt.args([command, "-qq", "-oAcquire::Retries=3", "-oDPkg::Lock::Timeout=300"]);
-    Ok(apt)
-}
-
-fn is_installed(package: &str) -> bool {
-    capture(Command::new("dpkg-query").args(["--show", "--showformat=${Status}", package]))
-        .is_ok_and(|status| status == "install ok installed")
-}
-
-/// A command that runs as root: by itself, or through sudo.
-fn as_root(program: &str) -> Result<Command> {
-    let mut command = if rustix::process::geteuid().is_root() {
-        Command::new(program)
-    } else {
-        ensure!(
-            on_path("sudo").is_some(),
-            "{program} must run as root and sudo is missing: run this as root"
-        );
-        let mut sudo = Command::new("sudo");
-        sudo.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
-        sudo
-    };
-    command.env("DEBIAN_FRONTEND", "noninteractive");
-    Ok(command)
 }
 
 /// rustup's nightly with the source of `core` and LLVM's tools.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::kernel::{Arch, Line, Package, version_numbers};
-use super::sources::{self, Source};
+use crate::apt_sources::{self, Source};
 
 /// apt's state for one set of suites and one processor.
 pub(crate) struct Apt {
@@ -19,8 +19,8 @@ pub(crate) struct Apt {
 impl Apt {
     /// Asks the mirror that this machine uses for the suites. Without any of them there is nothing to ask.
     pub(crate) fn open(vm_directory: &Path, suites: &[&str], arch: Arch) -> Result<Self> {
-        let machine = sources::of_machine()?;
-        let own: Vec<_> = suites.iter().filter_map(|suite| sources::for_suite(&machine, suite)).collect();
+        let machine = apt_sources::of_machine()?;
+        let own: Vec<_> = suites.iter().filter_map(|suite| apt_sources::for_suite(&machine, suite)).collect();
         ensure!(!own.is_empty(), "no Debian mirror in this machine's apt sources: add one");
         let name = format!("{}-{}", suites.first().unwrap_or(&""), arch.debian());
         let apt = Self { directory: vm_directory.join("apt").join(name), arch };

@@ -22,7 +22,6 @@ mod say;
 mod selftest;
 mod setup;
 mod share;
-mod sources;
 mod support;
 mod table;
 mod verdict;

@@ -51,7 +51,7 @@ pub(crate) fn check(arch: Arch) -> Result<()> {
 pub(crate) fn install(arch: Arch) -> Result<()> {
     let missing = missing(arch);
     let packages: Vec<_> = missing.iter().flat_map(|(_, package)| package.split(' ')).collect();
-    crate::setup::install(&packages)?;
+    crate::packages::install(&packages)?;
     check(arch)?;
     say::result("everything that the guests need is installed");
     Ok(())

@@ -20,6 +20,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Whether it is Debian's, not another's packages for it.
+    pub(crate) fn is_debian(&self) -> bool {
+        DEBIAN.contains(&self.suite.split(['-', '/']).next().unwrap_or_default())
+    }
+
     /// Line for a `sources.list` of our own.
     pub(crate) fn to_line(&self) -> String {
         format!("deb [signed-by={}] {} {} main\n", self.signed_by, self.uri, self.suite)
@@ -59,10 +64,8 @@ pub(crate) fn for_suite(sources: &[Source], suite: &str) -> Option<Source> {
     let is_security = |suite: &str| suite.ends_with("-security");
     let exact = sources.iter().find(|source| source.suite == suite);
     let same_kind = || {
-        sources.iter().find(|source| {
-            let base = source.suite.split(['-', '/']).next().unwrap_or_default();
-            DEBIAN.contains(&base) && is_security(&source.suite) == is_security(suite)
-        })
+        let fits = |source: &&Source| source.is_debian() && is_security(&source.suite) == is_security(suite);
+        sources.iter().find(fits)
     };
     let found = exact.or_else(same_kind)?;
     Some(Source { suite: suite.to_owned(), ..found.clone() })
