@@ -26,7 +26,9 @@ Examples:
   portchurn top -D 3306,6379                      only connects to MySQL and Redis
   portchurn top --group-by process -f 'life<10ms' single processes with short-lived connections
   portchurn top --once -i 5s -o json | jq .totals five seconds as one JSON document
-  portchurn top -b -o csv -w churn.csv            a table per second, into a file";
+  portchurn top -b -o csv -w churn.csv            a table per second, into a file
+
+In text mode, SIGUSR1 prints the table of the moment on stderr.";
 
 /// Arguments of `top`.
 #[derive(Debug, clap::Args)]

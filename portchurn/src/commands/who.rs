@@ -24,8 +24,8 @@ Examples:
   portchurn who :43211                    behind address translation: by the port alone
   portchurn who 10.0.0.7:43211 -o json | jq .answers
 
-A connection that has ended is known to a portchurn that ran while it lived (`top`, `trace`, `timewait`, `ports`), for as
-long as its place in the table was not taken by another.
+A connection that has ended is known only to a portchurn that ran while it lived and still runs
+(`top`, `trace`, `timewait`, `ports`, `sites`), until another takes its place in the table.
 
 Exit status: 0 found, 1 not found.";
 

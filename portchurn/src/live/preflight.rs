@@ -157,7 +157,7 @@ fn btf() -> Check {
         is_there,
         Status::Degraded,
         if is_there { path.to_owned() } else { format!("{path} does not exist") },
-        "the fast hook, errno of failures, process details; counts stay exact through the classic tracepoint",
+        "the fast hook, errno of failures, process details; counts come from the classic tracepoint, which may skip some",
         "a kernel with CONFIG_DEBUG_INFO_BTF=y",
     )
 }

@@ -31,7 +31,7 @@ impl Hasher for Runs {
 
     fn write_u64(&mut self, cookie: u64) {
         let run = (cookie / RUN).wrapping_mul(SPREAD) >> 32;
-        self.0 = cookie.wrapping_mul(SPREAD) & TAG | run * RUN | cookie % RUN;
+        self.0 = (cookie.wrapping_mul(SPREAD) & TAG) | (run * RUN + cookie % RUN);
     }
 }
 

@@ -184,7 +184,6 @@ const LISTS: &[Lists] = &[
             "libtsan",
             "libuv",
             "python3",
-            "ruby",
             "_mysql",
             "_socket",
             "_ssl",
@@ -192,6 +191,14 @@ const LISTS: &[Lists] = &[
         ],
     },
 ];
+
+/// Interpreters whose own frames are not read, without a version at the end: what is native on such a stack belongs to them or to
+/// their extensions, never to the script.
+const UNREAD: &[&str] =
+    &["bash", "dash", "java", "node", "nodejs", "perl", "php", "php-cgi", "php-fpm", "ruby", "sh"];
+/// Beginnings of the file names of their libraries.
+const UNREAD_LIBRARIES: &[&str] =
+    &["libjava.", "libjvm.", "libnet.so", "libnio.", "libnode.", "libperl.", "libphp", "libruby"];
 
 /// Files of event loops: whoever asked for the connection is no longer on the stack.
 const EVENT_LOOPS: &[&str] =
@@ -277,26 +284,39 @@ impl Rules {
             frames.first()?.language
         };
         let lists = LISTS.iter().find(|lists| lists.language == language)?;
+        let is_unread = language == Language::Native && frames.iter().any(is_of_unread);
         let of_language = frames.iter().enumerate().filter(|(_, frame)| frame.language == language);
-        Some((language, of_language.map(|(index, frame)| (index, self.rank(lists, frame))).collect()))
+        let rank = |(index, frame)| match self.rank(lists, frame) {
+            Rank::Application if is_unread && !self.is_chosen(frame) => (index, Rank::Runtime),
+            rank => (index, rank),
+        };
+        Some((language, of_language.map(rank).collect()))
+    }
+
+    /// Whether the command line says that it is the application's.
+    fn is_chosen(&self, frame: &Frame) -> bool {
+        let (file, module) = (frame.file.as_deref(), frame.module.as_deref());
+        let mut paths = file.into_iter().chain(module);
+        paths.any(|path| self.app_paths.iter().any(|part| path.contains(part.as_str())))
     }
 
     fn rank(&self, lists: &Lists, frame: &Frame) -> Rank {
         let file = frame.file.as_deref().unwrap_or_default();
         let module = frame.module.as_deref().unwrap_or_default();
         let contains = |part: &String| file.contains(part.as_str()) || module.contains(part.as_str());
-        if self.app_paths.iter().any(contains) {
+        if self.is_chosen(frame) {
             return Rank::Application;
         }
         if self.skip_paths.iter().any(contains) {
             return Rank::Driver;
         }
-        if lists.language == Language::Python && file.is_empty() {
+        // Native code always lies in some file, but for what was compiled a moment ago.
+        if file.is_empty() && (lists.language == Language::Python || module.is_empty()) {
             return Rank::Unnamed;
         }
         let is_in = |parts: &[&str]| parts.iter().any(|part| file.contains(part));
         let begins = |starts: &[&str]| starts.iter().any(|start| frame.function.starts_with(start));
-        let module_name = module.rsplit('/').next().unwrap_or_default();
+        let module_name = file_name(module);
         let is_package = is_in(lists.package_files);
         if lists.functions.contains(&frame.function.as_str())
             || begins(lists.namespaces)
@@ -313,6 +333,17 @@ impl Rules {
             (false, _) => Rank::Application,
         }
     }
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether it is native code of an interpreter whose own frames are not read.
+fn is_of_unread(frame: &Frame) -> bool {
+    let name = file_name(frame.module.as_deref().unwrap_or_default());
+    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    UNREAD.contains(&bare) || UNREAD_LIBRARIES.iter().any(|start| name.starts_with(start))
 }
 
 fn is_called_by_event_loop(callers: &[Frame]) -> bool {
@@ -450,6 +481,35 @@ mod tests {
         assert_eq!(choice.culprit, Some(0));
         assert!(choice.note.is_some());
         assert_eq!(Rules::default().choose(&[]), super::Choice::default());
+    }
+
+    #[test]
+    fn what_is_native_in_an_interpreter_that_is_not_read_is_no_line_of_the_script() {
+        let connect = || native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6");
+        let compiled = || Frame::native("0x7f3a2c01", None);
+        for (frames, note) in [
+            (vec![native("php_network_connect_socket", "/usr/sbin/php-fpm8.2")], "no application frame"),
+            (
+                vec![
+                    native("mysqlnd_connect", "/usr/lib/php/20220829/mysqlnd.so"),
+                    native("execute_ex", "/usr/bin/php"),
+                ],
+                "no application frame",
+            ),
+            (vec![native("node::TCPWrap::Connect", "/usr/bin/node"), compiled()], "no line"),
+            (vec![native("Java_sun_nio_ch_Net_connect0", "/opt/jdk/lib/libnio.so"), compiled()], "no line"),
+        ] {
+            let frames: Vec<_> = std::iter::once(connect()).chain(frames).collect();
+            let choice = Rules::default().choose(&frames);
+            assert_eq!(choice.culprit, None, "{frames:?}");
+            assert!(choice.note.is_some_and(|said| said.starts_with(note)), "{choice:?}");
+        }
+        let exporter = [connect(), native("main.scrape", "/usr/bin/node_exporter")];
+        assert_eq!(Rules::default().choose(&exporter).culprit, Some(1));
+        let extension =
+            [connect(), native("dial", "/srv/ours/fast.so"), native("execute_ex", "/usr/bin/php8.2")];
+        let rules = Rules { app_paths: vec!["/srv/ours/".to_owned()], ..Rules::default() };
+        assert_eq!(rules.choose(&extension).culprit, Some(1));
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub struct Answer {
     pub exited: Option<bool>,
     /// Process that closed it, if that was another one.
     pub closer_tgid: Option<u32>,
-    /// Who ended it, as in `closed_by` of a destination.
+    /// Who ended it, and how: the name of a `CloseKind`.
     pub closed_by: Option<String>,
     /// How long ago it was opened; `null`: before the attach. Seconds.
     pub opened_ago_s: Option<f64>,

@@ -57,6 +57,8 @@ impl Kind {
 pub(crate) struct OwnFigures {
     pub(crate) map_bytes: Option<u64>,
     pub(crate) lost: Option<u64>,
+    /// Share of the TIME_WAIT sockets.
+    pub(crate) owned_ratio: Option<f64>,
 }
 
 /// A running tracer.
@@ -175,6 +177,7 @@ impl<'a> Tracer<'a> {
         OwnFigures {
             map_bytes: self.last["own_cost"]["map_bytes"].as_u64(),
             lost: self.last["lost"]["total"].as_u64(),
+            owned_ratio: self.last["time_wait"]["coverage_ratio"].as_f64(),
         }
     }
 
