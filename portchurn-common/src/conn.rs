@@ -34,13 +34,17 @@ pub struct Conn {
 
 const _: () = assert!(size_of::<Conn>() == 64);
 
-/// Set in [`Conn::id`] when the connection has ended. Cookies count up from 1 and kernel addresses are compared whole,
-/// so in cookie mode the bit is free.
+/// Set in [`Conn::id`] when the connection has ended. Kernel addresses are compared whole; of cookies the bits of [`COOKIE`] are
+/// an identity, so the two others are free.
 pub const CLOSED: u64 = 1 << 63;
 
 /// Set in [`Conn::id`] while the claimer writes the rest: whoever looks for the connection meanwhile, as `accept()` on another
 /// processor may, must not find what the place held before.
 pub const BUSY: u64 = 1 << 62;
+
+/// What of a cookie is kept. Cookies count up from 1; one that a soft interrupt makes while another is being made counts down
+/// from -1 (`gen_cookie_next` in include/linux/cookie.h). Neither comes near the other.
+pub const COOKIE: u64 = !(CLOSED | BUSY);
 
 /// Set in [`Conn::key_ref`] when the end is counted: the connection stays where it is counted.
 pub const SEALED: u64 = 1 << 63;
@@ -123,15 +127,22 @@ const _: () = assert!(size_of::<ConnSites>() == 24);
 /// How many places are tried before a connection goes to the overflow map.
 pub const PROBES: u32 = 8;
 
-/// How far they lie apart: farther than a processor goes with the cookies that it takes at a time (`COOKIE_LOCAL_BATCH` in
-/// include/linux/cookie.h), so that they are not all of one age. A processor that was idle for a while goes on with cookies whose
-/// places another one may have filled a moment ago.
-const STRIDE: u32 = 4097;
+/// Cookies that a processor takes at a time, as a power of two (`COOKIE_LOCAL_BATCH` in include/linux/cookie.h).
+const BATCH_LOG2: u32 = 12;
+
+/// How far they lie apart: farther than one batch goes, so that they are not all of one age. A processor that was idle for a
+/// while goes on with cookies whose places another one may have filled a moment ago.
+const STRIDE: u32 = (1 << BATCH_LOG2) + 1;
+
+/// How much farther than the one before a batch begins. A table of 32 batches has several that are open at the same places, where
+/// there are more processors than that, and all are filled from their beginning: so they lie half a thousand places apart.
+const STAGGER_LOG2: u32 = 4;
 
 /// The place that is tried as number `probe` for a cookie, in a table of `mask + 1`.
 #[inline(always)]
 pub const fn place(cookie: u64, probe: u32, mask: u32) -> u32 {
-    (cookie as u32).wrapping_add(probe.wrapping_mul(STRIDE)) & mask
+    let batch = (cookie >> BATCH_LOG2) as u32;
+    (cookie as u32).wrapping_add(batch << STAGGER_LOG2).wrapping_add(probe.wrapping_mul(STRIDE)) & mask
 }
 
 /// So long the place of an end that left a TIME_WAIT is left alone as long as there is another one: until user space has read
@@ -140,7 +151,7 @@ pub const FRESH_NS: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{CERTAIN, Conn, SEALED, flag};
+    use super::{BATCH_LOG2, BUSY, CERTAIN, CLOSED, COOKIE, Conn, SEALED, flag, place};
     use crate::flow::KeyRef;
     use crate::tcp::FailKind;
 
@@ -151,6 +162,25 @@ mod tests {
         assert!(conn.is_certain());
         assert_eq!(conn.plain(), Conn { key_ref, flags: flag::OWNER_CERTAIN, ..Conn::default() });
         assert!(!Conn { key_ref, ..Conn::default() }.is_certain());
+    }
+
+    #[test]
+    fn batches_that_are_open_at_once_lie_apart() {
+        let mask = (1 << 17) - 1;
+        let mut begins: Vec<_> = (0..256).map(|batch| place(batch << BATCH_LOG2 | 1, 0, mask)).collect();
+        begins.sort_unstable();
+        let nearest = begins.windows(2).map(|two| two[1] - two[0]).min();
+        assert!(nearest >= Some(500), "two of 256 processors are {nearest:?} places apart");
+        assert_eq!(place(8, 0, mask), place(7, 0, mask) + 1, "a run stays a run");
+    }
+
+    #[test]
+    fn a_cookie_that_was_made_inside_another_is_open_and_its_own() {
+        for nested in [u64::MAX, u64::MAX - 1] {
+            let id = nested & COOKIE;
+            assert_eq!(id & (CLOSED | BUSY), 0);
+            assert!(id > 1 << 61, "no other comes that far");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table of connections. With cookies: places in a plain array, found by arithmetic, because a hash operation costs
 //! several times as much. Without: a hash by the address of the socket, which the kernel uses again after CLOSE.
 
-use portchurn_common::conn::{BUSY, CERTAIN, CLOSED, Conn, FRESH_NS, PROBES, SEALED, flag};
+use portchurn_common::conn::{BUSY, CERTAIN, CLOSED, COOKIE, Conn, FRESH_NS, PROBES, SEALED, flag};
 use portchurn_common::flow::KeyRef;
 use portchurn_common::loss::Loss;
 
@@ -246,7 +246,10 @@ fn conn_at(place: u32) -> Option<*mut Conn> {
 /// state change has made already, or its address.
 #[inline(always)]
 pub fn id_of<A: Access>(sock: *const u8) -> u64 {
-    if setting!(cookies) != 0 { A::load(sock, setting!(offsets.skc_cookie)) } else { sock as u64 }
+    if setting!(cookies) == 0 {
+        return sock as u64;
+    }
+    A::load::<u64>(sock, setting!(offsets.skc_cookie)) & COOKIE
 }
 
 /// [`find`], in whichever table this run uses.

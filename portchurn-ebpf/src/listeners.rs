@@ -26,7 +26,9 @@ pub fn listen<S: Sock>(sock: &S) {
     let key = ChurnKey { tgid: process.tgid, start_ns: process.start_ns, ..unowned(listen_key) };
     let mut listener = Listener { key_ref: keys::intern(&key), tgid: process.tgid, sockets: 1 };
     // A process that a filter excludes may hand its connections to one that is wanted.
-    if listener.key_ref == KeyRef::FILTERED && keys::has_process_filters() {
+    let is_excluded = listener.key_ref == KeyRef::FILTERED && keys::has_process_filters();
+    // Nor does it own anything as long as there is no key for it: what arrives asks for one each time.
+    if is_excluded || listener.key_ref == KeyRef::OVERFLOW {
         listener.tgid = 0;
     }
     match LISTENERS.get_ptr_mut(&listen_key) {

@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_socket_cookie};
 use aya_ebpf::programs::TracePointContext;
+use portchurn_common::conn::COOKIE;
 use portchurn_common::flow::{AF_INET, AF_INET6, Address, IPPROTO_TCP};
 use portchurn_common::settings::UNKNOWN;
 
@@ -109,10 +110,10 @@ impl Identify for Direct {
         // The helper is a call that costs several times as much as a load.
         let known = Self::load_known::<u64>(address, setting!(offsets.skc_cookie)).unwrap_or(0);
         if known != 0 {
-            return known;
+            return known & COOKIE;
         }
         // SAFETY: the kernel handed this socket to a typed program; the helper makes the cookie if there is none yet.
-        unsafe { bpf_get_socket_cookie(address.cast_mut().cast()) }
+        unsafe { bpf_get_socket_cookie(address.cast_mut().cast()) & COOKIE }
     }
 
     /// Without a cookie nobody has looked at it yet, neither have we.

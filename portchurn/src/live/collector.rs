@@ -3,7 +3,7 @@
 use std::collections::HashMap as StdHashMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::maps::{HashMap, MapData, RingBuf};
 use portchurn_common::conn::Conn;
 use portchurn_common::flow::ChurnKey;
@@ -141,7 +141,8 @@ impl Collector {
             for process in seeded.holders {
                 // The kernel side knows its start to the nanosecond, /proc does not: 0 stands for any.
                 let key = ProcessKey { start_ns: 0, tgid: process.id.tgid, zero: 0 };
-                this.introduced.insert(key, 1, 0).context("note a process from before the attach")?;
+                // Without room it is told once more at its first connect.
+                let _ = this.introduced.insert(key, 1, 0);
                 this.note_process(process, 0);
             }
         }

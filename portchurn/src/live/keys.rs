@@ -174,14 +174,17 @@ impl Keys {
     pub fn retire(&mut self, now_ns: u64, has_ended: impl Fn(ProcessId) -> bool) -> Result<()> {
         for index in 1..self.known.len() {
             let Some(known) = self.known[index].as_deref() else { continue };
-            if known.held() != 0 || self.is_listened_on(known) {
+            let is_due = || {
+                let is_idle = now_ns.saturating_sub(known.changed_ns) > IDLE_NS;
+                is_idle || has_ended(ProcessId::of(&cut(known.key)))
+            };
+            // Whether it is listened on is asked last: that is a call of the kernel's.
+            if known.held() != 0 || !known.retiring && !is_due() || self.is_listened_on(known) {
                 continue;
             }
             if known.retiring {
                 self.recycle(index)?;
-            } else if has_ended(ProcessId::of(&cut(known.key)))
-                || now_ns.saturating_sub(known.changed_ns) > IDLE_NS
-            {
+            } else {
                 self.take_out(index);
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,10 +36,13 @@ enum Command {
     Expect(Expected),
 }
 
+/// The latest reading. No queue: who takes them may be held up for long, by an output that nobody reads.
+type Latest = Arc<Mutex<Option<SocketReading>>>;
+
 /// The running thread. It ends when this is dropped.
 pub struct Reader {
     commands: Option<Sender<Command>>,
-    readings: Receiver<SocketReading>,
+    latest: Latest,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,17 +53,18 @@ impl Reader {
     /// When no thread can be started.
     pub fn start(owners: Owners) -> Result<Self> {
         let (commands, orders) = channel();
-        let (sender, readings) = channel();
+        let latest = Latest::default();
+        let told = Arc::clone(&latest);
         let thread = std::thread::Builder::new()
             .name("sockets".to_owned())
-            .spawn(move || Worker::new(owners).run(&orders, &sender))
+            .spawn(move || Worker::new(owners).run(&orders, &told))
             .context("start a thread")?;
-        Ok(Self { commands: Some(commands), readings, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), latest, thread: Some(thread) })
     }
 
     /// The latest reading since the last call.
     pub fn take(&mut self) -> Option<SocketReading> {
-        self.readings.try_iter().last()
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Waits for a fresh reading.
@@ -108,6 +113,8 @@ struct Worker {
     owners: Owners,
     own_netns: u32,
     paths: HashMap<u32, PathBuf>,
+    /// Whether this reading has looked for them: all of `/proc` is gone through, and namespaces end by the hundred.
+    paths_are_fresh: bool,
     /// Namespaces in which the last reading found a TIME_WAIT.
     waiting: Vec<u32>,
     last: Option<Last>,
@@ -135,12 +142,13 @@ impl Worker {
             owners,
             own_netns: own_namespace().unwrap_or(0),
             paths: HashMap::new(),
+            paths_are_fresh: false,
             waiting: Vec::new(),
             last: None,
         }
     }
 
-    fn run(mut self, orders: &Receiver<Command>, readings: &Sender<SocketReading>) {
+    fn run(mut self, orders: &Receiver<Command>, latest: &Latest) {
         let mut pace: Option<Pace> = None;
         loop {
             let waiting = match &mut pace {
@@ -157,9 +165,7 @@ impl Worker {
             };
             pace = Some(Pace::after(pace.as_ref(), read));
             self.last = Some(Last::of(&reading));
-            if readings.send(reading).is_err() {
-                return;
-            }
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
             if let Some(done) = waiting {
                 let _ = done.send(());
             }
@@ -231,6 +237,7 @@ impl Worker {
     fn read(&mut self) -> SocketReading {
         let (began_ns, cpu_before_ns) = (now_ns(ClockId::Monotonic), now_ns(ClockId::ThreadCPUTime));
         self.owners.begin();
+        self.paths_are_fresh = false;
         let mut reading = SocketReading { began_ns, ..SocketReading::default() };
         for netns in self.wanted() {
             match self.read_namespace(netns) {
@@ -238,8 +245,10 @@ impl Worker {
                 Err(error) => reading.unread.push(Unread { netns, reason: format!("{error:#}") }),
             }
         }
-        let is_whole = |namespace: &NamespaceReading| !namespace.interrupted && !namespace.truncated;
-        self.owners.end(reading.unread.is_empty() && reading.namespaces.iter().all(is_whole));
+        let is_whole = |namespace: &&NamespaceReading| !namespace.interrupted && !namespace.truncated;
+        let cut = reading.namespaces.iter().filter(|namespace| !is_whole(namespace));
+        let unread = reading.unread.iter().map(|unread| unread.netns);
+        self.owners.end(&cut.map(|namespace| namespace.netns).chain(unread).collect());
         let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
         self.waiting =
             reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
@@ -269,6 +278,7 @@ impl Worker {
 
     fn find_paths(&mut self) {
         self.paths = network_namespaces().into_iter().map(|one| (one.inode, one.path)).collect();
+        self.paths_are_fresh = true;
     }
 
     fn read_namespace(&mut self, netns: u32) -> Result<NamespaceReading> {
@@ -286,7 +296,7 @@ impl Worker {
         }
         let look = || SockDiag::open().map(|diag| (own_namespace(), diag, tcp_sysctls().ok()));
         for is_fresh in [false, true] {
-            if is_fresh || !self.paths.contains_key(&netns) {
+            if !self.paths_are_fresh && (is_fresh || !self.paths.contains_key(&netns)) {
                 self.find_paths();
             }
             let Some(path) = self.paths.get(&netns) else { continue };

@@ -195,7 +195,13 @@ impl Seeder<'_> {
                 continue;
             }
             let Some((key, flags)) = self.key_of(netns, socket, listeners) else { continue };
-            let Some(key_ref) = self.intern(key) else { continue };
+            if !self.is_wanted(key) {
+                continue;
+            }
+            let Some(key_ref) = self.keys.intern(&key) else {
+                self.left_out += 1;
+                continue;
+            };
             let conn = Conn {
                 id: socket.cookie,
                 key_ref,
@@ -249,8 +255,12 @@ impl Seeder<'_> {
 
     /// The filters of the kernel side, for keys that it does not see begin.
     fn intern(&mut self, key: ChurnKey) -> Option<KeyRef> {
+        if self.is_wanted(key) { self.keys.intern(&key) } else { None }
+    }
+
+    fn is_wanted(&mut self, key: ChurnKey) -> bool {
         let filters = &self.options.filters;
-        let role = Role::from_raw(key.role)?;
+        let Some(role) = Role::from_raw(key.role) else { return false };
         let (excluded, by_port) = match role {
             Role::Connect => (filters.no_connects, filters.connect_ports),
             Role::Accept => (filters.no_accepts, filters.accept_ports),
@@ -260,10 +270,7 @@ impl Seeder<'_> {
         let is_wanted_process = filters.tgids == 0 || self.options.filter_tgids.contains(&key.tgid);
         let glob = self.options.filter_comm.as_ref();
         let is_wanted_name = glob.is_none_or(|glob| glob.matches(&self.comm(key.tgid)));
-        if excluded != 0 || !is_wanted_port || !is_wanted_process || !is_wanted_name {
-            return None;
-        }
-        self.keys.intern(&key)
+        excluded == 0 && is_wanted_port && is_wanted_process && is_wanted_name
     }
 
     fn comm(&mut self, tgid: u32) -> [u8; COMM_LEN] {

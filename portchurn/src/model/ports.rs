@@ -4,7 +4,7 @@
 use hashbrown::{HashMap, HashSet};
 
 use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
-use crate::model::forecast::{LIFE_S, Trend, expired};
+use crate::model::forecast::{LIFE_S, Trend, expired, still_waits};
 use crate::model::names::Names;
 use crate::model::pools::{BindFailures, pool_budget};
 use crate::model::rates::{Flow, Rates, Target};
@@ -232,6 +232,8 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     let recent = look.rates.at(target(namespace.netns, tuple));
     let per_s = recent.map_or(Flow::default(), |recent| recent.per_s().scaled(look.share));
     let since = recent.map_or(Flow::default(), |recent| recent.since_reading.scaled(look.share));
+    let still = still_waits(look.elapsed_s);
+    let waits_since = since.waits * still;
     let reuse = namespace
         .sysctls
         .as_ref()
@@ -247,11 +249,11 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     let taken_over = match (&namespace.sysctls, reuse.after_s) {
         // First those that are free, then each connect takes one over.
         (Some(sysctls), Some(_)) => {
-            (since.opened - free_of_first_half(sysctls, namespace.blocked, tuple)).max(0.0)
+            (since.opened * still - free_of_first_half(sysctls, namespace.blocked, tuple)).max(0.0)
         }
         _ => 0.0,
     };
-    let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits).max(0.0);
+    let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + waits_since).max(0.0);
     let live = (f64::from(tuple.established + tuple.other) + since.taken - since.closed).max(0.0);
     let used = limits.map_or(time_wait + live, |limit| (time_wait + live).min(limit));
     let trend = Trend {
@@ -259,7 +261,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         live_per_s: per_s.taken - per_s.closed,
         waits_per_s: per_s.waits,
         opens_per_s: per_s.opened,
-        ages: aged(&ages, look.elapsed_s, since.waits),
+        ages: aged(&ages, look.elapsed_s, waits_since),
         reuse_after_s: reuse.after_s,
     };
     let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);

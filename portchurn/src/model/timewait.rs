@@ -10,7 +10,7 @@ use portchurn_common::flow::{ChurnKey, Role as FlowRole};
 
 use crate::model::budget::{TimeWait, TimeWaitDestination, TimeWaitOwner};
 use crate::model::culprit::Rules;
-use crate::model::forecast::expired;
+use crate::model::forecast::{expired, still_waits};
 use crate::model::held::Amount;
 use crate::model::names::{Names, ProgramId};
 use crate::model::rates::{Rates, Target};
@@ -252,8 +252,8 @@ impl Ledger {
         self.groups.iter().map(|(id, group)| (id, group, amount(id, group))).collect()
     }
 
-    /// Of what ended since the reading, the share for which the kernel still had room: at `tcp_max_tw_buckets` it
-    /// makes no TIME_WAIT.
+    /// Of what ended since the reading, the share that is there: for which the kernel still had room (at `tcp_max_tw_buckets` it
+    /// makes no TIME_WAIT), and whose minute is not over.
     fn entered_shares(&self, elapsed_s: f64) -> HashMap<u32, f64> {
         let mut sums: HashMap<u32, (f64, f64)> = HashMap::new();
         for ((_, key), group) in &self.groups {
@@ -261,9 +261,10 @@ impl Ledger {
             *left += group.left(elapsed_s);
             *entered += group.entered;
         }
+        let still = still_waits(elapsed_s);
         let share = |(netns, (left, entered)): (u32, (f64, f64))| {
             let max = self.sysctls.get(&netns).map_or(f64::MAX, |sysctls| f64::from(sysctls.max_tw_buckets));
-            (netns, if entered > 0.0 { ((max - left).max(0.0) / entered).min(1.0) } else { 1.0 })
+            (netns, if entered > 0.0 { ((max - left).max(0.0) / entered).min(still) } else { still })
         };
         sums.into_iter().map(share).collect()
     }

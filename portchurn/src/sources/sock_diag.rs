@@ -12,6 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_sock_diag::inet::{InetResponseHeader, Timer};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use portchurn_common::conn::COOKIE;
 use portchurn_common::flow::Address;
 use portchurn_common::tcp::TcpState;
 use rustix::io::Errno;
@@ -330,11 +331,12 @@ fn socket_of(header: &InetResponseHeader, payload: &[u8]) -> Option<Socket> {
 /// `offsetof(struct inet_diag_msg, idiag_expires)` of include/uapi/linux/inet_diag.h: the parser drops it for mini-sockets.
 const EXPIRES_AT: usize = 52;
 
-/// Two words in the byte order of the host, the low one first (`sock_diag_save_cookie`, net/core/sock_diag.c).
+/// Two words in the byte order of the host, the low one first (`sock_diag_save_cookie`, net/core/sock_diag.c). As much of it as the
+/// table of connections keeps.
 fn cookie_of([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
     let low = u32::from_ne_bytes([a, b, c, d]);
     let high = u32::from_ne_bytes([e, f, g, h]);
-    u64::from(high) << 32 | u64::from(low)
+    (u64::from(high) << 32 | u64::from(low)) & COOKIE
 }
 
 #[cfg(test)]

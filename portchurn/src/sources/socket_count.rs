@@ -58,6 +58,8 @@ struct Source {
     ports: PortSet,
     bound: PortSet,
     reading: PoolReading,
+    /// Where each process stands among its holders.
+    holders: HashMap<Option<ProcessId>, usize>,
 }
 
 /// The sums of one namespace.
@@ -74,6 +76,8 @@ pub struct SocketCount {
     sites: HashMap<(Ownership, ChurnKey), HashMap<SitePair, u32>>,
     tuples: HashMap<TupleKey, TupleReading>,
     tuples_folded: u64,
+    /// Where each process stands among the holders of a destination.
+    holders: HashMap<(TupleKey, Option<ProcessId>), usize>,
     sources: HashMap<Address, Source>,
     repeated: u64,
     closing: u32,
@@ -92,6 +96,7 @@ impl SocketCount {
             sites: HashMap::new(),
             tuples: HashMap::new(),
             tuples_folded: 0,
+            holders: HashMap::new(),
             sources: HashMap::new(),
             repeated: 0,
             closing: 0,
@@ -199,7 +204,8 @@ impl SocketCount {
         }
         tuple.first_half += u32::from(has_parity(socket.local_port, low));
         tuple.bound += u32::from(resolved.bound);
-        hold(&mut tuple.holders, process, socket.state);
+        let at = self.holders.entry((key, process)).or_insert(tuple.holders.len());
+        hold(&mut tuple.holders, *at, process, socket.state);
     }
 
     fn add_to_source(&mut self, socket: &Socket, resolved: &Resolved, process: Option<ProcessId>) {
@@ -212,7 +218,8 @@ impl SocketCount {
             }
         }
         if resolved.bound && source.bound.insert(socket.local_port) {
-            hold(&mut source.reading.holders, process, socket.state);
+            let at = source.holders.entry(process).or_insert(source.reading.holders.len());
+            hold(&mut source.reading.holders, *at, process, socket.state);
         }
     }
 
@@ -299,11 +306,11 @@ fn destination(netns: u32, socket: &Socket, is_accepted: bool) -> ChurnKey {
     }
 }
 
-fn hold(holders: &mut Vec<Holder>, process: Option<ProcessId>, state: TcpState) {
-    let at = holders.iter().position(|holder| holder.process == process).unwrap_or_else(|| {
+/// One more for the holder at a place; there may be as many as connections, so nobody is searched for.
+fn hold(holders: &mut Vec<Holder>, at: usize, process: Option<ProcessId>, state: TcpState) {
+    if at == holders.len() {
         holders.push(Holder { process, time_wait: 0, live: 0 });
-        holders.len() - 1
-    });
+    }
     if state == TcpState::TimeWait {
         holders[at].time_wait += 1;
     } else {
