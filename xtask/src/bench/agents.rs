@@ -65,8 +65,9 @@ impl Situation {
         let owned =
             self.owned_ratio.map_or_else(String::new, |ratio| format!(", owned {:.1} %", 100.0 * ratio));
         let attach_ms = self.attach_ms;
+        let lists = 100.0 * self.agent.lists_ratio;
         println!(
-            "  {name:<56}{percent:>8.2} %{rss:>12}   lost {lost}{owned}{maps}, attached in {attach_ms:.0} ms"
+            "  {name:<56}{percent:>8.2} %{rss:>12}   lists {lists:.2} %, lost {lost}{owned}{maps}, attached in {attach_ms:.0} ms"
         );
     }
 }

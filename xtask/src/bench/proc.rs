@@ -10,11 +10,13 @@ pub(crate) struct Usage {
     pub(crate) at: Instant,
     pub(crate) cpu_ns: u64,
     pub(crate) rss_bytes: u64,
+    /// Of `cpu_ns`, what lists of sockets took, as it says itself.
+    pub(crate) lists_ns: u64,
 }
 
 impl Usage {
-    pub(crate) fn of(pid: u32) -> Result<Self> {
-        Ok(Self { at: Instant::now(), cpu_ns: cpu_ns(pid)?, rss_bytes: rss_bytes(pid)? })
+    pub(crate) fn of(pid: u32, lists_ns: u64) -> Result<Self> {
+        Ok(Self { at: Instant::now(), cpu_ns: cpu_ns(pid)?, rss_bytes: rss_bytes(pid)?, lists_ns })
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Tracer<'a> {
     lines: Receiver<String>,
     last: Value,
     counted: u64,
+    /// Processor time of all lists of sockets so far.
+    lists_ns: u64,
     /// From start to the last program's attachment.
     pub(crate) attach: Duration,
 }
@@ -82,7 +84,8 @@ impl<'a> Tracer<'a> {
         let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
         let (sender, lines) = channel();
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut tracer = Self { kind, child, lines, last: Value::Null, counted: 0, attach: Duration::ZERO };
+        let mut tracer =
+            Self { kind, child, lines, last: Value::Null, counted: 0, lists_ns: 0, attach: Duration::ZERO };
         tracer.attach = tracer.wait_until_attached(begin)?;
         Ok(tracer)
     }
@@ -112,9 +115,20 @@ impl<'a> Tracer<'a> {
     }
 
     fn read(&mut self, line: &str) {
-        if self.kind.speaks_json {
-            self.last = serde_json::from_str(line).unwrap_or_default();
+        if !self.kind.speaks_json {
+            return;
         }
+        let before = self.list_ms();
+        self.last = serde_json::from_str(line).unwrap_or_default();
+        // No two take the same time to the nanosecond.
+        if self.list_ms() != before {
+            self.lists_ns += (1e6 * self.list_ms().unwrap_or_default()) as u64;
+        }
+    }
+
+    /// Processor time of the latest list of sockets.
+    fn list_ms(&self) -> Option<f64> {
+        self.last["time_wait"]["read_cpu_ms"].as_f64()
     }
 
     /// Reads what it has said by now.
@@ -124,8 +138,12 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    pub(crate) fn usage(&self) -> Result<Usage> {
-        Usage::of(self.child.id())
+    pub(crate) fn usage(&mut self) -> Result<Usage> {
+        // Of others each line counts.
+        if self.kind.speaks_json {
+            self.read_on();
+        }
+        Usage::of(self.child.id(), self.lists_ns)
     }
 
     /// Waits for `count` more of portchurn's reports.
