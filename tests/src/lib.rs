@@ -17,6 +17,7 @@
 //! | `call_sites`, `call_site_outputs` | the same, Pythons | every stack is the interpreter's, every output says the same |
 //! | `site_native`, `site_lives` | the same, compilers | stacks of compiled programs, whatever becomes of their files |
 //! | `site_drivers` | the same, servers | the application's line behind the drivers that people use |
+//! | `site_unread` | the same, PHP, Ruby, Perl | scripts of which no line can be known, and none is blamed |
 //! | `site_limits`, `site_hostile`, `site_harmless` | the same | what is not named says why, and nobody is touched |
 //! | `incidents` | the same, servers | the five incidents |
 //! | `soak` | the same, minutes, `--ignored` | memory is flat |

@@ -19,6 +19,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("go", "golang-go"),
+    // Interpreters whose frames are not read.
+    ("perl", "perl"),
+    ("php", "php-cli"),
+    ("ruby", "ruby"),
     // Servers. Those whose package starts nothing by itself: each test starts its own.
     ("mariadbd", "mariadb-server-core"),
     ("redis-check-rdb", "redis-tools"),
