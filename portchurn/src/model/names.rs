@@ -1,6 +1,7 @@
 //! What processes ran, for a while after they ended: their sockets outlive them by a minute, and the ledger may have
 //! folded them by then. Bounded by time.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use hashbrown::HashMap;
@@ -14,6 +15,9 @@ use crate::model::sample::{Process, ProcessId, Sample};
 const KEEP_S: u32 = 150;
 /// As long as there are no more, names are kept for ever: `who` may ask for them.
 const KEPT: usize = 32_768;
+/// How long the number of a program is nobody's before it is another's: whoever still remembers it shows no name, never a wrong
+/// one. Lists of sockets may be minutes apart. Nanoseconds.
+const REUSED_AFTER_NS: u64 = 3600 * 1_000_000_000;
 /// How often the old ones are looked for. Nanoseconds.
 const SWEEP_EVERY_NS: u64 = 10 * 1_000_000_000;
 
@@ -46,7 +50,8 @@ pub struct Names {
     /// `None`: nobody's any more.
     programs: Vec<Option<String>>,
     by_program: HashMap<String, ProgramId>,
-    free: Vec<ProgramId>,
+    /// And since when, the longest first.
+    free: VecDeque<(ProgramId, u64)>,
     swept_ns: u64,
 }
 
@@ -54,7 +59,7 @@ impl Names {
     /// Takes one interval in.
     pub fn apply(&mut self, sample: &Sample) {
         for process in &sample.processes {
-            let program = self.intern(process);
+            let program = self.intern(process, sample.at_ns);
             self.processes.insert(process.id, Named { program, ended_s: None });
         }
         for id in &sample.exits {
@@ -68,8 +73,7 @@ impl Names {
         }
     }
 
-    /// Forgets processes that ended long ago, and programs that nobody runs or ran: whoever remembers the number of one does so
-    /// for less time than its last process is kept.
+    /// Forgets processes that ended long ago, and programs that nobody runs or ran.
     fn sweep(&mut self, now_ns: u64) {
         self.swept_ns = now_ns;
         let now_s = seconds(now_ns);
@@ -82,19 +86,24 @@ impl Names {
                 && let Some(name) = slot.take()
             {
                 self.by_program.remove(&name);
-                self.free.push(ProgramId(index));
+                self.free.push_back((ProgramId(index), now_ns));
             }
         }
     }
 
-    fn intern(&mut self, process: &Process) -> ProgramId {
+    fn intern(&mut self, process: &Process, now_ns: u64) -> ProgramId {
         let key = ProgramKey::of(process);
         let name = display_name(&key.program, key.script.as_deref()).into_owned();
         *self.by_program.entry(name).or_insert_with_key(|name| {
-            let id = self.free.pop().unwrap_or_else(|| {
-                self.programs.push(None);
-                ProgramId(self.programs.len() as u32 - 1)
-            });
+            let is_long_free =
+                |&mut (_, since_ns): &mut (_, u64)| now_ns.saturating_sub(since_ns) > REUSED_AFTER_NS;
+            let id = self.free.pop_front_if(is_long_free).map_or_else(
+                || {
+                    self.programs.push(None);
+                    ProgramId(self.programs.len() as u32 - 1)
+                },
+                |(id, _)| id,
+            );
             self.programs[id.0 as usize] = Some(name.clone());
             id
         })
@@ -139,8 +148,22 @@ mod tests {
             names.apply(&runs(2, format!("job-{number}"), number * SWEEP_EVERY_NS / 100));
         }
         assert!(names.by_program.len() <= KEPT + 200, "{}", names.by_program.len());
-        assert!(names.programs.len() <= KEPT + 200, "{}", names.programs.len());
+        // Ten per second come, and the numbers of an hour's wait.
+        assert!(names.programs.len() <= KEPT + 36_200, "{}", names.programs.len());
         let name = |tgid| names.program_of(ProcessId { tgid, start_ns: 1 });
         assert_eq!((name(1), name(2)), (Some("stays"), Some(format!("job-{}", 3 * KEPT - 1).as_str())));
+    }
+
+    #[test]
+    fn a_number_that_somebody_may_remember_is_no_other_program_s() {
+        let mut names = Names::default();
+        for number in 0..KEPT as u64 {
+            names.apply(&runs(2, format!("job-{number}"), number));
+        }
+        let remembered = names.processes[&ProcessId { tgid: 2, start_ns: 1 }].program;
+        for number in 0..100 {
+            names.apply(&runs(2, format!("other-{number}"), (number + 1) * 2 * SWEEP_EVERY_NS));
+        }
+        assert_eq!(names.program(remembered), None);
     }
 }
