@@ -69,7 +69,8 @@ fn blames_nobody(interpreter: &str, text: &str) -> Result<()> {
         sites::opens_are(destinations, TIMES)?;
         for site in destinations.iter().flat_map(|to| to.sites("open")) {
             ensure!(site.culprit.is_none() && site.called_from.is_none(), "blamed: {site:?}");
-            ensure!(site.note.is_some(), "it does not say why: {site:?}");
+            let is_said = site.note.as_deref().is_some_and(|note| note.contains("are not read"));
+            ensure!(is_said, "it does not say why: {site:?}");
             ensure!(!site.frames().is_empty(), "nothing of the stack is shown: {site:?}");
         }
         Ok(())

@@ -207,6 +207,7 @@ const EVENT_LOOP: &str = "event loop: whoever scheduled this is not on the stack
 const NO_APPLICATION: &str = "no application frame: the innermost frame that was found is shown";
 const UNNAMED: &str = "some frames could not be named: the line may be one that called it";
 const ONLY_UNNAMED: &str = "no line: the frames that may be the application's could not be named";
+const ONLY_UNREAD: &str = "no line: the frames of a script in this language are not read";
 const ONLY_RUNTIME: &str = "no application frame: only the runtime's were found";
 
 /// The tables, and what the command line adds.
@@ -251,6 +252,7 @@ impl Rules {
             .find(|rank| ranks.iter().any(|(_, found)| found == rank));
         // The C library's connect() is in every stack, and nobody's line of code.
         let nobody = match best {
+            Some(Rank::Runtime | Rank::Unnamed) if is_of_script(language, frames) => Some(ONLY_UNREAD),
             Some(Rank::Runtime) if language == Language::Native => Some(ONLY_RUNTIME),
             Some(Rank::Unnamed) => Some(ONLY_UNNAMED),
             _ => None,
@@ -284,7 +286,7 @@ impl Rules {
             frames.first()?.language
         };
         let lists = LISTS.iter().find(|lists| lists.language == language)?;
-        let is_unread = language == Language::Native && frames.iter().any(is_of_unread);
+        let is_unread = is_of_script(language, frames);
         let of_language = frames.iter().enumerate().filter(|(_, frame)| frame.language == language);
         let rank = |(index, frame)| match self.rank(lists, frame) {
             Rank::Application if is_unread && !self.is_chosen(frame) => (index, Rank::Runtime),
@@ -337,6 +339,11 @@ impl Rules {
 
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether a stack is that of a script whose frames are not read.
+fn is_of_script(language: Language, frames: &[Frame]) -> bool {
+    language == Language::Native && frames.iter().any(is_of_unread)
 }
 
 /// Whether it is native code of an interpreter whose own frames are not read.
@@ -487,22 +494,22 @@ mod tests {
     fn what_is_native_in_an_interpreter_that_is_not_read_is_no_line_of_the_script() {
         let connect = || native("connect", "/usr/lib/x86_64-linux-gnu/libc.so.6");
         let compiled = || Frame::native("0x7f3a2c01", None);
-        for (frames, note) in [
-            (vec![native("php_network_connect_socket", "/usr/sbin/php-fpm8.2")], "no application frame"),
-            (
-                vec![
-                    native("mysqlnd_connect", "/usr/lib/php/20220829/mysqlnd.so"),
-                    native("execute_ex", "/usr/bin/php"),
-                ],
-                "no application frame",
-            ),
-            (vec![native("node::TCPWrap::Connect", "/usr/bin/node"), compiled()], "no line"),
-            (vec![native("Java_sun_nio_ch_Net_connect0", "/opt/jdk/lib/libnio.so"), compiled()], "no line"),
+        for frames in [
+            vec![native("php_network_connect_socket", "/usr/sbin/php-fpm8.2")],
+            vec![
+                native("mysqlnd_connect", "/usr/lib/php/20220829/mysqlnd.so"),
+                native("execute_ex", "/usr/bin/php"),
+            ],
+            vec![native("node::TCPWrap::Connect", "/usr/bin/node"), compiled()],
+            vec![native("Java_sun_nio_ch_Net_connect0", "/opt/jdk/lib/libnio.so"), compiled()],
         ] {
             let frames: Vec<_> = std::iter::once(connect()).chain(frames).collect();
             let choice = Rules::default().choose(&frames);
             assert_eq!(choice.culprit, None, "{frames:?}");
-            assert!(choice.note.is_some_and(|said| said.starts_with(note)), "{choice:?}");
+            assert!(
+                choice.note.is_some_and(|said| said.starts_with("no line: the frames of a script")),
+                "{choice:?}"
+            );
         }
         let exporter = [connect(), native("main.scrape", "/usr/bin/node_exporter")];
         assert_eq!(Rules::default().choose(&exporter).culprit, Some(1));
