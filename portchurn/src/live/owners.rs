@@ -146,16 +146,16 @@ impl Owners {
         }
     }
 
-    /// The reading is over. What it did not list is no TIME_WAIT any more, but in namespaces of which it did not list all.
-    pub fn end(&mut self, cut: &HashSet<u32>) {
+    /// The reading is over. What it did not list is no TIME_WAIT any more, in the namespaces of which it listed all.
+    pub fn end(&mut self, listed: &HashSet<u32>, is_complete: bool) {
         let reading = self.reading as u16;
         let (mut used, mut is_used) = (0, vec![false; self.owners.len()]);
         let before = self.known.len();
         self.known.retain(|_, known| {
             let owner = self.owners.get(known.owner as usize);
-            let may_be_missing = !cut.is_empty() && owner.is_none_or(|owner| cut.contains(&owner.key.netns));
+            let is_listed = owner.map_or(is_complete, |owner| listed.contains(&owner.key.netns));
             // What one incomplete list missed, the next ones show.
-            let patience = if may_be_missing { 3 } else { 0 };
+            let patience = if is_listed { 0 } else { 3 };
             let keep = reading.wrapping_sub(known.touched) <= patience;
             if let Some(mark) = is_used.get_mut(known.owner as usize).filter(|mark| keep && !**mark) {
                 (*mark, used) = (true, used + 1);

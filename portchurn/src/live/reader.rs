@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hashbrown::HashSet;
 use rustix::time::ClockId;
 
 use crate::live::owners::Owners;
@@ -117,6 +118,8 @@ struct Worker {
     paths_are_fresh: bool,
     /// Namespaces in which the last reading found a TIME_WAIT.
     waiting: Vec<u32>,
+    /// Those in which there should be some by now.
+    expected: Vec<u32>,
     last: Option<Last>,
 }
 
@@ -144,6 +147,7 @@ impl Worker {
             paths: HashMap::new(),
             paths_are_fresh: false,
             waiting: Vec::new(),
+            expected: Vec::new(),
             last: None,
         }
     }
@@ -196,7 +200,10 @@ impl Worker {
                 Ok(Command::Now(done)) => return Ok(Some(done)),
                 Ok(Command::Hurry) => pace.hurry(),
                 Ok(Command::Wake) => pace.wake(),
-                Ok(Command::Expect(expected)) => self.compare(&expected, pace),
+                Ok(Command::Expect(expected)) => {
+                    self.expected = expected.namespaces.iter().map(|there| there.netns).collect();
+                    self.compare(&expected, pace);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(over @ RecvTimeoutError::Disconnected) => return Err(over),
             }
@@ -246,9 +253,10 @@ impl Worker {
             }
         }
         let is_whole = |namespace: &&NamespaceReading| !namespace.interrupted && !namespace.truncated;
-        let cut = reading.namespaces.iter().filter(|namespace| !is_whole(namespace));
-        let unread = reading.unread.iter().map(|unread| unread.netns);
-        self.owners.end(&cut.map(|namespace| namespace.netns).chain(unread).collect());
+        let whole = reading.namespaces.iter().filter(is_whole);
+        let listed: HashSet<_> = whole.map(|namespace| namespace.netns).collect();
+        let is_complete = reading.unread.is_empty() && listed.len() == reading.namespaces.len();
+        self.owners.end(&listed, is_complete);
         let has_time_wait = |namespace: &&NamespaceReading| !namespace.time_wait.is_empty();
         self.waiting =
             reading.namespaces.iter().filter(has_time_wait).map(|namespace| namespace.netns).collect();
@@ -258,8 +266,8 @@ impl Worker {
         reading
     }
 
-    /// At first every namespace: what was there before the attach. Then those in which something was counted, those
-    /// that still hold a TIME_WAIT, and our own.
+    /// At first every namespace: what was there before the attach. Then those in which something is counted, or was (the keys of a
+    /// process are taken back soon after its end), those that still hold a TIME_WAIT, and our own.
     fn wanted(&mut self) -> Vec<u32> {
         let mut wanted = if self.last.is_none() {
             self.find_paths();
@@ -267,7 +275,7 @@ impl Worker {
         } else {
             self.owners.namespaces()
         };
-        wanted.extend(&self.waiting);
+        wanted.extend(self.waiting.iter().chain(&self.expected));
         wanted.push(self.own_netns);
         // Where the kernel does not tell the namespace of a socket, the own one is all that can be asked.
         wanted.retain(|&netns| netns != 0);

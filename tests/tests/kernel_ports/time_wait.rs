@@ -110,6 +110,37 @@ fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
     });
 }
 
+/// On a host with many sockets a list is dear and waits for long. By then processes that came and went meanwhile are forgotten, and
+/// what they left in a namespace of its own must be on it, as theirs.
+#[test]
+fn who_is_long_gone_at_the_next_list_owns_what_waits_elsewhere() {
+    check_where_possible("who_is_long_gone_at_the_next_list_owns_what_waits_elsewhere", || {
+        if is_guest() {
+            return Err(skip("an emulated processor does not make as many before the first ones end"));
+        }
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["tcp_tw_reuse=0", "tcp_max_tw_buckets=262144"])?;
+        let others: Result<Vec<_>, _> = (0..4).map(|_| Cable::new(&["tcp_tw_reuse=0"])).collect();
+        let others = others?;
+        let lister = Lister::start()?;
+        let mut many = cable.churn(&cable.client, &["fill", "127.0.0.1:7000", "240000", "0", "stay"], &[])?;
+        many.outcome()?;
+        let mut left = Vec::new();
+        for other in &others {
+            let mut short = other.churn(&other.client, &["fill", "127.0.0.1:7000", "37", "0"], &[])?;
+            left.push((short.outcome()?.pid, other));
+            short.wait()?;
+            std::thread::sleep(Duration::from_millis(2200));
+        }
+        let time_wait = lister.stop()?;
+        for (pid, other) in left {
+            equal("the kernel's own count", other.time_wait(&other.client)?, 37)?;
+            equal("TIME_WAIT of one that is gone", owned_in(&time_wait, pid), 37)?;
+        }
+        Ok(())
+    });
+}
+
 /// A server closes first, and its peer has so few ports that each of its connects comes from one that waits at the server:
 /// its SYN takes that over. The kernel's own count stands still, while thousands come and go between two lists.
 #[test]
