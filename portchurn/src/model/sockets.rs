@@ -77,6 +77,8 @@ pub struct ExpectedThere {
     pub count: Option<u64>,
     /// Where no more come: by how many the kernel may have more or fewer at this moment, as their timers go off in lots.
     pub due: u64,
+    /// Whether there should be any by now, of whomever.
+    pub has_any: bool,
 }
 
 /// A network namespace that could not be read.

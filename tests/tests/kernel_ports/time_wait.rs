@@ -110,6 +110,9 @@ fn of_two_hundred_thousand_none_is_lost_and_none_is_given_to_a_wrong_one() {
     });
 }
 
+/// By then nothing is counted under a process any more: two refreshes.
+const FORGOTTEN: Duration = Duration::from_millis(2200);
+
 /// On a host with many sockets a list is dear and waits for long. By then processes that came and went meanwhile are forgotten, and
 /// what they left in a namespace of its own must be on it, as theirs.
 #[test]
@@ -122,7 +125,8 @@ fn who_is_long_gone_at_the_next_list_owns_what_waits_elsewhere() {
         let cable = Cable::new(&["tcp_tw_reuse=0", "tcp_max_tw_buckets=262144"])?;
         let others: Result<Vec<_>, _> = (0..4).map(|_| Cable::new(&["tcp_tw_reuse=0"])).collect();
         let others = others?;
-        let lister = Lister::start()?;
+        let one_more = Cable::new(&["tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
         let mut many = cable.churn(&cable.client, &["fill", "127.0.0.1:7000", "240000", "0", "stay"], &[])?;
         many.outcome()?;
         let mut left = Vec::new();
@@ -130,13 +134,23 @@ fn who_is_long_gone_at_the_next_list_owns_what_waits_elsewhere() {
             let mut short = other.churn(&other.client, &["fill", "127.0.0.1:7000", "37", "0"], &[])?;
             left.push((short.outcome()?.pid, other));
             short.wait()?;
-            std::thread::sleep(Duration::from_millis(2200));
+            let ended = Instant::now();
+            while ended.elapsed() < FORGOTTEN {
+                tracer.advance()?;
+            }
         }
-        let time_wait = lister.stop()?;
+        let all_forgotten = Instant::now();
+        // What is new somewhere is worth a list.
+        one_more.churn(&one_more.client, &["fill", "127.0.0.1:7000", "37", "0"], &[])?.outcome()?;
+        let is_listed = |ago_s: f64| ago_s < all_forgotten.elapsed().as_secs_f64();
+        while !tracer.advance()?.time_wait["read_ago_s"].as_f64().is_some_and(is_listed) {
+            ensure!(all_forgotten.elapsed() < TIME_WAIT / 2, "no list was made");
+        }
         for (pid, other) in left {
             equal("the kernel's own count", other.time_wait(&other.client)?, 37)?;
-            equal("TIME_WAIT of one that is gone", owned_in(&time_wait, pid), 37)?;
+            equal("TIME_WAIT of one that is gone", owned(&tracer.latest, pid), 37)?;
         }
+        tracer.stop()?;
         Ok(())
     });
 }
