@@ -233,7 +233,6 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     let per_s = recent.map_or(Flow::default(), |recent| recent.per_s().scaled(look.share));
     let since = recent.map_or(Flow::default(), |recent| recent.since_reading.scaled(look.share));
     let still = still_waits(look.elapsed_s);
-    let waits_since = since.waits * still;
     let reuse = namespace
         .sysctls
         .as_ref()
@@ -253,7 +252,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         }
         _ => 0.0,
     };
-    let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + waits_since).max(0.0);
+    let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits * still).max(0.0);
     let live = (f64::from(tuple.established + tuple.other) + since.taken - since.closed).max(0.0);
     let used = limits.map_or(time_wait + live, |limit| (time_wait + live).min(limit));
     let trend = Trend {
@@ -261,7 +260,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         live_per_s: per_s.taken - per_s.closed,
         waits_per_s: per_s.waits,
         opens_per_s: per_s.opened,
-        ages: aged(&ages, look.elapsed_s, waits_since),
+        ages: aged(&ages, look.elapsed_s, since.waits * still),
         reuse_after_s: reuse.after_s,
     };
     let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);

@@ -31,6 +31,8 @@ const SETTLED: usize = 2;
 pub(crate) struct Agent {
     /// Of one processor.
     pub(crate) cpu_ratio: f64,
+    /// Of that, for lists of sockets.
+    pub(crate) lists_ratio: f64,
     pub(crate) rss_bytes: u64,
 }
 
@@ -38,7 +40,8 @@ impl Agent {
     pub(crate) fn between(begin: &Usage, end: &Usage) -> Self {
         let wall_ns = (end.at - begin.at).as_nanos() as f64;
         let cpu_ns = end.cpu_ns.saturating_sub(begin.cpu_ns) as f64;
-        Self { cpu_ratio: cpu_ns / wall_ns, rss_bytes: end.rss_bytes }
+        let lists_ns = end.lists_ns.saturating_sub(begin.lists_ns) as f64;
+        Self { cpu_ratio: cpu_ns / wall_ns, lists_ratio: lists_ns / wall_ns, rss_bytes: end.rss_bytes }
     }
 }
 
