@@ -113,6 +113,18 @@ impl Churn {
 }
 
 #[test]
+fn what_came_since_a_list_long_ago_ends_as_it_came() {
+    let steady = Churn { read_every_s: 50, ..Churn::new(30) }.after(345);
+    assert_eq!(
+        steady.seconds_to_exhaustion, None,
+        "45 s after a list: 30 per second are 1,800 ports for ever"
+    );
+    let row = Churn { read_every_s: 200, ..Churn::new(30) }.after(380);
+    assert!((1750..=1850).contains(&row.used), "30 per second for a minute: {}", row.used);
+    assert_eq!(row.seconds_to_exhaustion, None);
+}
+
+#[test]
 fn the_end_is_foretold_within_a_tenth_from_half_way_on() {
     for (per_s, end_s) in [(50, 40.0), (200, 10.0), (100, 20.0)] {
         for read_every_s in [1, 3] {
