@@ -4,14 +4,14 @@
 use hashbrown::{HashMap, HashSet};
 
 use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
-use crate::model::forecast::{LIFE_S, Trend, expired, still_waits};
+use crate::model::forecast::{Trend, aged, expired, still_waits};
 use crate::model::names::Names;
 use crate::model::pools::{BindFailures, pool_budget};
 use crate::model::rates::{Flow, Rates, Target};
 use crate::model::reuse::Reuse;
 use crate::model::sample::Sample;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Holder, NamespaceReading, PortCount, SocketReading, Sysctls, TupleReading,
+    AGE_STEPS, Holder, NamespaceReading, PortCount, SocketReading, Sysctls, TupleReading,
 };
 use crate::model::timewait::middle_ns;
 
@@ -304,23 +304,6 @@ impl ByState {
         let other = (on_its_way.max(0.0).round() as u64).min(used - time_wait);
         Self { time_wait, established: used - time_wait - other, other }
     }
-}
-
-/// Ages as they are now: a step older for each five seconds, and what came meanwhile came evenly.
-fn aged(ages: &[f64; AGE_STEPS], elapsed_s: f64, entered: f64) -> [f64; AGE_STEPS] {
-    let mut now = [0.0; AGE_STEPS];
-    let gone = |until_s: f64| -> f64 { expired(ages, until_s) };
-    let since_s = elapsed_s.clamp(AGE_STEP_S as f64, LIFE_S);
-    // What leaves within `left_s` from now leaves within `left_s + elapsed_s` from the reading.
-    for (step, count) in now.iter_mut().enumerate() {
-        let latest_s = LIFE_S - (step as u64 * AGE_STEP_S) as f64;
-        let soonest_s = (latest_s - AGE_STEP_S as f64).max(0.0);
-        let young_s = (step as u64 * AGE_STEP_S) as f64;
-        let came_s = (young_s + AGE_STEP_S as f64).min(since_s) - young_s;
-        let listed = gone(latest_s + elapsed_s) - gone(soonest_s + elapsed_s);
-        *count = listed.max(0.0) + entered * came_s.max(0.0) / since_s;
-    }
-    now
 }
 
 /// Time to the wall and to the end.

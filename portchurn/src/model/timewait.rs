@@ -190,6 +190,7 @@ impl Ledger {
     pub fn snapshot(&self, names: &Names, stacks: &Stacks, culprits: Option<&Rules>) -> Option<TimeWait> {
         let last = self.last.as_ref()?;
         let read_ago_s = seconds(self.now_ns, middle_ns(last));
+        let elapsed_s = self.carried_s(last, read_ago_s);
         let amounts = self.amounts(last, read_ago_s);
         let told = culprits.map(|rules| (rules, told(&amounts)));
         let mut owners: BTreeMap<Owner, Vec<TimeWaitDestination>> = BTreeMap::new();
@@ -197,7 +198,7 @@ impl Ledger {
         let mut ages = [0; AGE_STEPS];
         for (id @ (owner, key), group, amount) in amounts {
             let count = amount.left + amount.since;
-            let carried = group.carried_on(amount);
+            let carried = group.carried_on(amount, elapsed_s);
             for (sum, one) in ages.iter_mut().zip(&carried) {
                 *sum += one;
             }
@@ -244,11 +245,20 @@ impl Ledger {
         Some(Expected { read_ns: last.at_ns, namespaces: namespaces.collect() })
     }
 
+    /// What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
+    fn is_fresh(&self, last: &SocketReading) -> bool {
+        self.now_ns.saturating_sub(last.at_ns) < FRESH_NS
+    }
+
+    /// For how long the list is carried on.
+    fn carried_s(&self, last: &SocketReading, read_ago_s: f64) -> f64 {
+        if self.is_fresh(last) { 0.0 } else { read_ago_s }
+    }
+
     /// How many sockets each group has by now.
     fn amounts(&self, last: &SocketReading, read_ago_s: f64) -> Vec<(&GroupId, &Waiting, Amount)> {
-        // What has just been read needs no carrying on, which errs: timers of a minute go off in lots.
-        let is_fresh = self.now_ns.saturating_sub(last.at_ns) < FRESH_NS;
-        let elapsed_s = if is_fresh { 0.0 } else { read_ago_s };
+        let elapsed_s = self.carried_s(last, read_ago_s);
+        let is_fresh = self.is_fresh(last);
         let shares = if is_fresh { HashMap::new() } else { self.entered_shares(elapsed_s) };
         let usual_share = if is_fresh { 0.0 } else { 1.0 };
         let amount = |id: &GroupId, group: &Waiting| {

@@ -2,7 +2,7 @@
 //! its timers go off or somebody takes its port, what ended since came in. Pure arithmetic.
 
 use crate::model::budget::ClosedFirstBy;
-use crate::model::forecast::expired;
+use crate::model::forecast::{aged, expired};
 use crate::model::held::{Amount, Held};
 use crate::model::sockets::{AGE_STEPS, Ages};
 
@@ -55,15 +55,77 @@ impl Waiting {
         self.entered *= 1.0 - share;
     }
 
-    /// The steps of age, so that they add up to what there is: what came since the list is the youngest, what went was the
-    /// oldest.
-    pub fn carried_on(&self, amount: Amount) -> [u64; AGE_STEPS] {
-        let mut ages = self.ages.map(|count| count as u64);
-        let mut gone = ages.iter().sum::<u64>().saturating_sub(amount.left);
-        for age in ages.iter_mut().rev() {
+    /// The steps of age so long after the list, so that they add up to what there is. Of the listed, what went before its time was
+    /// the oldest.
+    pub fn carried_on(&self, amount: Amount, elapsed_s: f64) -> [u64; AGE_STEPS] {
+        let mut listed = whole(aged(&self.ages, elapsed_s, 0.0), self.left_by_timer(elapsed_s, amount));
+        let mut gone = listed.iter().sum::<u64>().saturating_sub(amount.left);
+        for age in listed.iter_mut().rev() {
             (*age, gone) = (age.saturating_sub(gone), gone.saturating_sub(*age));
         }
-        ages[0] += amount.since;
-        ages
+        let came = whole(aged(&[0.0; AGE_STEPS], elapsed_s, amount.since as f64), amount.since);
+        std::array::from_fn(|step| listed[step] + came[step])
+    }
+
+    /// Those of the list whose timers have not gone off.
+    fn left_by_timer(&self, elapsed_s: f64, amount: Amount) -> u64 {
+        ((self.listed - expired(&self.ages, elapsed_s)).round() as u64).max(amount.left)
+    }
+}
+
+/// Whole numbers in these proportions that add up to `total`; where there is nothing to go by, all in the first step.
+fn whole(shares: [f64; AGE_STEPS], total: u64) -> [u64; AGE_STEPS] {
+    let sum: f64 = shares.iter().sum();
+    if sum <= 0.0 {
+        return std::array::from_fn(|step| if step == 0 { total } else { 0 });
+    }
+    let (mut so_far, mut given) = (0.0, 0);
+    shares.map(|share| {
+        so_far += share;
+        let until = ((total as f64 * so_far / sum).round() as u64).clamp(given, total);
+        std::mem::replace(&mut given, until).abs_diff(until)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Waiting;
+    use crate::model::held::Amount;
+    use crate::model::sockets::AGE_STEPS;
+
+    fn listed(ages: &[(usize, f64)]) -> Waiting {
+        let mut waiting = Waiting::default();
+        for &(step, count) in ages {
+            waiting.ages[step] = count;
+            waiting.listed += count;
+        }
+        waiting
+    }
+
+    #[test]
+    fn a_list_that_was_just_made_is_shown_as_it_is() {
+        let waiting = listed(&[(0, 3.0), (7, 11.0), (AGE_STEPS - 1, 2.0)]);
+        let ages = waiting.carried_on(Amount { listed: 16, left: 16, since: 0 }, 0.0);
+        assert_eq!((ages[0], ages[7], ages[AGE_STEPS - 1]), (3, 11, 2));
+    }
+
+    #[test]
+    fn what_was_listed_grows_older_and_what_came_since_came_evenly() {
+        let waiting = listed(&[(0, 100.0), (11, 50.0)]);
+        let amount = waiting.amount(20.0, 1.0);
+        assert_eq!((amount.left, amount.since), (100, 0), "the old ones are over");
+        let ages = waiting.carried_on(amount, 20.0);
+        assert_eq!(ages.iter().sum::<u64>(), 100);
+        assert_eq!(ages[4], 100, "0 to 5 s are 20 to 25 s by now: {ages:?}");
+        let ages = waiting.carried_on(Amount { since: 80, ..amount }, 20.0);
+        assert_eq!((ages[..4].iter().sum(), ages[4]), (80, 100), "{ages:?}");
+        assert!(ages[..4].iter().all(|&count| count == 20), "{ages:?}");
+    }
+
+    #[test]
+    fn what_went_before_its_time_was_the_oldest() {
+        let waiting = listed(&[(0, 10.0), (1, 10.0)]);
+        let ages = waiting.carried_on(Amount { listed: 20, left: 12, since: 0 }, 10.0);
+        assert_eq!((ages[2], ages[3]), (10, 2), "{ages:?}");
     }
 }
