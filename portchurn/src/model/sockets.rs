@@ -37,6 +37,18 @@ pub struct SocketReading {
 }
 
 impl SocketReading {
+    /// Everything about it but what it listed.
+    pub fn without_lists(&self) -> Self {
+        let namespaces = self.namespaces.iter().map(|namespace| NamespaceReading {
+            netns: namespace.netns,
+            interrupted: namespace.interrupted,
+            truncated: namespace.truncated,
+            repeated: namespace.repeated,
+            ..NamespaceReading::default()
+        });
+        Self { namespaces: namespaces.collect(), unread: self.unread.clone(), ..*self }
+    }
+
     /// Why it lacks something, for a person.
     pub fn incomplete_because(&self) -> Vec<String> {
         let mut reasons: Vec<_> = self

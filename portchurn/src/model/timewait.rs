@@ -19,8 +19,7 @@ use crate::model::reuse::Reuse;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::snapshot::Role;
 use crate::model::sockets::{
-    AGE_STEP_S, AGE_STEPS, Expected, ExpectedThere, NamespaceReading, Ownership, SLOT_S, SocketReading,
-    Sysctls, Unowned,
+    AGE_STEP_S, AGE_STEPS, Expected, ExpectedThere, Ownership, SLOT_S, SocketReading, Sysctls, Unowned,
 };
 use crate::model::stacks::Stacks;
 use crate::model::waiting::Waiting;
@@ -118,7 +117,7 @@ impl Ledger {
                 }
             }
         }
-        self.last = Some(without_lists(reading));
+        self.last = Some(reading.without_lists());
     }
 
     /// Where ports are taken over, a connect takes a waiting one as soon as half of the range is full: of each owner's
@@ -320,18 +319,6 @@ fn seconds(later_ns: u64, earlier_ns: u64) -> f64 {
 /// A reading takes a while; on average a socket was seen in its middle.
 pub fn middle_ns(reading: &SocketReading) -> u64 {
     u64::midpoint(reading.began_ns, reading.at_ns)
-}
-
-/// Everything about a reading but what it listed.
-fn without_lists(reading: &SocketReading) -> SocketReading {
-    let namespaces = reading.namespaces.iter().map(|namespace| NamespaceReading {
-        netns: namespace.netns,
-        interrupted: namespace.interrupted,
-        truncated: namespace.truncated,
-        repeated: namespace.repeated,
-        ..NamespaceReading::default()
-    });
-    SocketReading { namespaces: namespaces.collect(), unread: reading.unread.clone(), ..*reading }
 }
 
 fn summed(
