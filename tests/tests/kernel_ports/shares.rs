@@ -118,6 +118,7 @@ fn taken_over(arguments: &[&str], tracefs: Tracefs) -> Result<()> {
     equal("TIME_WAIT of the second", owned(other.pid), of_second as u64)
         .with_context(|| format!("of the first {}: {}", owned(one.pid), time_wait))?;
     equal("TIME_WAIT of the first", owned(one.pid), (waiting.len() - of_second) as u64)
+        .with_context(|| format!("of {}: {time_wait}", one.pid))
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn a_minute_after_the_attach_every_time_wait_has_an_owner() {
         }
         // On a crowded machine its last ones may be over, too.
         if ended_at.elapsed() < TIME_WAIT {
-            ensure!(owned_in(&time_wait, gone.pid) > 0, "the one that ended is forgotten");
+            let is_there = owned_in(&time_wait, gone.pid) > 0;
+            ensure!(is_there, "the one that ended ({}) is forgotten: {time_wait}", gone.pid);
         }
         drop(early);
         drop(late);
