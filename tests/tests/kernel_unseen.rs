@@ -12,11 +12,8 @@ use portchurn_tests::harness::report::{Report, Tally};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{check, skip};
 
-/// As in portchurn-common/src/conn.rs: the mark of an ended connection, and how many places are tried.
+/// As in portchurn-common/src/conn.rs: the mark of an ended connection.
 const CLOSED: u64 = 1 << 63;
-const PROBES: u64 = 8;
-/// How far they lie apart.
-const STRIDE: u64 = 4097;
 
 /// A connection to ourselves; both ends are ours.
 struct Pair {
@@ -52,8 +49,7 @@ fn unseen(report: &Report) -> Option<u64> {
 
 /// Where the table has a connection.
 fn place_of(conns: &ArrayMap, cookie: u64) -> Result<(u32, Vec<u64>)> {
-    for probe in 0..PROBES {
-        let place = ((cookie + probe * STRIDE) % u64::from(conns.len)) as u32;
+    for place in 0..conns.len {
         let conn = conns.get(place)?;
         if conn[0] == cookie {
             return Ok((place, conn));
