@@ -274,7 +274,9 @@ fn is_statistics(line: &str) -> bool {
 }
 
 pub(super) fn joined(refused: &[(Tier, anyhow::Error)]) -> Option<String> {
-    let reasons: Vec<_> = refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect();
+    let mut reasons: Vec<_> = refused.iter().map(|(tier, err)| format!("{tier}: {err:#}")).collect();
+    // Of a hook with two programs both are refused, and for the same reason.
+    reasons.dedup();
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 

@@ -37,6 +37,11 @@ pub struct SocketReading {
 }
 
 impl SocketReading {
+    /// Whether a network namespace is on it.
+    pub fn lists(&self, netns: u32) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.netns == netns)
+    }
+
     /// Everything about it but what it listed.
     pub fn without_lists(&self) -> Self {
         let namespaces = self.namespaces.iter().map(|namespace| NamespaceReading {

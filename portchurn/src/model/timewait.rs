@@ -82,8 +82,11 @@ impl Ledger {
         for (key, counts) in sample.churn.iter().filter(|(_, counts)| counts.time_wait > 0) {
             let ownership =
                 if key.tgid == 0 { Ownership::Unowned(Unowned::NotFollowed) } else { Ownership::Owned };
+            // Nothing of a namespace that was not listed is in the list.
+            let is_listed = |reading: &SocketReading| reading.lists(key.netns);
+            let since = if sample.sockets.as_ref().is_none_or(is_listed) { after_reading } else { 1.0 };
             let group = self.group(ownership, key, names);
-            group.entered += counts.time_wait as f64 * after_reading;
+            group.entered += counts.time_wait as f64 * since;
             group.processes = group.processes.max(1);
         }
     }
@@ -224,7 +227,7 @@ impl Ledger {
             last.namespaces.iter().map(|namespace| (namespace.netns, (0, 0.0, 0.0))).collect();
         let mut waiting = BTreeSet::new();
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
-            if amount.left + amount.since > 0 {
+            if amount.left > 0 || group.entered > 0.0 {
                 waiting.insert(key.netns);
             }
             let (count, due, entered) = sums.entry(key.netns).or_default();

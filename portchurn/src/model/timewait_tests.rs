@@ -160,6 +160,19 @@ fn the_sum_is_foretold_for_each_namespace_until_ends_find_no_room() {
 }
 
 #[test]
+fn what_came_into_a_namespace_that_a_list_left_out_is_expected_on_the_next() {
+    let mut elsewhere = entered(8, 37);
+    elsewhere.0.netns = 6;
+    // All of it was counted before the list, which does not have that namespace.
+    let listed = Sample { sockets: Some(reading(1, Vec::new())), churn: vec![elsewhere], ..sample(1) };
+    let (ledger, _) = applied(vec![listed.clone()]);
+    let has_any: Vec<_> =
+        ledger.expected().unwrap().namespaces.iter().map(|there| (there.netns, there.has_any)).collect();
+    assert_eq!(has_any, [(5, false), (6, true)]);
+    assert_eq!(after(vec![listed, sample(2)]).total, 37);
+}
+
+#[test]
 fn while_timers_go_off_the_kernel_may_be_ahead_or_behind_by_a_lot_of_them() {
     // They are 50 to 55 seconds old, a second after the attach.
     let first = Sample { sockets: Some(reading(1, vec![group(Ownership::Owned, 7, 500, 10)])), ..sample(1) };
