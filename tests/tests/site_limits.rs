@@ -251,7 +251,7 @@ fn without_type_information_counts_stay_and_a_reason_is_said() {
         const TIMES: u64 = 50;
         let port = servers::accepting()?;
         let arguments = ["--no-btf", "--stack", "auto", "-D", &port.to_string()];
-        let mut tracer = Tracer::start(&arguments)?;
+        let mut tracer = Tracer::start_with(&arguments, Tracefs::Mounted)?;
         let first: serde_json::Value = serde_json::from_str(&tracer.text)?;
         let hooks = first["hooks"].as_array().context("hooks")?;
         let hook =
