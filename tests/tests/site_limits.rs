@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::elf::sections;
 use portchurn_tests::harness::folder::Folder;
+use portchurn_tests::harness::mounts::Tracefs;
 use portchurn_tests::harness::native::{self, Language, Running};
 use portchurn_tests::harness::sites::{self, Destination};
 use portchurn_tests::harness::tracer::Tracer;

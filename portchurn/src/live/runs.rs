@@ -1,6 +1,6 @@
 //! A hash for socket cookies that keeps neighbours together. The kernel hands them out in order, and the table of
 //! connections is gone through in that order: with an ordinary hash each look-up of a hundred thousand is a miss of the
-//! processor's cache, with this one each run of [`RUN`] is a few.
+//! processor's cache, with this one each run of 32 is a few.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
