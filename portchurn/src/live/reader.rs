@@ -253,8 +253,7 @@ impl Worker {
                 Err(error) => reading.unread.push(Unread { netns, reason: format!("{error:#}") }),
             }
         }
-        let is_whole = |namespace: &&NamespaceReading| !namespace.interrupted && !namespace.truncated;
-        let whole = reading.namespaces.iter().filter(is_whole);
+        let whole = reading.namespaces.iter().filter(|namespace| namespace.is_whole());
         let listed: HashSet<_> = whole.map(|namespace| namespace.netns).collect();
         let is_complete = reading.unread.is_empty() && listed.len() == reading.namespaces.len();
         self.owners.end(&listed, is_complete);

@@ -76,8 +76,8 @@ impl RollCall {
             return;
         }
         self.next = Instant::now() + EVERY;
-        let is_whole = |one: &&NamespaceReading| !one.interrupted && !one.truncated && one.netns != 0;
-        let whole: HashSet<u32> = reading.namespaces.iter().filter(is_whole).map(|one| one.netns).collect();
+        let is_usable = |one: &&NamespaceReading| one.is_whole() && one.netns != 0;
+        let whole: HashSet<u32> = reading.namespaces.iter().filter(is_usable).map(|one| one.netns).collect();
         let mut missing = self.missing();
         missing.retain(|(_, conn)| {
             let netns = || self.closed.key(conn.key_ref).map(|key| key.netns);

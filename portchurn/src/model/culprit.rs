@@ -1,6 +1,8 @@
 //! Which line of a stack is to blame: the innermost frame that belongs to the application, not to its interpreter, its
 //! standard library or a driver. What those are is data, one table per language, and the command line may add to it.
 
+use crate::model::program::without_version;
+use crate::model::row::file_name;
 use crate::model::sample::{Frame, Language};
 
 /// What belongs to one language's runtime and to its libraries.
@@ -286,27 +288,17 @@ impl Rules {
             frames.first()?.language
         };
         let lists = LISTS.iter().find(|lists| lists.language == language)?;
-        let is_unread = is_of_script(language, frames);
+        let is_script = is_of_script(language, frames);
         let of_language = frames.iter().enumerate().filter(|(_, frame)| frame.language == language);
-        let rank = |(index, frame)| match self.rank(lists, frame) {
-            Rank::Application if is_unread && !self.is_chosen(frame) => (index, Rank::Runtime),
-            rank => (index, rank),
-        };
-        Some((language, of_language.map(rank).collect()))
+        let ranks = of_language.map(|(index, frame)| (index, self.rank(lists, frame, is_script)));
+        Some((language, ranks.collect()))
     }
 
-    /// Whether the command line says that it is the application's.
-    fn is_chosen(&self, frame: &Frame) -> bool {
-        let (file, module) = (frame.file.as_deref(), frame.module.as_deref());
-        let mut paths = file.into_iter().chain(module);
-        paths.any(|path| self.app_paths.iter().any(|part| path.contains(part.as_str())))
-    }
-
-    fn rank(&self, lists: &Lists, frame: &Frame) -> Rank {
+    fn rank(&self, lists: &Lists, frame: &Frame, is_script: bool) -> Rank {
         let file = frame.file.as_deref().unwrap_or_default();
         let module = frame.module.as_deref().unwrap_or_default();
         let contains = |part: &String| file.contains(part.as_str()) || module.contains(part.as_str());
-        if self.is_chosen(frame) {
+        if self.app_paths.iter().any(contains) {
             return Rank::Application;
         }
         if self.skip_paths.iter().any(contains) {
@@ -331,14 +323,11 @@ impl Rules {
         match (is_package, is_in(lists.driver_files)) {
             (true, true) => Rank::Driver,
             (true, false) => Rank::Package,
+            (false, _) if is_script => Rank::Runtime,
             // An application may have a folder of its own that is called like a driver.
             (false, _) => Rank::Application,
         }
     }
-}
-
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or_default()
 }
 
 /// Whether a stack is that of a script whose frames are not read.
@@ -349,8 +338,7 @@ fn is_of_script(language: Language, frames: &[Frame]) -> bool {
 /// Whether it is native code of an interpreter whose own frames are not read.
 fn is_of_unread(frame: &Frame) -> bool {
     let name = file_name(frame.module.as_deref().unwrap_or_default());
-    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    UNREAD.contains(&bare) || UNREAD_LIBRARIES.iter().any(|start| name.starts_with(start))
+    UNREAD.contains(&without_version(name)) || UNREAD_LIBRARIES.iter().any(|start| name.starts_with(start))
 }
 
 fn is_called_by_event_loop(callers: &[Frame]) -> bool {

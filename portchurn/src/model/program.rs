@@ -95,8 +95,13 @@ const INTERPRETERS: &[Interpreter] = &[
     Interpreter { name: "sh", with_value: &[], runs: &["-c"] },
 ];
 
+/// `php` of `php8.2`.
+pub fn without_version(program: &str) -> &str {
+    program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
+}
+
 fn interpreter(program: &str) -> Option<&'static Interpreter> {
-    let base = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let base = without_version(program);
     INTERPRETERS.iter().find(|interpreter| interpreter.name == base)
 }
 

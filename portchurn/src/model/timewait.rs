@@ -3,7 +3,7 @@
 //! Where a program is started for each connection, its ended processes become one owner, so that a minute of them is not
 //! kept and told one by one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
 use portchurn_common::flow::{ChurnKey, Role as FlowRole};
@@ -223,26 +223,23 @@ impl Ledger {
     pub fn expected(&self) -> Option<Expected> {
         let last = self.last.as_ref()?;
         let read_ago_s = seconds(self.now_ns, middle_ns(last));
-        let mut sums: BTreeMap<u32, (u64, f64, f64)> =
-            last.namespaces.iter().map(|namespace| (namespace.netns, (0, 0.0, 0.0))).collect();
-        let mut waiting = BTreeSet::new();
+        let mut sums: BTreeMap<u32, (u64, f64, f64, bool)> =
+            last.namespaces.iter().map(|namespace| (namespace.netns, (0, 0.0, 0.0, false))).collect();
         for ((_, key), group, amount) in self.amounts(last, read_ago_s) {
-            if amount.left > 0 || group.entered > 0.0 {
-                waiting.insert(key.netns);
-            }
-            let (count, due, entered) = sums.entry(key.netns).or_default();
+            let (count, due, entered, has_any) = sums.entry(key.netns).or_default();
             *count += if group.listed > 0.0 { amount.left + amount.since } else { 0 };
             *due += group.left((read_ago_s - SLOT_S).max(0.0)) - group.left(read_ago_s + SLOT_S);
             *entered += group.entered;
+            *has_any |= amount.left > 0 || group.entered > 0.0;
         }
         let shares = self.entered_shares(read_ago_s);
         let has_room = |netns: u32| shares.get(&netns).is_none_or(|&share| share >= 1.0);
-        let namespaces = sums.into_iter().map(|(netns, (count, due, entered))| ExpectedThere {
+        let namespaces = sums.into_iter().map(|(netns, (count, due, entered, has_any))| ExpectedThere {
             netns,
             count: has_room(netns).then_some(count),
             // Where more come, it is worth a list to be right.
             due: if entered > 0.0 { 0 } else { due.round() as u64 },
-            has_any: waiting.contains(&netns),
+            has_any,
         });
         Some(Expected { read_ns: last.at_ns, namespaces: namespaces.collect() })
     }

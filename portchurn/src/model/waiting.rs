@@ -30,8 +30,7 @@ pub struct Waiting {
 impl Waiting {
     /// Those of the list that are still there so long after it.
     pub fn left(&self, elapsed_s: f64) -> f64 {
-        let by_timer = self.listed - expired(&self.ages, elapsed_s);
-        (by_timer * (1.0 - self.recycled_share) - self.taken_over).max(0.0)
+        (self.left_by_timer(elapsed_s) * (1.0 - self.recycled_share) - self.taken_over).max(0.0)
     }
 
     /// All that are there; `entered_share` is that of those that came for which the kernel had room.
@@ -58,7 +57,8 @@ impl Waiting {
     /// The steps of age so long after the list, so that they add up to what there is. Of the listed, what went before its time was
     /// the oldest.
     pub fn carried_on(&self, amount: Amount, elapsed_s: f64) -> [u64; AGE_STEPS] {
-        let mut listed = whole(aged(&self.ages, elapsed_s, 0.0), self.left_by_timer(elapsed_s, amount));
+        let by_timer = (self.left_by_timer(elapsed_s).round() as u64).max(amount.left);
+        let mut listed = whole(aged(&self.ages, elapsed_s, 0.0), by_timer);
         let mut gone = listed.iter().sum::<u64>().saturating_sub(amount.left);
         for age in listed.iter_mut().rev() {
             (*age, gone) = (age.saturating_sub(gone), gone.saturating_sub(*age));
@@ -68,8 +68,8 @@ impl Waiting {
     }
 
     /// Those of the list whose timers have not gone off.
-    fn left_by_timer(&self, elapsed_s: f64, amount: Amount) -> u64 {
-        ((self.listed - expired(&self.ages, elapsed_s)).round() as u64).max(amount.left)
+    fn left_by_timer(&self, elapsed_s: f64) -> f64 {
+        self.listed - expired(&self.ages, elapsed_s)
     }
 }
 
