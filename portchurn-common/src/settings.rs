@@ -289,6 +289,8 @@ pub struct Settings {
     pub cookies: u32,
     /// 1: `tcp_time_wait` marks the connections that it is called for; 0: that hook is not attached.
     pub time_wait_hook: u32,
+    /// 1: programs at a tracepoint keep their processor, by calls that the loader put in: [`kernel_function`].
+    pub hold_preemption: u32,
     /// 1: send a [`crate::record::FlowRecord`] for each event.
     pub trace: u32,
     /// 1: walk interpreter frames.
@@ -308,10 +310,20 @@ impl Settings {
         shards_log2: 0,
         cookies: 0,
         time_wait_hook: 0,
+        hold_preemption: 0,
         trace: 0,
         stack_interpreters: 0,
         stack_native: 0,
     };
+}
+
+/// Placeholders for functions of the kernel that are no helpers: numbers that no helper has. The loader puts the running
+/// kernel's in their place, where it tells the programs to call them.
+pub mod kernel_function {
+    /// `bpf_preempt_disable()`, since 6.10.
+    pub const PREEMPT_DISABLE: usize = 0x7063_0001;
+    /// `bpf_preempt_enable()`.
+    pub const PREEMPT_ENABLE: usize = 0x7063_0002;
 }
 
 /// A port in `FILTER_PORTS`: the role in the high half, the port in the low half.

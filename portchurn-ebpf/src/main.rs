@@ -6,6 +6,7 @@
 //! lifecycle   the heart: a state change becomes counts
 //! ownership   whose a connection is
 //! looks       several programs look at each change; which of them has it
+//! preemption  a run in one piece
 //! listeners   who listens on which port
 //! kernel      reading kernel memory: directly where the verifier knows the type, else by helper
 //! sock        one socket, as each tier can see it
@@ -32,6 +33,7 @@ mod listeners;
 mod looks;
 mod maps;
 mod ownership;
+mod preemption;
 mod sock;
 mod stack;
 mod who;

@@ -149,9 +149,14 @@ fn crowded_processors_lose_nothing() {
     check_where_possible("crowded_processors_lose_nothing", || undisturbed(crowded_processors));
 }
 
-/// Runs so many of these side by side, each for so many seconds.
+/// All of them together have to find room while nobody reads: a key each, of 16,384.
+const CLIENTS_MAX: usize = 12_000;
+
+/// Runs so many of these side by side, each for so many seconds at most.
 fn soak_at_once(count: usize, seconds: &str) -> Result<Vec<Truth>> {
-    let start = |_| start_workload(&["soak", "--seconds", seconds, "--netns", "own"]);
+    let clients = (CLIENTS_MAX / count).to_string();
+    let arguments = ["soak", "--seconds", seconds, "--processes", &clients, "--netns", "own"];
+    let start = |_| start_workload(&arguments);
     let crowd = (0..count).map(start).collect::<Result<Vec<_>>>()?;
     crowd.into_iter().map(Running::finish).collect()
 }

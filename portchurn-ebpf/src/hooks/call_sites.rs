@@ -5,13 +5,14 @@
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
+use crate::preemption::held;
 use crate::stack;
 
 /// Since 5.17 (`bpf_loop`): native and interpreter frames.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn call_sites(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    stack::on_state_change::<true>(ctx.arg(0), old as u8, new as u8);
+    held(|| stack::on_state_change::<true>(ctx.arg(0), old as u8, new as u8));
     0
 }
 
@@ -19,6 +20,6 @@ pub fn call_sites(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn call_sites_native(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    stack::on_state_change::<false>(ctx.arg(0), old as u8, new as u8);
+    held(|| stack::on_state_change::<false>(ctx.arg(0), old as u8, new as u8));
     0
 }

@@ -6,6 +6,7 @@ use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointC
 
 use crate::kernel::{Direct, Probe};
 use crate::lifecycle::{look_again, on_state_change};
+use crate::preemption::held;
 use crate::setting;
 use crate::sock::{KernelSock, TracedSock, field};
 
@@ -13,7 +14,7 @@ use crate::sock::{KernelSock, TracedSock, field};
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state_btf(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    on_state_change(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    held(|| on_state_change(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8));
     0
 }
 
@@ -21,7 +22,7 @@ pub fn inet_sock_set_state_btf(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state_btf_again(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    look_again(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8);
+    held(|| look_again(&KernelSock::<Direct>::new(ctx.arg(0)), old as u8, new as u8));
     0
 }
 
@@ -29,7 +30,7 @@ pub fn inet_sock_set_state_btf_again(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    on_state_change(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8);
+    held(|| on_state_change(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8));
     0
 }
 
@@ -37,7 +38,7 @@ pub fn inet_sock_set_state_raw(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state_raw_again(ctx: RawTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    look_again(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8);
+    held(|| look_again(&KernelSock::<Probe>::new(ctx.arg(0)), old as u8, new as u8));
     0
 }
 

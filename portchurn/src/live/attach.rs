@@ -10,7 +10,8 @@ use crate::live::btf::KernelTypes;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, TIME_WAIT, Tier};
 use crate::live::kprobe_misses::KprobeLink;
 use crate::live::members::{Found, find};
-use crate::live::preflight::counts_skips_at_shared_guard;
+use crate::live::preemption::Preemption;
+use crate::live::preflight::{counts_skips_at_shared_guard, preempts_at_tracepoints};
 
 /// A hook as it is.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub(super) struct Kernel {
     missing: Vec<String>,
     /// Unknown counts as no: what may be wrong must not be called exact.
     counts_shared_guard: bool,
+    /// How its tracepoint programs keep their processor. `None`: they do anyway, or there is no way.
+    pub(super) preemption: Option<Preemption>,
 }
 
 impl Kernel {
@@ -68,6 +71,7 @@ impl Kernel {
             KernelTypes::of_running_kernel()
         };
         let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
+        let preemption = types.as_ref().ok().and_then(Preemption::find);
         let (btf, found) = match types.and_then(|types| find(&types, no_members)) {
             Ok(found) => (Btf::from_sys_fs().map_err(|err| err.to_string()), found),
             Err(err) => (Err(format!("{err:#}")), Found::NOTHING),
@@ -77,6 +81,7 @@ impl Kernel {
             offsets: found.offsets,
             missing: found.missing,
             counts_shared_guard: by_version || by_types,
+            preemption: preemption.filter(|_| preempts_at_tracepoints(&release)),
         }
     }
 

@@ -98,9 +98,14 @@ impl KernelTypes {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
+    /// The number of a kernel function's type. `None` when it has no type information.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.by_name.get(&(Kind::Func, name.to_owned())).copied()
+    }
+
     /// How many parameters a kernel function takes. `None` when it has no type information.
     pub fn parameter_count(&self, function: &str) -> Option<u32> {
-        let func = *self.by_name.get(&(Kind::Func, function.to_owned()))?;
+        let func = self.function(function)?;
         let prototype = self.word(func, 8)?;
         (self.kind(prototype)? == KIND_FUNC_PROTO)
             .then(|| self.word(prototype, 4).map(|info| info & 0xffff))?
@@ -240,6 +245,11 @@ mod tests {
         assert_eq!(sample().offset("outer", "c"), None);
         assert_eq!(sample().offset("nothing", "a"), None);
         assert_eq!(sample().offset("outer", "bit"), None);
+    }
+
+    #[test]
+    fn a_function_is_known_by_the_number_of_its_type() {
+        assert_eq!((sample().function("call"), sample().function("other")), (Some(7), None));
     }
 
     #[test]

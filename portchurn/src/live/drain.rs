@@ -21,9 +21,9 @@ const EVERY: Duration = Duration::from_millis(250);
 const HURRY: Duration = Duration::from_millis(50);
 /// How long the collector may stay away.
 const PATIENCE: Duration = Duration::from_millis(350);
-/// Records that wait for the collector: some 10 MB. What comes then stays in the buffer, and when that is full the kernel
-/// side counts what is lost.
-const WAITING_MAX: usize = 16_384;
+/// Records that wait for the collector: some 13 MB. A process makes two, so this is a table of keys of as many processes that come
+/// and go. What comes then stays in the buffer, and when that is full the kernel side counts what is lost.
+const WAITING_MAX: usize = 32_768;
 
 /// Ends that are remembered: 1.6 MB.
 const HISTORY_MAX: usize = 16_384;

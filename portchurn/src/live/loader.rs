@@ -10,13 +10,15 @@ use portchurn_common::settings::{Filters, Registers, Settings, TracepointLayout}
 use crate::live::attach::{Attached, Kernel, attach_all, attach_first, candidates, joined, load_programs};
 use crate::live::error::LoadError;
 use crate::live::hooks::{Attachment, Forced, HOOKS, Hook, Tier};
+use crate::live::preemption::Preemption;
 use crate::live::sites::Copies;
 use crate::live::sizes::{Host, Sizes, Wanted};
 use crate::live::tracefs;
 use crate::model::culprit::Rules;
 
 /// The kernel side, built by `cargo xtask ebpf`.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/portchurn.bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/portchurn.bpf.o"));
 
 /// What to count, and how to attach.
 #[derive(Clone, Debug)]
@@ -82,24 +84,38 @@ pub struct Loaded {
 /// # Errors
 /// When the spine cannot be attached in any way, or a hook that was asked for cannot be attached in that way.
 pub fn load(options: &Options) -> Result<Loaded> {
-    let kernel = Kernel::read(options.no_btf, &options.no_members);
+    let mut kernel = Kernel::read(options.no_btf, &options.no_members);
+    let ways_to_hold = if kernel.preemption.is_some() { vec![kernel.preemption, None] } else { vec![None] };
     let spine = &HOOKS[0];
     let mut refused = Vec::new();
     for attachment in candidates(spine, &options.forced) {
-        match load_spine(options, &kernel, spine, attachment) {
-            Ok((ebpf, sizes, settings, first)) => {
-                match attach_all(ebpf, &kernel, &options.forced, attachment, first)? {
-                    Ok((ebpf, mut hooks)) => {
-                        hooks[0].reason = joined(&refused);
-                        return Ok(Loaded { ebpf, hooks, sizes, settings });
-                    }
-                    Err(err) => refused.push((attachment.tier, err)),
+        for preemption in &ways_to_hold {
+            kernel.preemption = *preemption;
+            match load_with(options, &kernel, spine, attachment)? {
+                Ok(mut loaded) => {
+                    loaded.hooks[0].reason = joined(&refused);
+                    return Ok(loaded);
                 }
+                Err(err) => refused.push((attachment.tier, err)),
             }
-            Err(err) => refused.push((attachment.tier, err)),
         }
     }
     Err(LoadError::from_refusals(refused).into())
+}
+
+/// The inner error is the spine's.
+fn load_with(
+    options: &Options,
+    kernel: &Kernel,
+    spine: &Hook,
+    attachment: &'static Attachment,
+) -> Result<Result<Loaded>> {
+    let (ebpf, sizes, settings, first) = match load_spine(options, kernel, spine, attachment) {
+        Ok(loaded) => loaded,
+        Err(err) => return Ok(Err(err)),
+    };
+    let attached = attach_all(ebpf, kernel, &options.forced, attachment, first)?;
+    Ok(attached.map(|(ebpf, hooks)| Loaded { ebpf, hooks, sizes, settings }))
 }
 
 fn load_spine(
@@ -128,6 +144,7 @@ fn load_spine(
         shards_log2: sizes.shards_log2,
         cookies: u32::from(cookies),
         time_wait_hook: 1,
+        hold_preemption: u32::from(kernel.preemption.is_some()),
         trace: u32::from(options.trace),
         stack_interpreters: u32::from(options.stacks == StackMode::Auto),
         stack_native: u32::from(options.stacks != StackMode::Off),
@@ -189,7 +206,8 @@ fn create_maps(kernel: &Kernel, sizes: &Sizes, settings: &Settings) -> Result<Eb
         .map_max_entries("LOOKS", sizes.looks)
         .map_max_entries("SCRATCH", sizes.scratch)
         .map_max_entries("STACKS", sizes.stack_ring_bytes);
-    loader.load(OBJECT).context("create the BPF maps")
+    let object = Preemption::put_into(kernel.preemption.as_ref(), OBJECT);
+    loader.load(&object).context("create the BPF maps")
 }
 
 fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> Result<()> {

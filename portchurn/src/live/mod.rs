@@ -5,6 +5,7 @@
 //! btf         types of the kernel    members  which are read    tracefs  layout of the classic tracepoint
 //! hooks       the table of hooks and tiers
 //! sizes       entries of the maps
+//! preemption  programs that keep their processor
 //! loader      all of the above → maps, and through attach, tier after tier, programs in the kernel
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
@@ -35,6 +36,7 @@ pub mod members;
 pub mod memory;
 pub mod owners;
 pub mod pace;
+pub mod preemption;
 pub mod preflight;
 pub mod reader;
 pub mod records;

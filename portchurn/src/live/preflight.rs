@@ -233,6 +233,12 @@ pub fn counts_skips_at_shared_guard(release: &str) -> bool {
     version(release) >= (6, 7)
 }
 
+/// Whether tasks are preempted in the programs of a tracepoint on a kernel of this release: nothing in its types says so. Where
+/// they are not, keeping the processor costs a little and changes nothing.
+pub fn preempts_at_tracepoints(release: &str) -> bool {
+    version(release) >= (7, 0)
+}
+
 /// The one place where versions are read: everything that can be asked for is asked for.
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
@@ -241,7 +247,7 @@ fn version(release: &str) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Status, checks, counts_skips_at_shared_guard, is_before_5_11};
+    use super::{Status, checks, counts_skips_at_shared_guard, is_before_5_11, preempts_at_tracepoints};
 
     #[test]
     fn whatever_is_not_met_says_what_is_lost_and_how_to_get_it() {
@@ -260,5 +266,7 @@ mod tests {
         assert!(!is_before_5_11("6.1.0-56"));
         assert!(!counts_skips_at_shared_guard("6.1.0-56-cloud-amd64"));
         assert!(counts_skips_at_shared_guard("6.12.117+deb12-cloud-amd64"));
+        assert!(preempts_at_tracepoints("7.0-amd64"));
+        assert!(!preempts_at_tracepoints("6.18.12-cloud-amd64"));
     }
 }

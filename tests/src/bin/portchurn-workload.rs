@@ -42,9 +42,12 @@ struct Arguments {
     /// Port of a server that runs already
     #[arg(long)]
     port: Option<u16>,
-    /// How long `soak` goes on
+    /// How long `soak` goes on, at most
     #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// How many clients `soak` starts, at most
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    processes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -85,6 +88,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         server_cpu: arguments.server_cpu,
         port: arguments.port,
         seconds: arguments.seconds,
+        processes: arguments.processes,
     };
     let truth = workload.run(&plan)?;
     writeln!(stdout(), "{}", serde_json::to_string(&truth)?).context("print what was done")

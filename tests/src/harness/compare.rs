@@ -38,7 +38,7 @@ pub fn matches_truth(truth: &Truth, report: &Report, precision: Precision) -> Re
     if truth.own_netns && precision.netns {
         nobody_else(truth, report, &mut differences);
     }
-    differences.settle()?;
+    differences.settle_beside_losses(report)?;
     adds_up(report)
 }
 
@@ -50,7 +50,7 @@ pub fn matches_as_a_program(truth: &Truth, report: &Report) -> Result<()> {
         let tally = report.processes_of(process.tgid).next().map(|found| found.tally);
         differences.equal(&process.role, Some(expected_tally(&process.sum())), tally);
     }
-    differences.settle()?;
+    differences.settle_beside_losses(report)?;
     matches_by_name(truth, report)
 }
 
@@ -64,7 +64,7 @@ pub fn matches_by_name(truth: &Truth, report: &Report) -> Result<()> {
         }
     }
     differences.equal("the program in its namespace", expected_tally(&truth.sum()), seen);
-    differences.settle()?;
+    differences.settle_beside_losses(report)?;
     adds_up(report)
 }
 
@@ -143,6 +143,14 @@ impl Differences {
                 self.0.push(format!("{at}: {name} percentiles out of order: {values:?}"));
             }
         }
+    }
+
+    /// What portchurn says it lost may be why they differ.
+    fn settle_beside_losses(mut self, report: &Report) -> Result<()> {
+        if !self.0.is_empty() && report.lost.total != 0 {
+            self.0.push(format!("it says it lost {:?}", report.lost.by_reason));
+        }
+        self.settle()
     }
 
     fn settle(self) -> Result<()> {

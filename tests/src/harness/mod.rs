@@ -87,9 +87,7 @@ pub fn check_where_possible(name: &str, test: impl Fn() -> Result<()>) {
 }
 
 fn run(name: &str, is_required: bool, test: impl Fn() -> Result<()>) {
-    // A guest has no supervisor of its machine in it.
-    let attempts = if is_guest() { 1 } else { ATTEMPTS };
-    let Err(error) = again_if_disturbed(attempts, test) else { return };
+    let Err(error) = again_if_disturbed(ATTEMPTS, test) else { return };
     match error.downcast_ref::<Skip>() {
         Some(why) if !is_required => {
             let why = why.to_string().replace('\n', " ");

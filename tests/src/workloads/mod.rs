@@ -74,8 +74,10 @@ pub struct Plan {
     pub server_cpu: Option<usize>,
     /// The port of a server that runs already.
     pub port: Option<u16>,
-    /// How long `soak` goes on.
+    /// How long `soak` goes on, at most.
     pub seconds: u64,
+    /// How many clients `soak` starts, at most.
+    pub processes: u64,
 }
 
 impl Workload {

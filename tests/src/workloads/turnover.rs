@@ -19,7 +19,11 @@ use crate::truth::{End, ProcessTruth};
 pub const WORKLOADS: &[Workload] = &[
     Workload { name: "once", about: "one connection to the server on --port", run: once },
     Workload { name: "serve", about: "prints 'listening PORT' and serves --count connections", run: serve },
-    Workload { name: "soak", about: "for --seconds, a new process every 10 connections", run: soak },
+    Workload {
+        name: "soak",
+        about: "for --seconds or --processes, a new process every 10 connections",
+        run: soak,
+    },
 ];
 
 /// Connects, waits until the server has accepted, closes first.
@@ -78,7 +82,7 @@ fn soak(plan: &Plan) -> Result<Vec<ProcessTruth>> {
     // All clients in one: there are too many to name.
     let mut clients = ProcessTruth { role: "clients".to_owned(), ..ProcessTruth::default() };
     let end = Instant::now() + Duration::from_secs(plan.seconds);
-    while Instant::now() < end {
+    for _ in (0..plan.processes).take_while(|_| Instant::now() < end) {
         let client =
             Role::start("client", None, |truth| (0..LIFE).try_for_each(|_| call(plan, truth, target)))?;
         for (end, counts) in client.finish()?.ends {
