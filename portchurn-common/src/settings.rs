@@ -324,6 +324,18 @@ pub mod kernel_function {
     pub const PREEMPT_DISABLE: usize = 0x7063_0001;
     /// `bpf_preempt_enable()`.
     pub const PREEMPT_ENABLE: usize = 0x7063_0002;
+    /// `bpf_local_irq_save(&mut flags)`, since 6.14.
+    pub const LOCAL_IRQ_SAVE: usize = 0x7063_0003;
+    /// `bpf_local_irq_restore(&mut flags)`.
+    pub const LOCAL_IRQ_RESTORE: usize = 0x7063_0004;
+
+    /// Each by its name in the kernel's types.
+    pub const ALL: [(usize, &str); 4] = [
+        (PREEMPT_DISABLE, "bpf_preempt_disable"),
+        (PREEMPT_ENABLE, "bpf_preempt_enable"),
+        (LOCAL_IRQ_SAVE, "bpf_local_irq_save"),
+        (LOCAL_IRQ_RESTORE, "bpf_local_irq_restore"),
+    ];
 }
 
 /// A port in `FILTER_PORTS`: the role in the high half, the port in the low half.

@@ -1,50 +1,46 @@
-//! Programs that may not be preempted: since Linux 7.0 tracepoints are, and what other tasks do on the processor meanwhile is
-//! skipped. The object calls placeholders, which become calls of the running kernel's own functions here: they are known by
-//! the number of their type, as offsets are.
+//! Programs that may not be preempted: since Linux 7.0 those at tracepoints are, and what other tasks do on the processor
+//! meanwhile is skipped. The object calls placeholders, which become calls of the running kernel's own functions here: they are
+//! known by the number of their type.
 
 use std::borrow::Cow;
 
-use portchurn_common::settings::kernel_function::{PREEMPT_DISABLE, PREEMPT_ENABLE};
+use portchurn_common::settings::kernel_function;
 
 use crate::live::btf::KernelTypes;
 
-/// `call` of include/uapi/linux/bpf.h: `BPF_JMP | BPF_CALL`.
+/// `BPF_JMP | BPF_CALL` of include/uapi/linux/bpf.h.
 const CALL: u8 = 0x85;
-/// The source register of a call of a function of the kernel: `BPF_PSEUDO_KFUNC_CALL`. It is in the upper half of its byte.
+/// `BPF_PSEUDO_KFUNC_CALL`, as source register: in the upper half of its byte.
 const KERNEL_FUNCTION: u8 = 2 << 4;
 /// Bytes of an instruction.
 const INSTRUCTION: usize = 8;
 
-/// The functions of the running kernel, by type.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Preemption {
-    disable: u32,
-    enable: u32,
-}
+/// Placeholders, and the types of the running kernel's functions.
+#[derive(Clone, Copy, Debug)]
+pub struct Preemption([(usize, u32); kernel_function::ALL.len()]);
 
 impl Preemption {
-    /// `None`: this kernel has none (before 6.10).
+    /// `None`: this kernel lacks one of them (before 6.14).
     pub fn find(types: &KernelTypes) -> Option<Self> {
-        Some(Self {
-            disable: types.function("bpf_preempt_disable")?,
-            enable: types.function("bpf_preempt_enable")?,
-        })
+        let mut functions = [(0, 0); kernel_function::ALL.len()];
+        for (function, (placeholder, name)) in functions.iter_mut().zip(kernel_function::ALL) {
+            *function = (placeholder, types.function(name)?);
+        }
+        Some(Self(functions))
     }
 
     /// The object with calls of these instead of the placeholders.
     pub fn put_into(this: Option<&Self>, object: &'static [u8]) -> Cow<'static, [u8]> {
-        let Some(this) = this else { return Cow::Borrowed(object) };
+        let Some(Self(functions)) = this else { return Cow::Borrowed(object) };
         let mut object = object.to_vec();
         // Sections of programs are aligned to their instructions.
         for instruction in object.chunks_exact_mut(INSTRUCTION) {
             let Some(number) = instruction.strip_prefix(&[CALL, 0, 0, 0]) else { continue };
-            let function = match u32::from_le_bytes(number.try_into().unwrap_or_default()) as usize {
-                PREEMPT_DISABLE => this.disable,
-                PREEMPT_ENABLE => this.enable,
-                _ => continue,
-            };
-            instruction[1] = KERNEL_FUNCTION;
-            instruction[4..].copy_from_slice(&function.to_le_bytes());
+            let number = u32::from_le_bytes(number.try_into().unwrap_or_default()) as usize;
+            if let Some((_, function)) = functions.iter().find(|(placeholder, _)| *placeholder == number) {
+                instruction[1] = KERNEL_FUNCTION;
+                instruction[4..].copy_from_slice(&function.to_le_bytes());
+            }
         }
         Cow::Owned(object)
     }
@@ -54,30 +50,30 @@ impl Preemption {
 mod tests {
     use std::borrow::Cow;
 
-    use super::{PREEMPT_DISABLE, PREEMPT_ENABLE, Preemption};
+    use portchurn_common::settings::kernel_function;
+
+    use super::Preemption;
     use crate::live::loader::OBJECT;
 
-    const HERE: Preemption = Preemption { disable: 7001, enable: 7002 };
-
-    fn count(object: &[u8], instruction: [u8; 4], number: usize) -> usize {
-        let wanted = [instruction, (number as u32).to_le_bytes()].concat();
+    fn count(object: &[u8], instruction: [u8; 4], number: u32) -> usize {
+        let wanted = [instruction, number.to_le_bytes()].concat();
         object.chunks_exact(8).filter(|found| *found == wanted).count()
     }
 
     #[test]
     fn every_placeholder_becomes_a_call_of_the_kernel_and_nothing_else_changes() {
-        let patched = Preemption::put_into(Some(&HERE), OBJECT);
-        for (placeholder, function) in [(PREEMPT_DISABLE, 7001), (PREEMPT_ENABLE, 7002)] {
-            let before = count(OBJECT, [0x85, 0, 0, 0], placeholder);
+        let functions = kernel_function::ALL.map(|(placeholder, _)| (placeholder, placeholder as u32 & 0xff));
+        let patched = Preemption::put_into(Some(&Preemption(functions)), OBJECT);
+        let mut calls = 0;
+        for (placeholder, function) in functions {
+            let before = count(OBJECT, [0x85, 0, 0, 0], placeholder as u32);
             assert!(before >= 6, "each program that looks at state changes has one: {before}");
             assert_eq!(count(&patched, [0x85, 0x20, 0, 0], function), before);
-            assert_eq!(count(&patched, [0x85, 0, 0, 0], placeholder), 0);
+            assert_eq!(count(&patched, [0x85, 0, 0, 0], placeholder as u32), 0);
+            calls += before;
         }
-        let changed =
-            OBJECT.chunks(8).zip(patched.chunks(8)).filter(|(before, after)| before != after).count();
-        let placeholders =
-            count(&patched, [0x85, 0x20, 0, 0], 7001) + count(&patched, [0x85, 0x20, 0, 0], 7002);
-        assert_eq!(changed, placeholders);
+        let changed = OBJECT.chunks(8).zip(patched.chunks(8)).filter(|(before, after)| before != after);
+        assert_eq!(changed.count(), calls);
     }
 
     #[test]

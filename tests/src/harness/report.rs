@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct Report {
     /// Meaning of the keys.
     pub schema_version: u32,
+    /// Its release.
+    pub kernel: String,
     /// What is attached.
     pub hooks: Vec<Hook>,
     /// Sums over everything.
@@ -230,6 +232,12 @@ impl Report {
     /// How many events the kernel left out; unknown where it does not count that.
     pub fn nested(&self) -> Option<u64> {
         self.lost.by_reason.get("nested").copied().flatten()
+    }
+
+    /// How many events may be missing where tasks are preempted inside a program, which they are since Linux 7.0.
+    pub fn skipped_at_most(&self) -> u64 {
+        let major = self.kernel.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major >= Some(7) { self.nested().unwrap_or(0) } else { 0 }
     }
 
     /// Whether programs are attached that the kernel leaves out while any of their kind runs on the processor.
