@@ -139,7 +139,16 @@ impl Tracer {
     /// Reads on until the condition holds; it says what is still wrong. Counters only grow, so it must still hold one
     /// object later.
     pub fn wait_until(&mut self, condition: impl Fn(&Report) -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + patience(PATIENCE);
+        self.wait_at_most(PATIENCE, condition)
+    }
+
+    /// The same for so long, or as much longer as the machine is slower.
+    pub fn wait_at_most(
+        &mut self,
+        at_most: Duration,
+        condition: impl Fn(&Report) -> Result<()>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience(at_most);
         loop {
             let report = self.advance()?;
             match condition(report) {
