@@ -127,7 +127,7 @@ fn lines(mut tracer: Tracer) -> Result<()> {
         // A stack that comes too late on a crowded machine has no name, and is counted all the same.
         let is_named = |site: &&&Value| site["culprit"]["function"].is_string();
         let named: u64 = opens.iter().filter(is_named).map(|site| count(&site)).sum();
-        ensure!(named > 50, "the function of {named} connects is known");
+        ensure!(named > 50, "the function of {named} connects is known: {:?}", opens.first());
         Ok(())
     })?;
     tracer.stop().map(drop)

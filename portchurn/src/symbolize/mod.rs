@@ -8,7 +8,7 @@
 //! modules   what these files tell: address → file and offset
 //! look      whether a process runs an interpreter
 //! python    CPython: is it one, where is its state, what do its code objects say
-//! native    unwinding and naming compiled code
+//! native    unwinding and naming compiled code    registers  where it begins
 //! merge     interpreter frames in the place of the native frames that run them
 //! codes     code objects that were sent    namer     the thread
 //! ```
@@ -25,6 +25,7 @@ pub mod namer;
 pub mod native;
 pub mod python;
 pub mod record;
+pub mod registers;
 
 use portchurn_common::stack::Interpreter;
 

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
-use framehop::x86_64::{CacheX86_64, Reg, UnwindRegsX86_64, UnwinderX86_64};
-use framehop::{ExplicitModuleSectionInfo, FrameAddress, Unwinder as _};
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Unwinder as _,
+    UnwinderNative,
+};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
 
@@ -21,6 +23,7 @@ use crate::symbolize::elf::{Bounded, FileId};
 use crate::symbolize::held::Held;
 use crate::symbolize::modules::{Module, Modules};
 use crate::symbolize::record::RawStack;
+use crate::symbolize::registers::Start;
 
 /// Frames beyond are cut off.
 const FRAMES_MAX: usize = 256;
@@ -37,27 +40,6 @@ const LARGE: u64 = 8 << 20;
 const REST: Duration = Duration::from_secs(1);
 /// The longest section that is read. Bytes.
 const SECTION_MAX: u64 = 64 << 20;
-
-/// Where each register that matters lies in `struct pt_regs` of x86-64.
-const REGISTERS: &[(Reg, usize)] = &[
-    (Reg::R15, 0),
-    (Reg::R14, 1),
-    (Reg::R13, 2),
-    (Reg::R12, 3),
-    (Reg::RBX, 5),
-    (Reg::R11, 6),
-    (Reg::R10, 7),
-    (Reg::R9, 8),
-    (Reg::R8, 9),
-    (Reg::RAX, 10),
-    (Reg::RCX, 11),
-    (Reg::RDX, 12),
-    (Reg::RSI, 13),
-    (Reg::RDI, 14),
-];
-const RBP: usize = 4;
-const RIP: usize = 16;
-const RSP: usize = 19;
 
 /// Sections of a file that unwinding needs.
 #[derive(Clone, Default)]
@@ -137,7 +119,8 @@ pub enum End {
 }
 
 /// The process whose stack was unwound last.
-type Process = (Arc<Held>, UnwinderX86_64<Arc<[u8]>>, CacheX86_64);
+type Process =
+    (Arc<Held>, UnwinderNative<Arc<[u8]>, MayAllocateDuringUnwind>, CacheNative<MayAllocateDuringUnwind>);
 
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
 pub struct Native {
@@ -197,12 +180,7 @@ impl Native {
 
     fn unwind(&mut self, stack: &RawStack, held: &Arc<Held>, modules: &Modules) -> (Vec<u64>, End) {
         let Some((_, unwinder, cache)) = self.unwinder(held, modules) else { return (Vec::new(), End::Lost) };
-        let words = &stack.registers;
-        let mut registers = UnwindRegsX86_64::new(words[RIP], words[RSP], words[RBP]);
-        for (register, index) in REGISTERS {
-            registers.set(*register, words[*index]);
-        }
-        let base = words[RSP];
+        let Start { instruction_pointer, stack_pointer: base, registers } = Start::of(&stack.registers);
         let mut beyond = false;
         let mut read = |address: u64| {
             let at = address.checked_sub(base).and_then(|at| usize::try_from(at).ok()).ok_or(())?;
@@ -213,7 +191,7 @@ impl Native {
             Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| ())?))
         };
         let mut addresses = Vec::new();
-        let mut frames = unwinder.iter_frames(words[RIP], registers, cache, &mut read);
+        let mut frames = unwinder.iter_frames(instruction_pointer, registers, cache, &mut read);
         let end = loop {
             match frames.next() {
                 Ok(Some(FrameAddress::InstructionPointer(address))) => addresses.push(address),
@@ -244,13 +222,13 @@ impl Native {
     fn unwinder(&mut self, held: &Arc<Held>, modules: &Modules) -> Option<&mut Process> {
         let is_current = self.process.as_ref().is_some_and(|(current, ..)| Arc::ptr_eq(current, held));
         if !is_current {
-            let mut unwinder = UnwinderX86_64::new();
+            let mut unwinder = UnwinderNative::new();
             for module in &modules.list {
                 let info = self.sections_of(module).info();
                 let range = module.addresses.clone();
                 unwinder.add_module(framehop::Module::new(module.path.clone(), range, module.bias, info));
             }
-            self.process = Some((Arc::clone(held), unwinder, CacheX86_64::new()));
+            self.process = Some((Arc::clone(held), unwinder, CacheNative::new()));
         }
         self.process.as_mut()
     }
