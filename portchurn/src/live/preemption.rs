@@ -67,7 +67,9 @@ mod tests {
         let mut calls = 0;
         for (placeholder, function) in functions {
             let before = count(OBJECT, [0x85, 0, 0, 0], placeholder as u32);
-            assert!(before >= 6, "each program that looks at state changes has one: {before}");
+            // Each program that looks at state changes begins so; how it ends is a function that they share.
+            let least = if placeholder == kernel_function::PREEMPT_DISABLE { 6 } else { 1 };
+            assert!(before >= least, "{before} of {placeholder:#x}");
             assert_eq!(count(&patched, [0x85, 0x20, 0, 0], function), before);
             assert_eq!(count(&patched, [0x85, 0, 0, 0], placeholder as u32), 0);
             calls += before;
