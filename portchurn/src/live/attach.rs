@@ -71,7 +71,8 @@ impl Kernel {
             KernelTypes::of_running_kernel()
         };
         let by_types = types.as_ref().is_ok_and(KernelTypes::counts_skips_at_shared_guard);
-        let preemption = types.as_ref().ok().and_then(Preemption::find);
+        let preempting = types.as_ref().ok().filter(|_| preempts_at_tracepoints(&release));
+        let preemption = preempting.and_then(Preemption::find);
         let (btf, found) = match types.and_then(|types| find(&types, no_members)) {
             Ok(found) => (Btf::from_sys_fs().map_err(|err| err.to_string()), found),
             Err(err) => (Err(format!("{err:#}")), Found::NOTHING),
@@ -81,7 +82,7 @@ impl Kernel {
             offsets: found.offsets,
             missing: found.missing,
             counts_shared_guard: by_version || by_types,
-            preemption: preemption.filter(|_| preempts_at_tracepoints(&release)),
+            preemption,
         }
     }
 
