@@ -52,7 +52,7 @@ pub(crate) struct Situation {
     stack: &'static str,
     agent: Agent,
     lost: Option<u64>,
-    /// Share of the TIME_WAIT sockets whose owner is known. `None`: there are none.
+    /// Share of the TIME_WAIT sockets since the attach whose owner is known. `None`: there are none.
     owned_ratio: Option<f64>,
     attach_ms: f64,
     map_bytes: Option<u64>,

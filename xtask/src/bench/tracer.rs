@@ -57,7 +57,7 @@ impl Kind {
 pub(crate) struct OwnFigures {
     pub(crate) map_bytes: Option<u64>,
     pub(crate) lost: Option<u64>,
-    /// Share of the TIME_WAIT sockets.
+    /// Share of the TIME_WAIT sockets that came since the attach. `None`: there are none.
     pub(crate) owned_ratio: Option<f64>,
 }
 
@@ -192,10 +192,12 @@ impl<'a> Tracer<'a> {
     }
 
     pub(crate) fn own_figures(&self) -> OwnFigures {
+        let count = |of: &str| self.last["time_wait"][of].as_f64().unwrap_or_default();
+        let since_attach = count("total") - count("before_attach");
         OwnFigures {
             map_bytes: self.last["own_cost"]["map_bytes"].as_u64(),
             lost: self.last["lost"]["total"].as_u64(),
-            owned_ratio: self.last["time_wait"]["coverage_ratio"].as_f64(),
+            owned_ratio: (since_attach > 0.0).then(|| count("owned") / since_attach),
         }
     }
 

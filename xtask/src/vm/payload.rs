@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -47,8 +48,14 @@ impl Payload {
         // The same packages both times: with others cargo would choose other features and build everything again.
         let all = ["--package", "vm-init", "--package", TESTS, "--package", PRODUCT];
         let packages = if args.release { &all[..4] } else { &all };
-        let tools = cargo(layout, arch, &[&["build", "--bins"], packages].concat())?;
-        let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], packages].concat())?;
+        // The end of a release build keeps one processor busy for minutes.
+        let (released, tools, tests) = thread::scope(|scope| {
+            let released = args.release.then(|| scope.spawn(|| release::file(arch.name())));
+            let tools = cargo(layout, arch, &[&["build", "--bins"], packages].concat())?;
+            let tests = cargo(layout, arch, &[&["test", "--no-run", "--test", "*"], packages].concat())?;
+            let released = released.map(|build| build.join().ok().context("the release build panicked")?);
+            anyhow::Ok((released.transpose()?, tools, tests))
+        })?;
         let is_wanted = |artifact: &Artifact| {
             let is_named = args.wants(&artifact.target.name, None);
             artifact.is_kind("test") && artifact.package_id.contains(TESTS) && is_named
@@ -63,11 +70,9 @@ impl Payload {
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };
-        let product = if args.release {
-            let path = release::file(arch.name())?;
-            ("PORTCHURN_BIN", Program { name: PRODUCT.to_owned(), path })
-        } else {
-            tool("PORTCHURN_BIN", PRODUCT)?
+        let product = match released {
+            Some(path) => ("PORTCHURN_BIN", Program { name: PRODUCT.to_owned(), path }),
+            None => tool("PORTCHURN_BIN", PRODUCT)?,
         };
         let workloads = WORKLOADS.into_iter().map(|(variable, name)| tool(variable, name));
         let used = std::iter::once(Ok(product)).chain(workloads).collect::<Result<_>>()?;
