@@ -70,7 +70,7 @@ fn destinations_that_find_no_room_are_counted_together() {
     check("destinations_that_find_no_room_are_counted_together", || {
         let _alone = Alone::wait()?;
         let ours = std::process::id();
-        let mut tracer = Tracer::start(&["--max-keys", "16", "-p", &ours.to_string()])?;
+        let mut tracer = Tracer::start(&["--strict", "--max-keys", "16", "-p", &ours.to_string()])?;
         for last in 1..=DESTINATIONS {
             match TcpStream::connect((Ipv4Addr::new(127, 0, 7, last), 1)) {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
@@ -84,7 +84,8 @@ fn destinations_that_find_no_room_are_counted_together() {
             ensure!(own > 0 && own < DESTINATIONS.into(), "{own} of them have a place of their own");
             equal("lost otherwise", report.lost.total, lost_by(report, "keys_full")?)
         })?;
-        tracer.stop()?;
+        let (status, said) = tracer.interrupt()?;
+        ensure!(status.code() == Some(6) && said.contains("--strict"), "{status}: {said}");
         Ok(())
     });
 }

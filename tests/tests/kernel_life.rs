@@ -13,12 +13,12 @@ use portchurn_tests::harness::budgets;
 use portchurn_tests::harness::compare::{Precision, adds_up, matches_truth};
 use portchurn_tests::harness::folder::Folder;
 use portchurn_tests::harness::mounts::Tracefs;
-use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only};
+use portchurn_tests::harness::privileges::{CAP_BPF, CAP_PERFMON, only, only_with_little_memory};
 use portchurn_tests::harness::programs::{Held, bound, portchurn, run_workload};
 use portchurn_tests::harness::report::Tally;
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::veth::Cable;
-use portchurn_tests::harness::{check, is_guest};
+use portchurn_tests::harness::{check, check_where_possible, is_guest, skip};
 use rustix::process::{Pid, Signal, kill_process};
 
 const OPEN: u64 = 101;
@@ -104,17 +104,41 @@ fn two_tracers_are_both_exact() {
 fn the_two_capabilities_that_it_asks_for_are_enough() {
     check("the_two_capabilities_that_it_asks_for_are_enough", || {
         let folder = Folder::new()?;
-        let copy = folder.path().join("portchurn");
-        std::fs::copy(portchurn()?, &copy).context("copy portchurn")?;
-        for path in [folder.path(), &copy] {
-            std::fs::set_permissions(path, Permissions::from_mode(0o755)).context("let others in")?;
-        }
-        let mut command = Command::new(&copy);
+        let mut command = for_everybody(&folder)?;
         only(&mut command, &[CAP_BPF, CAP_PERFMON]);
         let mut tracer = Tracer::start_by(command, &[], Tracefs::AsItIs)?;
         let truth = run_workload(&["active-close", "--netns", "own"])?;
         tracer.wait_until(|report| matches_truth(&truth, report, Precision::FULL))?;
         tracer.stop()?;
+        Ok(())
+    });
+}
+
+/// portchurn where nobody can start it.
+fn for_everybody(folder: &Folder) -> Result<Command> {
+    let copy = folder.path().join("portchurn");
+    std::fs::copy(portchurn()?, &copy).context("copy portchurn")?;
+    for path in [folder.path(), &copy] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).context("let others in")?;
+    }
+    Ok(Command::new(&copy))
+}
+
+#[test]
+fn where_maps_are_charged_to_locked_memory_too_little_of_it_is_named() {
+    check_where_possible("where_maps_are_charged_to_locked_memory_too_little_of_it_is_named", || {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
+        if !release.starts_with("5.10.") {
+            return Err(skip(format!("{} does not charge maps to it", release.trim())));
+        }
+        let folder = Folder::new()?;
+        let mut command = for_everybody(&folder)?;
+        only_with_little_memory(&mut command, &[CAP_BPF, CAP_PERFMON]);
+        bound(command.args(["top", "--once"]));
+        let output = command.output().context("run portchurn")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(4), "{}: {said}", output.status);
+        ensure!(said.contains("locked memory") && said.contains("ulimit -l unlimited"), "{said}");
         Ok(())
     });
 }

@@ -71,8 +71,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let code = match &attempt {
         Ok(_) => 0,
         Err(err) => match err.downcast_ref::<LoadError>() {
-            Some(LoadError::NotPermitted { .. }) => 4,
-            _ => 5,
+            Some(refused) => refused.status(),
+            None => 5,
         },
     };
     let report = report(&attempt);

@@ -91,12 +91,7 @@ fn status(err: &anyhow::Error) -> u8 {
         return 6;
     }
     if let Some(err) = err.downcast_ref::<crate::live::error::LoadError>() {
-        return match err {
-            crate::live::error::LoadError::NotPermitted { .. } => 4,
-            crate::live::error::LoadError::LockedDown | crate::live::error::LoadError::Unsupported { .. } => {
-                5
-            }
-        };
+        return err.status();
     }
     1
 }

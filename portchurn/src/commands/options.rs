@@ -179,8 +179,12 @@ pub struct StopArgs {
 /// What the loader is to do.
 pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> Result<Options> {
     for &pid in &select.pids {
-        if !PathBuf::from(format!("/proc/{pid}")).exists() {
-            return Err(Usage(format!("there is no process {pid}")).into());
+        match thread_group(pid) {
+            Some(tgid) if tgid == pid => {}
+            Some(tgid) => {
+                return Err(Usage(format!("{pid} is a thread of process {tgid}: give that")).into());
+            }
+            None => return Err(Usage(format!("there is no process {pid}")).into()),
         }
     }
     // A line per connection comes before where it was opened is known, so `trace` waits for that only when asked to.
@@ -207,6 +211,12 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         },
         host: host()?,
     })
+}
+
+/// The process that a thread belongs to. /proc has threads beside processes, though it does not list them.
+fn thread_group(tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// Without call sites their programs are not even loaded, unless one was asked for.

@@ -14,12 +14,44 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// When the file cannot be created.
 pub fn open_output(path: Option<&Path>) -> Result<Box<dyn Write>> {
     match path {
-        None => Ok(Box::new(BufWriter::new(Stdout(io::stdout())))),
+        None => {
+            let named = Named { name: "stdout".to_owned(), output: Stdout(io::stdout()) };
+            Ok(Box::new(BufWriter::new(named)))
+        }
         Some(path) if path.as_os_str() == "-" => open_output(None),
         Some(path) => {
-            let file = File::create(path).with_context(|| format!("write to {}", path.display()))?;
-            Ok(Box::new(BufWriter::new(file)))
+            let name = path.display().to_string();
+            let file = File::create(path).with_context(|| format!("write to {name}"))?;
+            Ok(Box::new(BufWriter::new(Named { name, output: file })))
         }
+    }
+}
+
+/// An output whose errors say which it is.
+struct Named<W> {
+    name: String,
+    output: W,
+}
+
+impl<W> Named<W> {
+    fn say<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|err| match err.kind() {
+            // The writer around this one tries again.
+            io::ErrorKind::Interrupted => err,
+            kind => io::Error::new(kind, format!("write to {}: {err}", self.name)),
+        })
+    }
+}
+
+impl<W: Write> Write for Named<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.output.write(bytes);
+        self.say(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.output.flush();
+        self.say(flushed)
     }
 }
 

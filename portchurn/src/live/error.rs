@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use crate::live::hooks::Tier;
-use crate::live::preflight::{SETCAP, UNLOCKED, is_locked_down, missing_capabilities};
+use crate::live::preflight::{SETCAP, UNLOCKED, is_locked_down, locked_memory_max, missing_capabilities};
 
 /// Why nothing could be attached.
 #[derive(Debug)]
@@ -13,6 +13,11 @@ pub enum LoadError {
     NotPermitted {
         /// Capabilities that the process lacks.
         missing: Vec<&'static str>,
+    },
+    /// This kernel charges maps to locked memory, of which too little is allowed (before 5.11): exit status 4.
+    LockedMemory {
+        /// As much is allowed. Bytes.
+        max_bytes: u64,
     },
     /// This kernel lets nobody read its memory: exit status 5.
     LockedDown,
@@ -24,6 +29,14 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// The exit status that says so.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::NotPermitted { .. } | Self::LockedMemory { .. } => 4,
+            Self::LockedDown | Self::Unsupported { .. } => 5,
+        }
+    }
+
     /// From the refusals of all tiers of the spine.
     pub fn from_refusals(refused: Vec<(Tier, anyhow::Error)>) -> Self {
         let denied = refused.iter().any(|(_, err)| is_permission(err));
@@ -37,6 +50,10 @@ impl LoadError {
         if is_locked_down() {
             log::info!("{reason}");
             return Self::LockedDown;
+        }
+        if denied && let Some(max_bytes) = locked_memory_max() {
+            log::info!("{reason}");
+            return Self::LockedMemory { max_bytes };
         }
         if refused.is_empty() {
             return Self::Unsupported { reason: "--attach leaves out every way".to_owned() };
@@ -60,6 +77,11 @@ impl fmt::Display for LoadError {
                 "cannot trace TCP: permission denied\n  missing: {}\n  try:     sudo portchurn …\n  or:      \
                  sudo {SETCAP}\n  more:    portchurn check",
                 missing.join(", ")
+            ),
+            Self::LockedMemory { max_bytes } => write!(
+                f,
+                "cannot trace TCP: this kernel charges BPF maps to locked memory, and only {max_bytes} bytes of it are allowed\n  \
+                 try:     sudo portchurn …\n  or:      ulimit -l unlimited\n  more:    portchurn check"
             ),
             Self::LockedDown => write!(
                 f,

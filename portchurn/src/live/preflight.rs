@@ -40,11 +40,6 @@ const CAPABILITIES: &[(Capability, Status, &str)] = &[
     (Capability::CAP_BPF, Status::Missing, "nothing can be loaded"),
     (Capability::CAP_PERFMON, Status::Missing, "nothing can be attached"),
     (
-        Capability::CAP_NET_ADMIN,
-        Status::Degraded,
-        "sockets from before the attach have no cookie to find them by",
-    ),
-    (
         Capability::CAP_SYS_PTRACE,
         Status::Degraded,
         "full path, arguments and lines of code of other users' processes",
@@ -53,7 +48,7 @@ const CAPABILITIES: &[(Capability, Status, &str)] = &[
     (
         Capability::CAP_SYS_ADMIN,
         Status::Degraded,
-        "sockets of other network namespaces from before the attach",
+        "of other network namespaces: sockets from before the attach, owners of TIME_WAIT, ports left",
     ),
 ];
 
@@ -69,7 +64,7 @@ fn is_granted(capability: Capability) -> bool {
 
 /// Gives the program all the capabilities that it can make use of; those that it had before are taken away.
 pub const SETCAP: &str =
-    "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_ptrace,cap_dac_read_search+ep $(command -v portchurn)";
+    "setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep $(command -v portchurn)";
 
 /// Capabilities without which nothing works and that are not there.
 pub fn missing_capabilities() -> Vec<&'static str> {
@@ -84,7 +79,6 @@ fn name_of(capability: Capability) -> &'static str {
     match capability {
         Capability::CAP_BPF => "CAP_BPF",
         Capability::CAP_PERFMON => "CAP_PERFMON",
-        Capability::CAP_NET_ADMIN => "CAP_NET_ADMIN",
         Capability::CAP_SYS_PTRACE => "CAP_SYS_PTRACE",
         Capability::CAP_DAC_READ_SEARCH => "CAP_DAC_READ_SEARCH",
         Capability::CAP_SYS_ADMIN => "CAP_SYS_ADMIN",
@@ -206,20 +200,28 @@ fn lockdown_mode() -> String {
     mode.map_or("off", |(mode, _)| mode).to_owned()
 }
 
-/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK. Never fatal: raising it may be refused, and newer ones ignore it.
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; newer ones ignore it.
 fn memlock() -> Check {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let charges = is_before_5_11(&release);
-    let enough = limit.is_none_or(|bytes| bytes >= 64 << 20);
     check(
         "locked memory",
-        !charges || enough,
-        Status::Degraded,
+        locked_memory_max().is_none(),
+        Status::Missing,
         limit.map_or_else(|| "unlimited".to_owned(), |bytes| format!("{bytes} bytes")),
-        "the maps may not fit",
-        "ulimit -l unlimited",
+        "nothing can be loaded: maps are charged to it",
+        "sudo, or ulimit -l unlimited",
     )
+}
+
+/// As much as all maps take on a large host, and some more. Bytes.
+const ENOUGH_LOCKED_BYTES: u64 = 64 << 20;
+
+/// How much memory may be locked, where this kernel charges maps to it and that is too little. Who has CAP_SYS_RESOURCE raises it.
+pub fn locked_memory_max() -> Option<u64> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let charges = is_before_5_11(&release) && !has(Capability::CAP_SYS_RESOURCE);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    limit.filter(|&bytes| charges && bytes < ENOUGH_LOCKED_BYTES)
 }
 
 /// The change left no trace to ask for.

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use serde::Serialize;
 
-use crate::model::snapshot::{CallSite, Role};
+use crate::model::snapshot::{CallSite, Destination, Role};
 
 /// TIME_WAIT sockets and their owners.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -135,7 +136,7 @@ pub struct PortBudget {
     pub other: u64,
     /// `used ÷ limit`.
     pub pressure_ratio: Option<f64>,
-    /// Connects established per second, over the last seconds. `null`: only some of them are counted.
+    /// Connects established per second, over the last seconds. `null`: only some of them are counted, and for a bind pool.
     pub opened_per_s: Option<f64>,
     /// Whether a new connect may take over the port of a TIME_WAIT here.
     pub reuse: bool,
@@ -147,12 +148,38 @@ pub struct PortBudget {
     pub seconds_to_exhaustion: Option<f64>,
     /// Under which assumption these times hold.
     pub assumption: String,
-    /// Connects that failed for want of a port, since the attach.
-    pub failed: u64,
+    /// Connects, or binds, that failed for want of a port, since the attach. `null`: they cannot be seen, or may be another
+    /// pool's.
+    pub failed: Option<u64>,
     /// How sure it is that every failure is counted: `exact`, or why failures cannot be seen.
     pub failures_seen: &'static str,
     /// Who holds the ports, most first.
     pub holders: Vec<PortHolder>,
+}
+
+/// How near each destination is to its end: the largest of its budgets.
+#[derive(Debug, Default)]
+pub(super) struct Pressure(HashMap<(u32, IpAddr, u16), f64>);
+
+impl Pressure {
+    pub(super) fn of(budgets: &[PortBudget]) -> Self {
+        let mut most = HashMap::new();
+        for row in budgets {
+            let (Some(address), Some(port)) = (row.remote_address, row.remote_port) else { continue };
+            let Some(ratio) = row.pressure_ratio else { continue };
+            let known = most.entry((row.netns, address, port)).or_insert(ratio);
+            *known = ratio.max(*known);
+        }
+        Self(most)
+    }
+
+    pub(super) fn note(&self, destinations: &mut [Destination]) {
+        for destination in destinations.iter_mut().filter(|destination| destination.role == Role::Connect) {
+            let remote = destination.remote_address.zip(destination.remote_port);
+            destination.port_pressure_ratio =
+                remote.and_then(|(address, port)| self.0.get(&(destination.netns, address, port))).copied();
+        }
+    }
 }
 
 /// Who holds ports.

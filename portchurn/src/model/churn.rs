@@ -206,6 +206,7 @@ fn destination(
         tally: tally(counts, stats.recent(window), view),
         closed_by: closed_by(counts),
         reset_by: view.knows_errors.then(|| reset_by(counts)),
+        port_pressure_ratio: None,
         time_wait_entered: counts.time_wait,
         failed_by: failed_by(counts),
         lifetime_us: quantiles(&counts.lifetime, counts.lifetime_max_us),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use portchurn_common::loss::Loss;
 use portchurn_common::stack::At;
 
-use crate::model::budget::Exhaustion;
+use crate::model::budget::{Exhaustion, Pressure};
 use crate::model::churn::View;
 use crate::model::culprit::Rules;
 use crate::model::exhaustion::Exhaustions;
@@ -195,7 +195,14 @@ impl Model {
             knows_errors: self.context.knows_errors,
             culprits: self.culprits(),
         };
-        let (totals, programs) = churn::programs(&self.ledger, view);
+        let (totals, mut programs) = churn::programs(&self.ledger, view);
+        let mut processes = churn::processes(&self.ledger, view);
+        let sees_binds = self.context.sees_binds();
+        let ports = self.ports.snapshot(&self.rates, &self.names, sees_binds);
+        let ports = ports.map(|rows| self.context.scope.applied(rows));
+        let pressure = Pressure::of(ports.as_deref().unwrap_or_default());
+        programs.iter_mut().for_each(|program| pressure.note(&mut program.destinations));
+        processes.iter_mut().for_each(|process| pressure.note(&mut process.destinations));
         Snapshot {
             schema_version: SCHEMA_VERSION,
             kernel: self.context.kernel.clone(),
@@ -204,12 +211,9 @@ impl Model {
             hooks: self.context.hooks.clone(),
             totals,
             programs,
-            processes: churn::processes(&self.ledger, view),
+            processes,
             time_wait: self.time_wait.snapshot(&self.names, self.ledger.stacks(), self.culprits()),
-            ports: self
-                .ports
-                .snapshot(&self.rates, &self.names, self.context.sees_binds())
-                .map(|rows| self.context.scope.applied(rows)),
+            ports,
             is_narrow: self.context.scope.is_narrow(),
             exhaustion: self.exhaustion(),
             lost: self.context.lost(&self.lost),

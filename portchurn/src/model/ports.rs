@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
 use crate::model::forecast::{Trend, aged, expired, still_waits};
 use crate::model::names::Names;
-use crate::model::pools::{BindFailures, pool_budget};
+use crate::model::pools::{BindFailures, Growth, pool_budget};
 use crate::model::rates::{Flow, Rates, Target};
 use crate::model::reuse::Reuse;
 use crate::model::sample::Sample;
@@ -45,6 +45,7 @@ struct Recycling {
 pub struct Ports {
     last: Option<SocketReading>,
     recycling: HashMap<u32, Recycling>,
+    pools: Growth,
     now_ns: u64,
 }
 
@@ -56,6 +57,9 @@ impl Ports {
         if let Some(reading) = &sample.sockets {
             for namespace in &reading.namespaces {
                 self.note_recycling(namespace);
+            }
+            if let Some(before) = &self.last {
+                self.pools.apply(before, reading);
             }
             self.last = Some(reading.clone());
         }
@@ -127,7 +131,9 @@ impl Ports {
             }
             let failed = rates.at(Target::of_binds(namespace.netns)).map_or(0, |recent| recent.exhausted);
             let failures = BindFailures { failed, are_seen: sees_binds };
-            rows.extend(namespace.pools.iter().map(|pool| pool_budget(namespace, pool, names, &failures)));
+            let growth = (&self.pools, elapsed_s);
+            let pools = namespace.pools.iter();
+            rows.extend(pools.map(|pool| pool_budget(namespace, pool, names, &failures, growth)));
         }
         rows.extend(
             last.namespaces
@@ -165,7 +171,7 @@ fn unlisted(
                 &look,
             )
         })
-        .filter(|row| row.used > 0 || row.failed > 0)
+        .filter(|row| row.used > 0 || row.failed.is_some_and(|failed| failed > 0))
         .collect()
 }
 
@@ -283,7 +289,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         reuse_because: reuse.because,
         seconds_to_wall: to_wall,
         seconds_to_exhaustion: to_end,
-        failed: recent.map_or(0, |recent| recent.exhausted),
+        failed: Some(recent.map_or(0, |recent| recent.exhausted)),
         failures_seen: EXACT,
         holders: shown_holders(&tuple.holders, look.names),
     }

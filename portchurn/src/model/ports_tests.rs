@@ -249,7 +249,64 @@ fn what_is_reserved_listened_on_and_bound_is_no_part_of_the_limit() {
     assert_eq!((connect.limit, connect.used), (Some(100 - 10 - 5 + 2), 45));
     let pool = rows.iter().find(|row| row.kind == BudgetKind::BindPool).unwrap();
     assert_eq!((pool.limit, pool.used, pool.remote_address), (Some(100 - 10 - 3), 45, None));
-    assert_eq!(pool.failures_seen, BINDS_NOT_VISIBLE);
+    assert_eq!((pool.failures_seen, pool.failed, pool.opened_per_s), (BINDS_NOT_VISIBLE, None, None));
+}
+
+/// A list of a pool of 1,000 ports in the given second, in which it has taken ten ports per second since second 0.
+fn pool_at(second: u32, pool: PoolReading) -> Sample {
+    let sysctls = Sysctls { port_low: 40_000, port_high: 40_999, ..Sysctls::default() };
+    let namespace = NamespaceReading {
+        netns: 5,
+        sysctls: Some(sysctls),
+        pools: vec![pool],
+        ..NamespaceReading::default()
+    };
+    let at_ns = u64::from(second) * S;
+    let reading =
+        SocketReading { began_ns: at_ns, at_ns, namespaces: vec![namespace], ..SocketReading::default() };
+    Sample { at_ns, sockets: Some(reading), ..Sample::default() }
+}
+
+fn end_of_pool(samples: &[Sample]) -> Option<f64> {
+    let mut ports = Ports::default();
+    samples.iter().for_each(|sample| ports.apply(sample, &Rates::default(), S));
+    let rows = ports.snapshot(&Rates::default(), &Names::default(), false).unwrap();
+    rows.iter().find(|row| row.kind == BudgetKind::BindPool).unwrap().seconds_to_exhaustion
+}
+
+#[test]
+fn a_pool_is_foretold_by_what_lives_in_it_and_by_what_begins_to_wait() {
+    let living = |second| {
+        let used = 10 * second;
+        pool_at(second, PoolReading { source: CLIENT, used, bound: used, ..PoolReading::default() })
+    };
+    assert_eq!(end_of_pool(&[living(50)]), None, "one list tells no growth");
+    let end_s = end_of_pool(&[living(40), living(50)]).unwrap();
+    assert!((end_s - 50.0).abs() < 1.0, "{end_s}");
+    let later = Sample { at_ns: 60 * S, ..Sample::default() };
+    let end_s = end_of_pool(&[living(40), living(50), later]).unwrap();
+    assert!((end_s - 40.0).abs() < 1.0, "ten seconds after the list: {end_s}");
+    assert_eq!(end_of_pool(&[living(40), living(100)]), Some(0.0));
+
+    let waiting = |per_s: u32| {
+        let mut ages = [0; AGE_STEPS];
+        ages[..4].fill(5 * per_s);
+        let used = 20 * per_s;
+        pool_at(
+            20,
+            PoolReading {
+                source: CLIENT,
+                used,
+                bound: used,
+                time_wait: used,
+                ages,
+                ..PoolReading::default()
+            },
+        )
+    };
+    let end_s = end_of_pool(&[waiting(25)]).unwrap();
+    assert!((end_s - 20.0).abs() < 1.0, "500 in 20 s, 500 are left: {end_s}");
+    assert_eq!(end_of_pool(&[waiting(15)]), None, "900 wait at most");
 }
 
 #[test]
@@ -275,10 +332,10 @@ fn failed_binds_are_the_pool_s_where_there_is_one_and_the_namespace_s_where_ther
         ports.snapshot(&rates, &Names::default(), true).unwrap()
     };
     let one = rows(vec![pool(CLIENT)]);
-    assert_eq!((one.len(), one[0].failed, one[0].failures_seen), (1, 4, "exact"));
+    assert_eq!((one.len(), one[0].failed, one[0].failures_seen), (1, Some(4), "exact"));
     let two = rows(vec![pool(CLIENT), pool(SERVER)]);
     assert!(
-        two.len() == 2 && two.iter().all(|row| (row.failed, row.failures_seen) == (0, BINDS_BY_NAMESPACE))
+        two.len() == 2 && two.iter().all(|row| (row.failed, row.failures_seen) == (None, BINDS_BY_NAMESPACE))
     );
 }
 
@@ -303,5 +360,5 @@ fn failures_are_exact_and_shown_with_the_row() {
     let (mut ports, mut rates) = (Ports::default(), Rates::default());
     rates.apply(&sample, S, 0.0);
     ports.apply(&sample, &rates, S);
-    assert_eq!(ports.snapshot(&rates, &Names::default(), true).unwrap()[0].failed, 4);
+    assert_eq!(ports.snapshot(&rates, &Names::default(), true).unwrap()[0].failed, Some(4));
 }

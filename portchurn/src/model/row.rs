@@ -273,6 +273,15 @@ impl<'a> Row<'a> {
         self.destinations.iter().map(|destination| destination.time_wait_entered).sum()
     }
 
+    /// Share of the local ports that are taken for the destination behind this row that is nearest to its end; `None` where
+    /// none is known to take any.
+    pub fn port_pressure_ratio(&self) -> Option<f64> {
+        self.destinations
+            .iter()
+            .filter_map(|destination| destination.port_pressure_ratio)
+            .max_by(f64::total_cmp)
+    }
+
     /// Who mostly ended the connections, and how many of them; `None` when none has ended.
     pub fn closer(&self) -> Option<(&'static str, u64)> {
         let (name, count) = self.closed_by().mostly()?;

@@ -40,10 +40,11 @@ impl Scope {
 
     fn has(&self, row: &PortBudget) -> bool {
         let is_version = |address: IpAddr| self.ip_version == Some(if address.is_ipv4() { 4 } else { 6 });
-        let has_port = |ports: &Vec<u16>| row.remote_port.is_some_and(|port| ports.contains(&port));
+        // A pool is for every destination: for those that were selected, too.
+        let has_port = |ports: &Vec<u16>| row.remote_port.is_none_or(|port| ports.contains(&port));
         self.netns.is_none_or(|netns| netns == row.netns)
             && self.remote_ports.as_ref().is_none_or(has_port)
-            && (self.ip_version.is_none() || row.remote_address.is_none_or(is_version))
+            && (self.ip_version.is_none() || row.remote_address.or(row.source_address).is_none_or(is_version))
     }
 }
 
@@ -71,7 +72,7 @@ mod tests {
             seconds_to_wall: Some(1.0),
             seconds_to_exhaustion: Some(20.0),
             assumption: String::new(),
-            failed: 0,
+            failed: Some(0),
             failures_seen: "exact",
             holders: Vec::new(),
         }

@@ -209,6 +209,9 @@ pub struct Destination {
     pub reset_by: Option<ResetBy>,
     /// Closes after which a TIME_WAIT socket of ours is expected.
     pub time_wait_entered: u64,
+    /// Connect: share of the local ports that are taken for it, from whichever source address has the fewest left; `null` where
+    /// it has no row among the budgets of ports.
+    pub port_pressure_ratio: Option<f64>,
     /// Failed connects by errno; only what happened. The sum is `failed`.
     pub failed_by: BTreeMap<&'static str, u64>,
     /// Life of closed connections; `null` if there is none.

@@ -300,8 +300,17 @@ pub struct PoolReading {
     pub bound: u32,
     /// Of `used`: TIME_WAIT.
     pub time_wait: u32,
+    /// Of `used`: TIME_WAIT, by age in steps of [`AGE_STEP_S`].
+    pub ages: [u32; AGE_STEPS],
     /// Of `used`: connected.
     pub established: u32,
     /// Who holds the bound ones, most first.
     pub holders: Vec<Holder>,
+}
+
+impl PoolReading {
+    /// Ports of everything but TIME_WAIT.
+    pub fn live(&self) -> u32 {
+        self.used.saturating_sub(self.time_wait)
+    }
 }

@@ -124,6 +124,7 @@ fn destination(address: &str, port: u16, tally: Tally) -> Destination {
         tally,
         closed_by: ClosedBy { local: tally.closed, ..ClosedBy::default() },
         reset_by: Some(ResetBy::default()),
+        port_pressure_ratio: None,
         time_wait_entered: tally.closed,
         failed_by: BTreeMap::new(),
         lifetime_us: None,

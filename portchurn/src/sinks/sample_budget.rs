@@ -80,7 +80,7 @@ pub(super) fn ports() -> Vec<PortBudget> {
         seconds_to_wall: Some(0.0),
         seconds_to_exhaustion: Some(5.96),
         assumption: "as in the last seconds: 2318.0 opens/s".to_owned(),
-        failed: 0,
+        failed: Some(0),
         failures_seen: "exact",
         holders: vec![PortHolder {
             tgid: Some(2000),

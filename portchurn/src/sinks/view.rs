@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use crate::model::churn::busier;
 use crate::model::columns::{self, Align, Cell, Column};
 use crate::model::host_names::HostNames;
 use crate::model::row::{Level, Row, rows};
@@ -162,11 +163,7 @@ fn sorted<'a>(rows: Vec<Row<'a>>, sort: &[SortKey]) -> Vec<Row<'a>> {
 
 /// Ties end at the name, so that rows do not dance while nothing happens.
 fn busiest_first(a: &Row<'_>, b: &Row<'_>) -> Ordering {
-    let since_attach = |row: &Row<'_>| row.tally.opened + row.tally.accepted + row.tally.failed;
-    activity(b)
-        .total_cmp(&activity(a))
-        .then_with(|| since_attach(b).cmp(&since_attach(a)))
-        .then_with(|| a.program.cmp(&b.program))
+    busier(&a.tally, &b.tally).then_with(|| a.program.cmp(&b.program))
 }
 
 /// What is not known comes last in either direction.

@@ -212,7 +212,10 @@ impl SocketCount {
         let Some(source) = self.source(socket.local) else { return };
         if source.ports.insert(socket.local_port) {
             match socket.state {
-                TcpState::TimeWait => source.reading.time_wait += 1,
+                TcpState::TimeWait => {
+                    source.reading.time_wait += 1;
+                    source.reading.ages[age_step(socket)] += 1;
+                }
                 TcpState::Established => source.reading.established += 1,
                 _ => {}
             }

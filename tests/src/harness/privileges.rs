@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 /// `CAP_PERFMON` and `CAP_BPF` of include/uapi/linux/capability.h.
 pub const CAP_PERFMON: u32 = 38;
 /// See [`CAP_PERFMON`].
@@ -14,10 +16,24 @@ const NOBODY: libc::c_long = 65534;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const VERSION: u32 = 0x2008_0522;
 
-/// Lets the child run as nobody, with these capabilities and no others, as `setpriv` would.
+/// Lets the child run as nobody, with these capabilities and no others, as `setpriv` would. It may lock as much memory as the
+/// caller can let it, which is what kernels before 5.11 charge maps to.
 pub fn only(command: &mut Command, capabilities: &'static [u32]) {
+    let _ = lock_at_most(None);
     // SAFETY: system calls only.
     unsafe { command.pre_exec(|| become_nobody(capabilities)) };
+}
+
+/// The same, and it may lock hardly any memory.
+pub fn only_with_little_memory(command: &mut Command, capabilities: &'static [u32]) {
+    const USUAL_BYTES: u64 = 64 << 10;
+    only(command, capabilities);
+    // SAFETY: a system call only.
+    unsafe { command.pre_exec(|| lock_at_most(Some(USUAL_BYTES))) };
+}
+
+fn lock_at_most(bytes: Option<u64>) -> io::Result<()> {
+    Ok(setrlimit(Resource::Memlock, Rlimit { current: bytes, maximum: bytes })?)
 }
 
 fn become_nobody(capabilities: &[u32]) -> io::Result<()> {

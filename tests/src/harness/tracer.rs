@@ -187,6 +187,12 @@ impl Tracer {
         self.finish().context("after Ctrl-C")
     }
 
+    /// Ctrl-C, where it may end otherwise than well: how, and what it said on stderr.
+    pub fn interrupt(mut self) -> Result<(ExitStatus, String)> {
+        self.signal(Signal::INT)?;
+        self.end().context("after Ctrl-C")
+    }
+
     /// Waits until it ends by itself; it must end well. What it said on stderr.
     pub fn finish(mut self) -> Result<String> {
         let (status, complaint) = self.end()?;

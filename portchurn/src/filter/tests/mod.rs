@@ -31,6 +31,7 @@ fn destination(address: &str, port: u16) -> Destination {
         tally: Tally::default(),
         closed_by: ClosedBy::default(),
         reset_by: None,
+        port_pressure_ratio: None,
         time_wait_entered: 0,
         failed_by: BTreeMap::new(),
         lifetime_us: None,

@@ -17,6 +17,7 @@ mod opened;
 mod opens_per_s;
 mod parent;
 mod pid;
+mod port_pressure;
 mod processes;
 mod program;
 mod time_wait;
@@ -103,6 +104,7 @@ pub const COLUMNS: &[&Column] = &[
     &connect_p50::COLUMN,
     &closer::COLUMN,
     &time_wait::COLUMN,
+    &port_pressure::COLUMN,
     &parent::COLUMN,
     &unit::COLUMN,
 ];

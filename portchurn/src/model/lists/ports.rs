@@ -26,10 +26,7 @@ const FIELDS: &[Field<PortBudget>] = &[
     number("seconds_to_exhaustion", "EMPTY IN", 0, |row| {
         row.seconds_to_exhaustion.map_or(Cell::Empty, Cell::Seconds)
     }),
-    number("failed", "FAILED", 3, |row| match row.kind {
-        BudgetKind::BindPool if row.failures_seen != "exact" => Cell::Empty,
-        _ => Cell::Count(row.failed),
-    }),
+    number("failed", "FAILED", 3, |row| row.failed.map_or(Cell::Empty, Cell::Count)),
     number("netns", "NETNS", 9, |row| Cell::Id(row.netns.into())),
 ];
 
