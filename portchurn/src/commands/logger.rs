@@ -6,6 +6,9 @@ use std::sync::Mutex;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::commands::terminal::speaks_unicode;
+use crate::sinks::text::clean;
+
 static LOGGER: Logger = Logger { held_back: Mutex::new(None) };
 
 struct Logger {
@@ -76,7 +79,8 @@ impl Log for Logger {
             Level::Warn => "warning",
             _ => "note",
         };
-        let message = format!("{kind}: {}", record.args());
+        // Names that somebody else chose are in it.
+        let message = format!("{kind}: {}", clean(&record.args().to_string(), speaks_unicode()));
         match self.held_back.lock().ok().as_deref_mut() {
             Some(Some(messages)) if messages.len() < HELD_BACK_MAX => messages.push(message),
             Some(Some(_)) => {}

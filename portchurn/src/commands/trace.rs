@@ -28,6 +28,7 @@ use crate::model::row::display_name;
 use crate::model::sample::{Process, ProcessId, Sample};
 use crate::sinks::Page;
 use crate::sinks::events::{EventFormat, EventSink};
+use crate::sinks::text::clean;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -190,7 +191,7 @@ impl Tracer {
             let has_waited = at_end || now_ns.saturating_sub(alert.seen_ns) > EXPLAINED_IN_NS;
             if !self.quiet && !alert.is_said && (has_waited || is_explained(&event)) {
                 alert.is_said = true;
-                logger::note(&event_text(&event));
+                logger::note(&clean(&event_text(&event), terminal::speaks_unicode()));
             }
         }
     }

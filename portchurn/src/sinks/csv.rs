@@ -1,6 +1,7 @@
 //! Rows as comma-separated values (RFC 4180, lines end with a line feed): plain numbers, units in the column's key,
 //! unknown is an empty field. Every line begins with `cumulative_s`, so that intervals can be told apart.
 
+use std::borrow::Cow;
 use std::io;
 use std::io::Write;
 
@@ -46,7 +47,7 @@ impl Sink for Csv {
 /// A cell as a plain value.
 pub(super) fn field(cell: Cell) -> String {
     match cell {
-        Cell::Text(text) => clean(&text, true).into_owned(),
+        Cell::Text(text) => no_formula(&clean(&text, true)).into_owned(),
         Cell::Count(number) | Cell::Id(number) | Cell::Micros(number) => number.to_string(),
         Cell::PerSecond(number) | Cell::Seconds(number) | Cell::Ratio(number) if number.is_finite() => {
             number.to_string()
@@ -55,9 +56,16 @@ pub(super) fn field(cell: Cell) -> String {
     }
 }
 
+/// Spreadsheets run what begins like this, and anybody may call a program so; behind an apostrophe it is text
+/// (owasp.org, "CSV Injection").
+fn no_formula(text: &str) -> Cow<'_, str> {
+    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}").into() } else { text.into() }
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::model::columns::COLUMNS;
+    use super::field;
+    use crate::model::columns::{COLUMNS, Cell};
     use crate::model::row::Level;
     use crate::sinks::OutputFormat;
     use crate::sinks::tests::written;
@@ -67,6 +75,14 @@ mod tests {
     fn programs_as_values() {
         let text = written(OutputFormat::Csv, &View::new(Level::Program), 1);
         assert_eq!(text, include_str!("golden/programs.csv"));
+    }
+
+    #[test]
+    fn a_name_is_no_formula() {
+        let text = |name: &str| field(Cell::Text(name.to_owned()));
+        assert_eq!(text("=HYPERLINK(\"http://192.0.2.1\")"), "'=HYPERLINK(\"http://192.0.2.1\")");
+        assert_eq!((text("python3 -c"), text(":8080")), ("python3 -c".to_owned(), ":8080".to_owned()));
+        assert_eq!(field(Cell::PerSecond(-1.5)), "-1.5", "numbers are numbers");
     }
 
     #[test]

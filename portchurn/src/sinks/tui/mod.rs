@@ -23,7 +23,7 @@ mod rows;
 mod sites;
 mod sites_draw;
 mod state;
-mod terminal;
+pub mod terminal;
 mod theme;
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! Draws nothing itself.
 
 use std::io;
-use std::io::stdout;
+use std::io::{stdin, stdout};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
@@ -10,6 +12,24 @@ use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
 use ratatui::{DefaultTerminal, Terminal};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// How the terminal was before the first screen took it.
+static BEFORE: OnceLock<Termios> = OnceLock::new();
+/// Whether a screen has it.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+/// No mouse, the main screen, the cursor: what [`give_back`] says, in one piece.
+const LEAVE: &[u8] = b"\x1b[?1006l\x1b[?1015l\x1b[?1003l\x1b[?1002l\x1b[?1000l\x1b[?1049l\x1b[?25h";
+
+/// Gives the terminal back, if a screen has it, where nothing else may be done any more: in a handler of a signal. Two system
+/// calls of signal-safety(7).
+pub fn give_back_in_handler() {
+    let Some(before) = BEFORE.get() else { return };
+    if IS_TAKEN.swap(false, Ordering::AcqRel) {
+        let _ = rustix::io::write(stdout(), LEAVE);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+    }
+}
 
 /// Has the terminal; gives it back when dropped. A panic gives it back before its message is printed.
 pub struct Screen {
@@ -42,6 +62,7 @@ impl Screen {
 
     /// Takes it again, as after SIGCONT.
     pub fn resume(&mut self) -> io::Result<()> {
+        IS_TAKEN.store(true, Ordering::Release);
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen)?;
         if self.mouse {
@@ -61,6 +82,10 @@ impl Drop for Screen {
 }
 
 fn take(mouse: bool) -> io::Result<DefaultTerminal> {
+    if let Ok(before) = tcgetattr(stdin()) {
+        let _ = BEFORE.set(before);
+    }
+    IS_TAKEN.store(true, Ordering::Release);
     // It also has a panic give the terminal back.
     let terminal = ratatui::try_init()?;
     if mouse {
@@ -80,4 +105,5 @@ fn give_back() {
     let _ = execute!(stdout(), DisableMouseCapture);
     let _ = ratatui::try_restore();
     let _ = execute!(stdout(), Show);
+    IS_TAKEN.store(false, Ordering::Release);
 }
