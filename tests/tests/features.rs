@@ -4,9 +4,9 @@
 use std::io::{Write as _, stderr};
 
 use anyhow::{Result, ensure};
-use portchurn_tests::harness::budgets::{equal, exhausted, owned};
+use portchurn_tests::harness::budgets::{equal, exhausted, owned, start_with_cookies};
 use portchurn_tests::harness::compare::{Precision, matches_truth};
-use portchurn_tests::harness::programs::run_workload;
+use portchurn_tests::harness::programs::{Held, run_workload};
 use portchurn_tests::harness::report::{Destination, Report};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, Skip, check_where_possible, skip};
@@ -36,6 +36,29 @@ features! {
     that_a_bind_found_no_port: "binds-that-find-no-port" [], binds;
     lines_of_native_code: "lines-of-native-code" ["--stack", "native"], lines;
     what_the_kernel_skipped: "what-the-kernel-skipped" [], skips;
+}
+
+#[test]
+fn sockets_from_before_the_attach() {
+    check_where_possible("sockets_from_before_the_attach", || {
+        let _alone = Alone::wait()?;
+        tell("sockets-from-before-the-attach", early())
+    });
+}
+
+fn early() -> Result<()> {
+    let held = Held::open("hold", &["--early", "--count", "31", "--netns", "own"])?;
+    let mut tracer = start_with_cookies()?;
+    let (client, server) = (held.client, held.server);
+    tracer.wait_until(|report| {
+        for tgid in [client, server] {
+            let found = report.processes_of(tgid).map(|process| process.tally.before_attach).sum();
+            equal("connections from before the attach", found, 31)?;
+        }
+        Ok(())
+    })?;
+    held.close()?;
+    tracer.stop().map(drop)
 }
 
 /// Says for machines what came of it.

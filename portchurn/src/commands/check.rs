@@ -46,8 +46,12 @@ struct Hook {
     required: bool,
     reason: Option<String>,
     lost: Option<&'static str>,
+    remedy: Option<&'static str>,
     skips_counted: Option<bool>,
 }
+
+/// What helps where a hook is not attached though everything above is there.
+const REMEDY: &str = "what is not ok above; if all is, only another kernel grants it: see the table";
 
 /// How each hook is attached on kernels that were tried. Written by `cargo xtask vm --table`.
 const TESTED: &str = include_str!("tested_kernels.txt");
@@ -97,6 +101,7 @@ fn report(attempt: &Result<loader::Loaded>) -> Report {
                 required: attached.hook.required,
                 reason: attached.reason.clone(),
                 lost: attached.attachment.is_none().then_some(attached.hook.gives),
+                remedy: attached.attachment.is_none().then_some(REMEDY),
                 skips_counted: attached.skips_counted(),
             })
             .collect(),
@@ -106,6 +111,7 @@ fn report(attempt: &Result<loader::Loaded>) -> Report {
             required: true,
             reason: Some(format!("{err:#}")),
             lost: Some("everything: nothing can be counted"),
+            remedy: Some(REMEDY),
             skips_counted: None,
         }],
     };
@@ -128,7 +134,9 @@ fn word(status: Status) -> &'static str {
 }
 
 fn table(report: &Report) -> String {
-    let mut text = format!("kernel {}: {}\n\n", report.kernel, verdict(report.status));
+    // This kernel comes last: on a terminal that is what stays on the screen.
+    let mut text = format!("other kernels, as tests in virtual machines showed them:\n\n{TESTED}\n");
+    text += &format!("kernel {}: {}\n\n", report.kernel, verdict(report.status));
     for check in &report.checks {
         text += &format!("{:<9} {:<24} {}\n", word(check.status), check.name, check.found);
         text += &details(check.lost, check.remedy.as_deref().map(|remedy| ("try", remedy)));
@@ -142,11 +150,12 @@ fn table(report: &Report) -> String {
         };
         text += &format!("{:<9} {:<24} {}\n", word(status), hook.name, hook.attached);
         text += &details(hook.lost, hook.reason.as_deref().map(|reason| ("why", reason)));
+        text += &details(None, hook.remedy.map(|remedy| ("try", remedy)));
         if hook.skips_counted == Some(false) {
             text += &details(None, Some(("note", UNCOUNTED)));
         }
     }
-    text + "\nother kernels, as tests in virtual machines showed them:\n\n" + TESTED
+    text
 }
 
 fn verdict(status: Status) -> &'static str {

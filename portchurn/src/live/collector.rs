@@ -134,7 +134,11 @@ impl Collector {
             flow_sites: Vec::new(),
             loaded: ebpf,
         };
-        if settings.cookies != 0 {
+        if settings.cookies == 0 {
+            log::warn!(
+                "this way into the kernel gives no socket cookies: connections from before the attach are not followed"
+            );
+        } else {
             let by_id = this.by_id.insert(HashMap::try_from(take(&mut this.loaded, "CONNS_BY_ID")?)?);
             let seeded = seed::sockets(by_id, &mut this.keys, &this.procfs, this.closed.conns(), options)?;
             this.left_out = seeded.left_out;

@@ -13,6 +13,7 @@ use crate::model::sample::{Counts, Sample};
 use crate::model::sockets::{
     AGE_STEPS, NamespaceReading, PoolReading, PortCount, SocketReading, Sysctls, TupleReading,
 };
+use crate::model::{Context, Model};
 
 const S: u64 = 1_000_000_000;
 const CLIENT: Address = Address::from_v4([10, 0, 0, 1]);
@@ -361,4 +362,20 @@ fn failures_are_exact_and_shown_with_the_row() {
     rates.apply(&sample, S, 0.0);
     ports.apply(&sample, &rates, S);
     assert_eq!(ports.snapshot(&rates, &Names::default(), true).unwrap()[0].failed, Some(4));
+}
+
+#[test]
+fn a_destination_shows_the_pressure_of_its_source_that_is_nearest_to_its_end() {
+    let churn = Churn::new(10);
+    let mut sample = churn.sample(30);
+    let tuples = &mut sample.sockets.as_mut().unwrap().namespaces[0].tuples;
+    let other = TupleReading { source: LOOPBACK, time_wait: 1500, ..tuples[0].clone() };
+    tuples.push(other);
+    let mut model = Model::new(Context::default());
+    model.apply(&sample);
+    let snapshot = model.snapshot();
+    let most =
+        snapshot.ports.as_ref().unwrap().iter().filter_map(|row| row.pressure_ratio).max_by(f64::total_cmp);
+    assert!(most.unwrap() > 0.7, "{most:?}");
+    assert_eq!(snapshot.programs[0].destinations[0].port_pressure_ratio, most);
 }

@@ -54,6 +54,12 @@ const COLUMNS: [(&str, usize, bool); 7] = [
     ("DURATION", 9, true),
 ];
 
+/// Cells that these take with a detail behind them.
+const WIDE: usize = 117;
+
+/// The same for a terminal that has no room for that: whole seconds, and no address of ours. 0: not shown.
+const NARROW: [usize; COLUMNS.len()] = [8, 7, 7, 12, 0, 19, 8];
+
 /// Width of the detail, where the call site stands behind it.
 const DETAIL_WIDTH: usize = 16;
 
@@ -72,6 +78,7 @@ impl EventSink {
         }
         match self.format {
             EventFormat::Table => {
+                let time = if self.narrow().is_some() { time.get(..NARROW[0]).unwrap_or(time) } else { time };
                 self.line(cells(event, time, &self.page), &detail(event), &site(event, &self.page))
             }
             EventFormat::Jsonl => {
@@ -86,17 +93,36 @@ impl EventSink {
         self.out.flush()
     }
 
-    fn line(&mut self, cells: [String; 7], last: &str, site: &str) -> io::Result<()> {
+    /// Width of a terminal that has no room for everything.
+    fn narrow(&self) -> Option<usize> {
+        self.page.width.map(usize::from).filter(|&width| width < WIDE)
+    }
+
+    fn line(&mut self, cells: [String; COLUMNS.len()], last: &str, site: &str) -> io::Result<()> {
         let glyphs = self.page.glyphs();
-        for (cell, (_, width, right)) in cells.iter().zip(COLUMNS) {
+        let narrow = self.narrow();
+        let gap = if narrow.is_some() { " " } else { "  " };
+        let mut used = 0;
+        for ((cell, (_, wide, right)), slim) in cells.iter().zip(COLUMNS).zip(NARROW) {
+            let width = if narrow.is_some() { slim } else { wide };
+            if width == 0 {
+                continue;
+            }
             let is_free = self.page.width.is_none() && crate::sinks::text::width(cell) > width;
             let text = if is_free { cell.clone() } else { pad(cell, width, right, Cut::Middle, glyphs) };
-            write!(self.out, "{text}  ")?;
+            write!(self.out, "{text}{gap}")?;
+            used += width + gap.len();
         }
-        if !self.with_sites {
-            return writeln!(self.out, "{last}");
+        if self.with_sites {
+            return writeln!(self.out, "{}{gap}{site}", pad(last, DETAIL_WIDTH, false, Cut::End, glyphs));
         }
-        writeln!(self.out, "{}  {site}", pad(last, DETAIL_WIDTH, false, Cut::End, glyphs))
+        match narrow {
+            Some(width) => {
+                let left = width.saturating_sub(used).max(1);
+                writeln!(self.out, "{}", pad(last, left, false, Cut::End, glyphs).trim_end())
+            }
+            None => writeln!(self.out, "{last}"),
+        }
     }
 }
 
@@ -157,6 +183,7 @@ mod tests {
     use crate::model::sample::{Process, ProcessId};
     use crate::model::snapshot::Role;
     use crate::sinks::tests::Shared;
+    use crate::sinks::text::width;
     use crate::sinks::view::Page;
 
     fn event() -> TraceEvent {
@@ -182,8 +209,12 @@ mod tests {
     }
 
     fn written(format: EventFormat) -> String {
+        written_on(Page::default(), format)
+    }
+
+    fn written_on(page: Page, format: EventFormat) -> String {
         let shared = Shared::default();
-        let mut sink = EventSink::new(Box::new(shared.clone()), format, Page::default(), false);
+        let mut sink = EventSink::new(Box::new(shared.clone()), format, page, false);
         for _ in 0..2 {
             sink.event(&event(), "12:00:00.000001", "2026-11-20T12:00:00.000001Z").unwrap();
         }
@@ -201,6 +232,17 @@ mod tests {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_line_fits_a_narrow_terminal() {
+        let text = written_on(Page { width: Some(80), ..Page::default() }, EventFormat::Table);
+        assert!(text.lines().all(|line| width(line) <= 80), "{text}");
+        let line = text.lines().nth(1).unwrap();
+        for part in ["12:00:00 close", "77", "[fe80::1]:3306", "4.1 ms", "remote by 78"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(!line.contains("10.0.0.1"), "{line}");
     }
 
     #[test]

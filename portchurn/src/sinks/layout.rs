@@ -81,8 +81,8 @@ fn natural(column: &'static Column, rows: &[Row<'_>], max_width: Option<usize>, 
     let least = match (max_width, column.align) {
         (None, _) => natural,
         (_, Align::Right) => natural.min(wanted),
-        // Text may give a quarter of its place before a whole column goes; `stretch` returns what is not needed.
-        (_, Align::Left) => natural.min((wanted * 3).div_ceil(4)),
+        // Text may give three tenths of its place before a whole column goes; `stretch` returns what is not needed.
+        (_, Align::Left) => natural.min((wanted * 7).div_ceil(10)),
     };
     Placed { column, width: least, natural }
 }

@@ -153,6 +153,7 @@ fn program(name: &str, argv: &[&str], destinations: Vec<Destination>) -> Program
 
 fn worker() -> Program {
     let database = Destination {
+        port_pressure_ratio: Some(14_412.0 / 28_232.0),
         closed_by: ClosedBy { local: 14_002, remote: 381, reset: 7, process_exit: 2, simultaneous: 0 },
         reset_by: Some(ResetBy { local: 0, remote: 6, timed_out: 1 }),
         time_wait_entered: 14_000,

@@ -79,10 +79,10 @@ pub fn totals(snapshot: &Snapshot, glyphs: &Glyphs) -> Vec<Fact> {
     let number = |number: u64, what: &str| format!("{} {what}", human::count(number, FREE, glyphs));
     vec![
         Fact::new(0, rate(tally.opened_per_s, "opens")),
-        Fact::new(5, rate(tally.accepted_per_s, "accepts")),
-        Fact::new(2, rate(tally.closed_per_s, "closes")),
+        Fact::new(2, rate(tally.accepted_per_s, "accepts")),
+        Fact::new(4, rate(tally.closed_per_s, "closes")),
         Fact::new(1, rate(tally.failed_per_s, "failed")).alarm_if(tally.failed_per_s > 0.0),
-        Fact::new(4, number(tally.open_now, "open now")),
+        Fact::new(5, number(tally.open_now, "open now")),
         lost(snapshot, glyphs),
     ]
 }

@@ -9,7 +9,7 @@ pub(super) const COLUMN: Column = Column {
     help: "What runs; for an interpreter also its script.",
     align: Align::Left,
     cut: Cut::End,
-    width: 22,
+    width: 20,
     drop_order: 0,
     default: true,
     cell: |row| Cell::Text(row.program.to_string()),

@@ -57,7 +57,7 @@ const FIELDS: &[Field<Row>] = &[
     number("processes_ended", "ENDED", 6, |row| Cell::Count(row.ended)),
     number("pid", "PID", 5, |row| row.tgid.map_or(Cell::Empty, |tgid| Cell::Id(tgid.into()))),
     text("destination", "DESTINATION", 0, |row| Cell::Text(row.destination.clone())),
-    text("closed_first_by", "CLOSED FIRST BY", 2, |row| Cell::Text(closer(&row.closed_first_by))),
+    text("closed_first_by", "CLOSED BY", 0, |row| Cell::Text(closer(&row.closed_first_by))),
     number("age_below_15_s", "<15 s", 7, |row| Cell::Count(aged(row, 0..3))),
     number("age_below_30_s", "<30 s", 7, |row| Cell::Count(aged(row, 3..6))),
     number("age_below_45_s", "<45 s", 7, |row| Cell::Count(aged(row, 6..9))),

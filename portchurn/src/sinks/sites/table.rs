@@ -5,7 +5,7 @@ use std::io::Write;
 
 use crate::model::row::destination_text;
 use crate::sinks::sites::{Report, SitesOutput};
-use crate::sinks::text::clean;
+use crate::sinks::text::{clean, width};
 
 /// The table.
 pub(super) const OUTPUT: SitesOutput = SitesOutput { format: super::Format::Table, write };
@@ -14,23 +14,32 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     if report.lines.is_empty() {
         return writeln!(out, "(no connection was opened or closed, or call sites are not taken)");
     }
+    let names: Vec<_> = report
+        .lines
+        .iter()
+        .map(|line| {
+            let program = clean(&line.program_name(), report.unicode).into_owned();
+            (program, destination_text(line.destination))
+        })
+        .collect();
+    let widest = |head: &str, texts: &mut dyn Iterator<Item = usize>| texts.fold(head.len(), usize::max);
+    let program_width = widest("PROGRAM", &mut names.iter().map(|(program, _)| width(program)));
+    let destination_width =
+        widest("DESTINATION", &mut names.iter().map(|(_, destination)| width(destination)));
     writeln!(
         out,
-        "{:>9} {:>6} {:7} {:7}  {:24} {:22} CALL SITE",
+        "{:>9} {:>6} {:7} {:7}  {:program_width$} {:destination_width$} CALL SITE",
         "COUNT", "SHARE", "", "AT", "PROGRAM", "DESTINATION"
     )?;
-    for line in &report.lines {
+    for (line, (program, destination)) in report.lines.iter().zip(&names) {
         let site = line.site;
         let how = if site.exact { "exact" } else { "sampled" };
-        let program = line.program_name();
         writeln!(
             out,
-            "{:>9} {:>5.1}% {how:7} {:7}  {:24} {:22} {}",
+            "{:>9} {:>5.1}% {how:7} {:7}  {program:program_width$} {destination:destination_width$} {}",
             site.count,
             100.0 * site.share,
             site.at,
-            clean(&program, report.unicode),
-            destination_text(line.destination),
             clean(&site.described(), report.unicode),
         )?;
     }

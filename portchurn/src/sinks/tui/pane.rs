@@ -161,10 +161,7 @@ mod tests {
     fn both_lists_open_at_80_by_24_and_lead_to_each_other_and_back() {
         let mut state = state();
         press(&mut state, "T");
-        assert_shows(
-            &mut state,
-            &["whose every TIME_WAIT is", "14400 owned", "CLOSED FIRST BY", "worker.py"],
-        );
+        assert_shows(&mut state, &["whose every TIME_WAIT is", "14400 owned", "CLOSED BY", "worker.py"]);
         press(&mut state, "P");
         assert_shows(&mut state, &["how many local ports are left", "EMPTY IN", "10.0.0.2:3306", "held by"]);
         state.on_key(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));

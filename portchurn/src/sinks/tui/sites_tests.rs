@@ -73,7 +73,7 @@ fn enter_lists_sites_and_enter_again_shows_the_whole_stack() {
     press(&mut state, KeyCode::Esc);
     assert_shows(&screen(&mut state, 80, 24), &["5 call sites"]);
     press(&mut state, KeyCode::Esc);
-    assert_shows(&screen(&mut state, 80, 24), &["9]:6379", "2 rows"]);
+    assert_shows(&screen(&mut state, 80, 24), &["]:6379", "2 rows"]);
 }
 
 #[test]

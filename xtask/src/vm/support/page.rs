@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{AUTOMATIC, Kernel, RELEASED, TELLS, ways};
+use super::{AUTOMATIC, Kernel, RELEASED, TELLS, in_a_word, ways};
 use crate::vm::table::columns;
 
 const PAGE: &str = "docs/support.md";
@@ -22,7 +22,8 @@ const END: &str = "<!-- End of what it wrote. -->\n";
 pub(super) fn write(workspace: &Path, kernels: &[Kernel]) -> Result<[&'static str; 3]> {
     let readme = workspace.join(README);
     let old = fs::read_to_string(&readme).with_context(|| format!("read {}", readme.display()))?;
-    let texts = [page(kernels), with_section(&old, &by_itself(kernels, None))?, plain(kernels)];
+    let section = by_itself(kernels, None) + "\n" + &told(kernels, None);
+    let texts = [page(kernels), with_section(&old, &section)?, plain(kernels)];
     let targets = [PAGE, README, CHECK];
     for (target, text) in targets.iter().zip(texts) {
         let path = workspace.join(target);
@@ -33,9 +34,13 @@ pub(super) fn write(workspace: &Path, kernels: &[Kernel]) -> Result<[&'static st
 
 fn page(kernels: &[Kernel]) -> String {
     let mut notes = Vec::new();
-    let mut text = "# Kernels and ways to attach\n\n\
-        Written by `cargo xtask vm --table` from what kernels of Debian showed in virtual machines.\n\n## What portchurn takes by itself\n\n"
-        .to_owned();
+    let object = kernels.first().map_or("", |kernel| kernel.object.as_str());
+    let mut text = format!(
+        "# Kernels and ways to attach\n\n\
+        Written by `cargo xtask vm --table` from what kernels of Debian showed in virtual machines, with the kernel side whose digest \
+        begins `{}`.\n\n## What portchurn takes by itself\n\n",
+        object.get(..12).unwrap_or(object)
+    );
     text += &by_itself(kernels, Some(&mut notes));
     text += "\n## Each way by force\n\n\
         In each cell the hook was attached in this way, and in this way only, and portchurn counted known connections to \
@@ -49,12 +54,7 @@ fn page(kernels: &[Kernel]) -> String {
     }
     text += "\n## What can be told\n\n\
         Attached as it chooses by itself, portchurn told of known workloads what they know of themselves.\n\n";
-    text += &head("| |", kernels);
-    for (hook, feature) in all_ways(kernels).iter().filter(|(hook, _)| hook == TELLS) {
-        text += &row(&format!("| {} |", feature.replace('-', " ")), kernels, |kernel| {
-            forced(kernel.outcome(hook, feature), &mut notes)
-        });
-    }
+    text += &told(kernels, Some(&mut notes));
     text += "\n## The file that is released\n\n\
         One file in a root that holds nothing else but the tests, which had it count known connections.\n\n";
     text += &head("| |", kernels);
@@ -85,6 +85,21 @@ fn by_itself(kernels: &[Kernel], mut notes: Option<&mut Vec<String>>) -> String 
     text
 }
 
+/// One row for each thing that can be told.
+fn told(kernels: &[Kernel], mut notes: Option<&mut Vec<String>>) -> String {
+    let mut text = head("| what is told |", kernels);
+    for (hook, feature) in all_ways(kernels).iter().filter(|(hook, _)| hook == TELLS) {
+        text += &row(&format!("| {} |", feature.replace('-', " ")), kernels, |kernel| {
+            let outcome = kernel.outcome(hook, feature);
+            match &mut notes {
+                Some(notes) => forced(outcome, notes),
+                None => outcome.map_or("not tried".to_owned(), |outcome| in_a_word(feature, outcome)),
+            }
+        });
+    }
+    text
+}
+
 fn row(first: &str, kernels: &[Kernel], cell: impl FnMut(&Kernel) -> String) -> String {
     format!("{first} {} |\n", kernels.iter().map(cell).collect::<Vec<_>>().join(" | "))
 }
@@ -99,6 +114,14 @@ pub(super) fn plain(kernels: &[Kernel]) -> String {
     for (hook, _) in all_ways(kernels).into_iter().filter(|(_, way)| way == AUTOMATIC) {
         let cells: Vec<_> = kernels.iter().map(|kernel| chosen(kernel, &hook).0.to_owned()).collect();
         rows.push(std::iter::once(hook).chain(cells).collect());
+    }
+    for (hook, feature) in all_ways(kernels).into_iter().filter(|(hook, _)| hook == TELLS) {
+        let word = |kernel: &Kernel| {
+            let outcome = kernel.outcome(&hook, &feature);
+            outcome.map_or("not tried".to_owned(), |outcome| in_a_word(&feature, outcome))
+        };
+        let cells: Vec<_> = kernels.iter().map(word).collect();
+        rows.push(std::iter::once(feature.replace('-', " ")).chain(cells).collect());
     }
     columns(&rows) + "\n"
 }
@@ -167,10 +190,19 @@ mod tests {
         assert!(text.contains("| `tcp_connect` | fentry | kprobe (1) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | fentry | works | no (2) |"), "{text}");
         assert!(text.contains("| `tcp_connect` | kprobe | works | not tried |"), "{text}");
-        assert!(text.contains("|---|---|---|\n| owners of TIME_WAIT | works | not tried |\n"), "{text}");
+        assert!(
+            text.contains("|---|---|---|\n| owners of TIME_WAIT | works | not tried |\n")
+                && text.contains("begins `1`"),
+            "{text}"
+        );
         assert!(text.contains("|---|---|---|\n| `portchurn` | works | not tried |\n"), "{text}");
         assert!(text.ends_with("\n1. fentry: none here\n2. no direct calls\n"), "{text}");
-        assert_eq!(plain(&kernels), "             6.12    6.1 aarch64\ntcp_connect  fentry  kprobe\n");
+        assert_eq!(
+            plain(&kernels),
+            "                     6.12    6.1 aarch64\n\
+             tcp_connect          fentry  kprobe\n\
+             owners of TIME_WAIT  works   not tried\n"
+        );
     }
 
     #[test]
