@@ -136,6 +136,8 @@ pub struct PortBudget {
     pub other: u64,
     /// `used ÷ limit`.
     pub pressure_ratio: Option<f64>,
+    /// Whether ports are short: near the wall where there is one, near the end where ports are taken over.
+    pub alarm: bool,
     /// Connects established per second, over the last seconds. `null`: only some of them are counted, and for a bind pool.
     pub opened_per_s: Option<f64>,
     /// Whether a new connect may take over the port of a TIME_WAIT here.

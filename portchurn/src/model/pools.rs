@@ -6,7 +6,7 @@ use portchurn_common::flow::Address;
 use crate::model::budget::{BudgetKind, PortBudget};
 use crate::model::forecast::Trend;
 use crate::model::names::Names;
-use crate::model::ports::{EXACT, available, shown_holders};
+use crate::model::ports::{EXACT, available, is_alarming, shown_holders};
 use crate::model::sockets::{AGE_STEP_S, NamespaceReading, PoolReading, PortCount, SocketReading};
 use crate::model::timewait::middle_ns;
 
@@ -92,6 +92,8 @@ pub(super) fn pool_budget(
         available(sysctls, PortCount::default()).all.saturating_sub(namespace.blocked_everywhere)
     });
     let trend = growth.trend(namespace.netns, pool);
+    let pressure_ratio =
+        limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit));
     PortBudget {
         kind: BudgetKind::BindPool,
         netns: namespace.netns,
@@ -103,7 +105,8 @@ pub(super) fn pool_budget(
         time_wait: u64::from(pool.time_wait),
         established: u64::from(pool.established),
         other: u64::from(pool.used.saturating_sub(pool.time_wait + pool.established)),
-        pressure_ratio: limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit)),
+        pressure_ratio,
+        alarm: is_alarming(pressure_ratio, false),
         opened_per_s: None,
         reuse: false,
         reuse_because: "a port that is bound first is never taken over".to_owned(),

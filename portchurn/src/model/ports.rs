@@ -16,7 +16,9 @@ use crate::model::sockets::{
 use crate::model::timewait::middle_ns;
 
 /// From this share of its ports on a destination is near the wall.
-pub const ALARM_RATIO: f64 = 0.45;
+const ALARM_RATIO: f64 = 0.45;
+/// The same where waiting ports are taken over: there is no wall, only an end.
+const ALARM_RATIO_WITH_REUSE: f64 = 0.95;
 /// Take-overs that should have happened before their absence means that the peer does not take part.
 const EXPECTED_RECYCLES: f64 = 20.0;
 /// Destinations that are shown.
@@ -271,6 +273,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     };
     let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);
     let by_state = ByState::of(used, time_wait, f64::from(tuple.other) + since.taken - since.opened);
+    let pressure_ratio = limits.filter(|&limit| limit > 0.0).map(|limit| used / limit);
     PortBudget {
         kind: BudgetKind::Connect,
         netns: namespace.netns,
@@ -282,7 +285,8 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         time_wait: by_state.time_wait,
         established: by_state.established,
         other: by_state.other,
-        pressure_ratio: limits.filter(|&limit| limit > 0.0).map(|limit| used / limit),
+        pressure_ratio,
+        alarm: is_alarming(pressure_ratio, reuse.after_s.is_some()),
         opened_per_s: Some(per_s.opened),
         reuse: reuse.after_s.is_some(),
         assumption: assumption(&per_s, &reuse),
@@ -329,6 +333,12 @@ fn ends(
     let grown = (trend.used - f64::from(tuple.used())).max(0.0);
     let free_at_once = (first_half - f64::from(tuple.first_half) - grown).max(0.0);
     (trend.seconds_to(trend.used + free_at_once), to_end)
+}
+
+/// Whether a share of the ports is an alarm.
+pub(super) fn is_alarming(pressure_ratio: Option<f64>, reuse: bool) -> bool {
+    let near = if reuse { ALARM_RATIO_WITH_REUSE } else { ALARM_RATIO };
+    pressure_ratio.is_some_and(|ratio| ratio >= near)
 }
 
 fn assumption(per_s: &Flow, reuse: &Reuse) -> String {

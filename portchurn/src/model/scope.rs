@@ -66,6 +66,7 @@ mod tests {
             established: 0,
             other: 0,
             pressure_ratio: Some(0.5),
+            alarm: true,
             opened_per_s: Some(2.5),
             reuse: false,
             reuse_because: String::new(),

@@ -111,8 +111,7 @@ impl Run {
                 to_wall_s: row["seconds_to_wall"].as_f64(),
                 reuse: row["reuse"] == true,
             });
-            let pressure = row["pressure_ratio"].as_f64().unwrap_or(0.0);
-            if pressure >= ALARM && self.at_alarm.is_none() {
+            if row["alarm"] == true && self.at_alarm.is_none() {
                 self.at_alarm = Some(self.cable.many_time_wait(&self.cable.client)?);
             }
         }

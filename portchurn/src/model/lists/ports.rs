@@ -6,7 +6,6 @@ use crate::model::budget::{BudgetKind, Exhaustion, FailedBy, PortBudget, PortHol
 use crate::model::columns::Cell;
 use crate::model::lists::{Field, Sheet, SheetRow, cells, heads, number, text};
 use crate::model::pools::BINDS_NOT_VISIBLE;
-use crate::model::ports::ALARM_RATIO;
 use crate::model::snapshot::Snapshot;
 
 const FIELDS: &[Field<PortBudget>] = &[
@@ -39,8 +38,8 @@ pub fn sheet(snapshot: &Snapshot) -> Sheet {
     };
     let rows = ports.iter().map(|row| SheetRow {
         cells: cells(FIELDS, row),
-        alarm: is_alarming(row),
-        notes: if is_alarming(row) { notes(row) } else { Vec::new() },
+        alarm: row.alarm,
+        notes: if row.alarm { notes(row) } else { Vec::new() },
     });
     let mut facts: Vec<_> = snapshot.exhaustion.iter().take(SHOWN_EVENTS).map(event_text).collect();
     if let Some(pool) =
@@ -56,12 +55,6 @@ pub fn sheet(snapshot: &Snapshot) -> Sheet {
 
 /// Events that are said above the list.
 const SHOWN_EVENTS: usize = 5;
-
-/// Whether ports are short: near the wall where there is one, near the end where there is none.
-pub fn is_alarming(row: &PortBudget) -> bool {
-    let near = if row.reuse { 0.95 } else { ALARM_RATIO };
-    row.pressure_ratio.is_some_and(|ratio| ratio >= near)
-}
 
 fn destination(row: &PortBudget) -> String {
     match (row.remote_address, row.remote_port) {
@@ -83,7 +76,7 @@ pub fn alarm_text(snapshot: &Snapshot) -> Option<String> {
     if let Some(event) = snapshot.exhaustion.iter().find(|event| event.ongoing) {
         return Some(event_text(event));
     }
-    let row = snapshot.ports.iter().flatten().find(|row| is_alarming(row))?;
+    let row = snapshot.ports.iter().flatten().find(|row| row.alarm)?;
     let from = row.source_address.map_or(String::new(), |address| format!(" {address}"));
     let percent = row.pressure_ratio.unwrap_or(0.0) * 100.0;
     let wall = match row.seconds_to_wall {
