@@ -47,6 +47,8 @@ pub enum Command {
     /// Live screen: who opens and closes connections, where to, how fast
     Top(top::Args),
     /// One line for each connect, accept, close and failure
+    ///
+    /// A question mark behind a program: it listens there, and so is most likely the one that will accept.
     Trace(trace::Args),
     /// Whose every TIME_WAIT is, and who closed first
     #[command(name = "timewait")]

@@ -54,6 +54,10 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
     block_on(async {
         let mut out = open_output(args.write.as_deref())?;
         let mut session = Session::start(&options, INTERVAL, Some(args.duration))?;
+        if !quiet && std::io::stderr().is_terminal() {
+            let duration_s = args.duration.as_secs_f64();
+            logger::note(&format!("looking for {duration_s} s; Ctrl-C ends it and shows what there is"));
+        }
         loop {
             match session.next().await {
                 Event::Tick => drop(session.sample()?),

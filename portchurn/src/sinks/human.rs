@@ -40,6 +40,9 @@ pub fn per_second(rate: f64, max_width: usize, glyphs: &Glyphs) -> String {
     }
 }
 
+/// The longest duration that the kernel side can tell: this, or more.
+const LONGEST_US: u64 = u32::MAX as u64;
+
 /// `850 µs`, `4.1 ms`, `31.0 s`, `5m03s`, `2h10m`, `3d04h`.
 pub fn micros(duration_us: u64, glyphs: &Glyphs) -> String {
     let us = duration_us as f64;
@@ -48,6 +51,7 @@ pub fn micros(duration_us: u64, glyphs: &Glyphs) -> String {
         1_000..99_950 => format!("{:.1} ms", us / 1e3),
         99_950..999_500 => format!("{:.0} ms", us / 1e3),
         999_500..99_950_000 => format!("{:.1} s", us / 1e6),
+        LONGEST_US => format!(">{}", clock(duration_us / 1_000_000)),
         _ => clock(duration_us / 1_000_000),
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             (31_000_000, "31.0 s"),
             (303_000_000, "5m03s"),
             (7_800_000_000, "2h10m"),
+            (4_294_967_295, ">1h11m"),
             (u64::MAX, "213503982d08h"),
         ] {
             assert_eq!(micros(us, &UNICODE), text);

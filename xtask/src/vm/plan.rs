@@ -14,6 +14,9 @@ use super::payload::Payload;
 use super::qemu::{Accelerator, Console, Spec, ports};
 use super::share::{self, Share};
 
+/// The test program after which nothing can be traced any more.
+const LAST: &str = "locked_down";
+
 /// The guests of one kernel.
 pub(crate) struct Guests<'a> {
     pub(crate) layout: &'a Layout,
@@ -51,6 +54,9 @@ impl Guests<'_> {
         let is_wanted =
             |test: &&Program| self.args.selftest || self.args.wants(&test.name, Some(self.image.line));
         let tests = self.payload.tests.iter().filter(is_wanted);
+        let mut programs: Vec<_> =
+            tests.map(|test| (test.name.clone(), test.guest_path(host_root))).collect();
+        programs.sort_by_key(|(name, _)| name == LAST);
         Plan {
             results: ports.results.to_owned(),
             console: ports.console.to_owned(),
@@ -59,7 +65,7 @@ impl Guests<'_> {
             test_limit_s: self.args.test_timeout_s,
             modules: Vec::new(),
             environment: environment.chain(kernel).collect(),
-            programs: tests.map(|test| (test.name.clone(), test.guest_path(host_root))).collect(),
+            programs,
             arguments: self.args.arguments.clone(),
         }
     }

@@ -19,13 +19,14 @@ struct Mount {
 
 const DEVICES: Mount = Mount { kind: "devtmpfs", target: "/dev", required: true };
 
-const KERNEL: [Mount; 8] = [
+const KERNEL: [Mount; 9] = [
     Mount { kind: "proc", target: "/proc", required: true },
     Mount { kind: "sysfs", target: "/sys", required: true },
     Mount { kind: "devpts", target: "/dev/pts", required: false },
     Mount { kind: "tmpfs", target: "/dev/shm", required: false },
     Mount { kind: "tracefs", target: "/sys/kernel/tracing", required: true },
     Mount { kind: "debugfs", target: "/sys/kernel/debug", required: false },
+    Mount { kind: "securityfs", target: "/sys/kernel/security", required: false },
     Mount { kind: "bpf", target: "/sys/fs/bpf", required: true },
     Mount { kind: "cgroup2", target: "/sys/fs/cgroup", required: true },
 ];

@@ -80,7 +80,7 @@ pub fn alarm_text(snapshot: &Snapshot) -> Option<String> {
     let from = row.source_address.map_or(String::new(), |address| format!(" {address}"));
     let percent = row.pressure_ratio.unwrap_or(0.0) * 100.0;
     let wall = match row.seconds_to_wall {
-        Some(0.0) => "; past the half-range wall, connect() is slow".to_owned(),
+        Some(0.0) => "; past the half-range wall, where connect() searches longer".to_owned(),
         Some(left_s) => format!("; half-range wall in {left_s:.0} s"),
         None => String::new(),
     };
