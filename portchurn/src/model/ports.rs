@@ -249,10 +249,7 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         reuse.unwrap_or(Reuse { after_s: None, because: "the settings could not be read".to_owned() });
     let ages: [f64; AGE_STEPS] = std::array::from_fn(|step| f64::from(tuple.ages[step]));
     let gone = expired(&ages, look.elapsed_s);
-    let limits = namespace.sysctls.as_ref().map(|sysctls| {
-        let available = available(sysctls, namespace.blocked);
-        f64::from(available.all + tuple.bound).max(0.0)
-    });
+    let limits = limit(namespace, tuple);
     let taken_over = match (&namespace.sysctls, reuse.after_s) {
         // First those that are free, then each connect takes one over.
         (Some(sysctls), Some(_)) => {
@@ -297,6 +294,12 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
         failures_seen: EXACT,
         holders: shown_holders(&tuple.holders, look.names),
     }
+}
+
+/// Ports that there are for a destination: those that it has bound itself are among them.
+fn limit(namespace: &NamespaceReading, tuple: &TupleReading) -> Option<f64> {
+    let sysctls = namespace.sysctls.as_ref()?;
+    Some(f64::from(available(sysctls, namespace.blocked).all + tuple.bound))
 }
 
 /// Ports in use, in whole numbers that add up.
