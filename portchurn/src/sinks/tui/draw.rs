@@ -83,11 +83,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
         detail::draw(buffer, detail_area, selection.rows.get(state.cursor), ink);
         state.row_places = row_places;
     } else {
-        lines(
-            buffer,
-            rest,
-            [Line::styled("attached; the first interval is not over yet", ink.theme.quiet())],
-        );
+        let interval = human::micros(state.interval.as_micros() as u64, ink.glyphs);
+        let wait = format!(" attached; the first interval is not over yet ({interval})");
+        lines(buffer, rest, [Line::styled(wait, ink.theme.quiet())]);
     }
     lines(buffer, footer_area, footer::lines(state, footer_area.width, ink));
     popup::draw(buffer, area, state, ink);
