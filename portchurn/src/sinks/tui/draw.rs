@@ -59,7 +59,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     lines(buffer, notes_area, notes.iter().map(|note| note_line(note, ink)));
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
-    if let Some(snapshot) = state.snapshot().filter(|_| matches!(state.mode, Mode::List(_))).cloned() {
+    if let Some(snapshot) = state.snapshot().filter(|_| state.shows_list()).cloned() {
         facts(buffer, facts_area, &snapshot, state, ink);
         let below = Rect { height: rest.height + detail_area.height, ..rest };
         pane::draw(buffer, title_area, below, state, &snapshot, ink);

@@ -103,6 +103,7 @@ impl State {
             self.pins.push(id.clone());
         }
         self.selected = Some(id);
+        self.notify(if was_pinned { "let go" } else { "pinned to the top" }, false);
     }
 
     /// Goes to the next row that matches the filter, or what was filtered by last; from the end on to the beginning.
@@ -143,14 +144,14 @@ mod tests {
         state_with(Page::default(), sample_snapshot())
     }
 
-    /// Names of the rows from the top, as far as they are programs of the sample; the second mark with each.
-    fn order(state: &mut State) -> Vec<(char, String)> {
+    /// Names of the rows from the top, as far as they are programs of the sample; the marks with each.
+    fn order(state: &mut State) -> Vec<(String, String)> {
         let screen = screen(state, 120, 40);
         let named = |line: &str| {
             let name = ["worker.py", "curl", "nginx", "evil", "工作者"]
                 .into_iter()
                 .find(|name| line.contains(name))?;
-            Some((line.chars().next()?, name.to_owned()))
+            Some((line.chars().take(3).collect(), name.to_owned()))
         };
         screen
             .lines()
@@ -166,12 +167,18 @@ mod tests {
         let mut state = state();
         let by_rate: Vec<_> = order(&mut state).into_iter().map(|(_, name)| name).collect();
         type_text(&mut state, "jjp");
-        let first = order(&mut state);
-        assert_eq!(first[0], ('▸', by_rate[2].clone()), "it is still the selected one");
+        assert_eq!(
+            order(&mut state)[0],
+            ("▸ +".to_owned(), by_rate[2].clone()),
+            "it is still the selected one"
+        );
+        assert_shows(&screen(&mut state, 80, 24), &["pinned to the top"]);
         type_text(&mut state, "j>>S");
-        assert_eq!(order(&mut state)[0], ('+', by_rate[2].clone()));
-        type_text(&mut state, "gp<<");
-        assert!(order(&mut state).iter().all(|(mark, _)| *mark != '+'));
+        assert_eq!(order(&mut state)[0], ("  +".to_owned(), by_rate[2].clone()));
+        type_text(&mut state, "gp");
+        assert_shows(&screen(&mut state, 80, 24), &["let go"]);
+        type_text(&mut state, "<<");
+        assert!(order(&mut state).iter().all(|(marks, _)| !marks.contains('+')));
     }
 
     #[test]
@@ -184,7 +191,8 @@ mod tests {
         let matching: Vec<_> = order(&mut state).into_iter().map(|(_, name)| name).collect();
         assert_eq!(matching, ["worker.py", "curl"]);
         press(&mut state, KeyCode::Esc);
-        let selected = |state: &mut State| order(state).into_iter().find(|(mark, _)| *mark == '▸').unwrap().1;
+        let selected =
+            |state: &mut State| order(state).into_iter().find(|(marks, _)| marks.starts_with('▸')).unwrap().1;
         let mut seen = Vec::new();
         for key in ["n", "n", "n", "N", "N"] {
             type_text(&mut state, key);

@@ -12,7 +12,7 @@ use crate::model::host_names::HostNames;
 use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU, SITES};
+use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, LISTS, MENU, SITES};
 use crate::sinks::tui::mouse::RowPlaces;
 use crate::sinks::tui::pane::{Pane, Text};
 use crate::sinks::tui::place::{Place, RowId};
@@ -64,10 +64,20 @@ pub type FilterParser = Box<dyn Fn(&str) -> Result<Understood, FilterError>>;
 #[derive(Debug)]
 pub(super) enum Mode {
     Browse,
-    Help { scroll: usize },
-    Reproduce,
-    SortMenu { cursor: usize },
-    ColumnMenu { cursor: usize },
+    /// `over`: the list to come back to.
+    Help {
+        scroll: usize,
+        over: Option<Pane>,
+    },
+    Reproduce {
+        scroll: usize,
+    },
+    SortMenu {
+        cursor: usize,
+    },
+    ColumnMenu {
+        cursor: usize,
+    },
     Filter(FilterPrompt),
     Write(Edit),
     List(Pane),
@@ -233,6 +243,7 @@ impl State {
         let (table, typing) = match self.mode {
             Mode::Browse => (if self.sites.is_some() { SITES } else { BROWSE }, false),
             Mode::Filter(_) | Mode::Write(_) | Mode::Who(_) => (EDIT, true),
+            Mode::List(_) => (LISTS, false),
             _ => (MENU, false),
         };
         let action = match (keys::find(table, &event), keys::typed(&event)) {
@@ -284,7 +295,7 @@ impl State {
 
     pub(super) fn browse(&mut self, command: Command) -> Action {
         match command {
-            Command::Help => self.mode = Mode::Help { scroll: 0 },
+            Command::Help => self.mode = Mode::Help { scroll: 0, over: None },
             Command::Open if self.go_to_sites() => {}
             Command::Open | Command::Processes => self.go_in(),
             Command::Out => drop(self.go_out()),
@@ -302,7 +313,7 @@ impl State {
             Command::Grouping => self.next_grouping(),
             Command::Freeze => self.toggle_frozen(),
             Command::Exited => self.view.include_exited = !self.view.include_exited,
-            Command::Reproduce => self.mode = Mode::Reproduce,
+            Command::Reproduce => self.mode = Mode::Reproduce { scroll: 0 },
             Command::Write => self.mode = Mode::Write(Edit::new(&(self.snapshot_name)())),
             Command::Sites | Command::TimeWait | Command::Ports => self.open_list(command),
             Command::Pin => self.toggle_pin(),
@@ -339,7 +350,7 @@ impl State {
         }
     }
 
-    fn toggle_frozen(&mut self) {
+    pub(super) fn toggle_frozen(&mut self) {
         self.frozen = !self.frozen;
         if let Some(newest) = self.held.take() {
             self.snapshot = Some(newest);

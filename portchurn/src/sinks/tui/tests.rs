@@ -274,7 +274,7 @@ fn a_filter_that_matches_nothing_says_so() {
 fn the_help_lists_every_key_of_every_table() {
     let mut state = state();
     press(&mut state, KeyCode::Char('?'));
-    let all = screen(&mut state, 100, 100);
+    let all = screen(&mut state, 100, 150);
     for (heading, table) in TABLES {
         assert_shows(&all, &[heading]);
         for binding in *table {
