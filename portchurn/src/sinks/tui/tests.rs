@@ -138,6 +138,26 @@ fn the_selected_row_is_told_in_full() {
 }
 
 #[test]
+fn a_command_that_is_not_known_is_not_one_of_three() {
+    let mut snapshot = sample_snapshot();
+    let command = |state: &mut State| {
+        let screen = screen(state, 80, 24);
+        screen.lines().find(|line| line.starts_with(" command")).unwrap().trim_end().to_owned()
+    };
+    assert_eq!(
+        command(&mut state_with(Page::default(), snapshot.clone())),
+        " command    one of 2: python3 /srv/app/worker.py --db 10.0.0.2"
+    );
+    snapshot.programs[0].argv = Vec::new();
+    assert_eq!(command(&mut state_with(Page::default(), snapshot)), " command    –");
+    let mut containers = state();
+    for _ in 0..3 {
+        press(&mut containers, KeyCode::Tab);
+    }
+    assert_eq!(command(&mut containers), " command    –");
+}
+
+#[test]
 fn enter_goes_in_and_back_comes_out_where_one_was() {
     let mut state = state();
     press(&mut state, KeyCode::Enter);
