@@ -134,7 +134,12 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         match output.take() {
             None => {
                 let base_command = args.select.command_line(&args.tracer.command_line("portchurn top"));
-                let look = screen::Look { count: args.count, mouse: !args.show.no_mouse, base_command };
+                let look = screen::Look {
+                    count: args.count,
+                    mouse: !args.show.no_mouse,
+                    base_command,
+                    keep_grouping: args.show.group_by.is_some(),
+                };
                 screen::run(&mut session, view, look, args.interval).await?;
             }
             Some(output) => {

@@ -31,10 +31,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
     let argv =
         row.argv.iter().map(|argument| clean(argument, ink.glyphs.unicode)).collect::<Vec<_>>().join(" ");
     // Which of them has this destination is not known here.
-    let others = if row.tgid.is_none() && row.process_count > 1 {
-        format!("one of {}: ", human::count(row.process_count, FREE, ink.glyphs))
+    let command = if argv.is_empty() {
+        ink.glyphs.empty.to_owned()
+    } else if row.tgid.is_none() && row.process_count > 1 {
+        format!("one of {}: {argv}", human::count(row.process_count, FREE, ink.glyphs))
     } else {
-        String::new()
+        argv
     };
     let busiest = row.destination.map(destination_text).filter(|_| row.destination_count > 1);
     let of_busiest = busiest.map_or(String::new(), |text| format!("  of {text}"));
@@ -51,7 +53,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, row: Option<&Row<'_>>, ink: 
         [
             rule(&row.program, usize::from(area.width), ink),
             labelled("who", text(identity(row, ink)), ink),
-            labelled("command", text(others + &argv), ink),
+            labelled("command", text(command), ink),
             labelled("closed by", text(closers(row, ink)), ink),
             labelled("failed", failed, ink),
             labelled("life", quantiles(destination.and_then(|destination| destination.lifetime_us), ""), ink),

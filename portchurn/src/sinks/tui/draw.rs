@@ -59,7 +59,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
     lines(buffer, notes_area, notes.iter().map(|note| note_line(note, ink)));
     state.page_rows = usize::from(rest.height.saturating_sub(1)).max(1);
     state.scroll = scrolled(state.scroll, state.cursor, state.page_rows);
-    if let Some(snapshot) = state.snapshot().filter(|_| matches!(state.mode, Mode::List(_))).cloned() {
+    if let Some(snapshot) = state.snapshot().filter(|_| state.shows_list()).cloned() {
         facts(buffer, facts_area, &snapshot, state, ink);
         let below = Rect { height: rest.height + detail_area.height, ..rest };
         pane::draw(buffer, title_area, below, state, &snapshot, ink);
@@ -83,11 +83,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, notes: &[String]) {
         detail::draw(buffer, detail_area, selection.rows.get(state.cursor), ink);
         state.row_places = row_places;
     } else {
-        lines(
-            buffer,
-            rest,
-            [Line::styled("attached; the first interval is not over yet", ink.theme.quiet())],
-        );
+        let interval = human::micros(state.interval.as_micros() as u64, ink.glyphs);
+        let wait = format!(" attached; the first interval is not over yet ({interval})");
+        lines(buffer, rest, [Line::styled(wait, ink.theme.quiet())]);
     }
     lines(buffer, footer_area, footer::lines(state, footer_area.width, ink));
     popup::draw(buffer, area, state, ink);

@@ -6,7 +6,7 @@ use crate::model::columns::Cut;
 use crate::sinks::text::{clean, fit, width};
 use crate::sinks::tui::draw::Ink;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, MENU, SITES};
+use crate::sinks::tui::keys::{BROWSE, Binding, Command, EDIT, LISTS, MENU, SITES};
 use crate::sinks::tui::state::{Mode, State};
 
 const FILTER_PROMPT: &str = "filter: ";
@@ -45,16 +45,10 @@ pub(super) fn lines(state: &State, max_width: u16, ink: Ink) -> Vec<Line<'static
             vec![with_hints(Line::raw(" "), keys, max_width, ink)]
         }
         (Mode::Browse, None) => vec![with_hints(Line::raw(" "), BROWSE, max_width, ink)],
-        (Mode::Help { .. } | Mode::Reproduce | Mode::Text(_), None) => {
+        (Mode::Help { .. } | Mode::Reproduce { .. } | Mode::Text(_), None) => {
             vec![with_hints(Line::raw(" "), close, max_width, ink)]
         }
-        (Mode::List(_), None) => {
-            let line = Line::styled(
-                " 1 rows  2 lines of code  3 TIME_WAIT  4 ports  Esc back  up down scroll",
-                ink.theme.quiet(),
-            );
-            vec![line]
-        }
+        (Mode::List(_), None) => vec![with_hints(Line::raw(" "), LISTS, max_width, ink)],
         (_, None) => vec![with_hints(Line::raw(" "), MENU, max_width, ink)],
     }
 }

@@ -160,6 +160,30 @@ pub(super) const SITES: &[Binding] = &[
     bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last line", ""),
 ];
 
+/// While a list of lines of code, TIME_WAIT or ports is looked at.
+pub(super) const LISTS: &[Binding] = &[
+    bind(&[char('q'), ctrl('c')], Command::Quit, "quit", "quit"),
+    SUSPEND,
+    bind(
+        &[key(KeyCode::Esc), key(KeyCode::Left), key(KeyCode::Backspace)],
+        Command::Close,
+        "go back",
+        "back",
+    ),
+    bind(&[char('1')], Command::Rows, "back to the rows", "rows"),
+    bind(&[char('2'), char('L')], Command::Sites, "lines of code that connect", "lines"),
+    bind(&[char('3'), char('T')], Command::TimeWait, "whose every TIME_WAIT is", "TIME_WAIT"),
+    bind(&[char('4'), char('P')], Command::Ports, "how many local ports are left", "ports"),
+    bind(&[char(' '), char('f')], Command::Freeze, "freeze the screen; counting goes on", "freeze"),
+    bind(&[char('j'), key(KeyCode::Down)], Command::Down, "down", "scroll"),
+    bind(&[char('k'), key(KeyCode::Up)], Command::Up, "up", ""),
+    bind(&[key(KeyCode::PageDown), ctrl('d')], Command::PageDown, "a page down", ""),
+    bind(&[key(KeyCode::PageUp), ctrl('u')], Command::PageUp, "a page up", ""),
+    bind(&[char('g'), key(KeyCode::Home)], Command::First, "to the first line", ""),
+    bind(&[char('G'), key(KeyCode::End)], Command::Last, "to the last line", ""),
+    bind(&[char('?'), char('h'), key(KeyCode::F(1))], Command::Help, "this help", "help"),
+];
+
 /// While a menu, the help or another text is open.
 pub(super) const MENU: &[Binding] = &[
     bind(&[ctrl('c')], Command::Quit, "quit", ""),
@@ -168,10 +192,6 @@ pub(super) const MENU: &[Binding] = &[
     bind(&[key(KeyCode::Enter)], Command::Accept, "choose", "choose"),
     bind(&[char(' ')], Command::Toggle, "on or off; in the order menu: choose", "on/off"),
     bind(&[char('S')], Command::Reverse, "reverse the order", ""),
-    bind(&[char('1')], Command::Rows, "from a list: back to the rows", ""),
-    bind(&[char('2'), char('L')], Command::Sites, "from a list: lines of code that connect", ""),
-    bind(&[char('3'), char('T')], Command::TimeWait, "from a list: whose every TIME_WAIT is", ""),
-    bind(&[char('4'), char('P')], Command::Ports, "from a list: how many local ports are left", ""),
     bind(&[char('j'), key(KeyCode::Down)], Command::Down, "down", ""),
     bind(&[char('k'), key(KeyCode::Up)], Command::Up, "up", ""),
     bind(&[key(KeyCode::PageDown), ctrl('d')], Command::PageDown, "a page down", ""),
@@ -199,8 +219,13 @@ pub(super) const EDIT: &[Binding] = &[
 ];
 
 /// The tables with their headings, as the help screen shows them.
-pub(super) const TABLES: &[(&str, &[Binding])] =
-    &[("Rows", BROWSE), ("Call sites", SITES), ("Menus and texts", MENU), ("While typing", EDIT)];
+pub(super) const TABLES: &[(&str, &[Binding])] = &[
+    ("Rows", BROWSE),
+    ("Call sites", SITES),
+    ("Lists", LISTS),
+    ("Menus and texts", MENU),
+    ("While typing", EDIT),
+];
 
 /// What this key asks for, according to this table.
 pub(super) fn find(table: &[Binding], event: &KeyEvent) -> Option<Command> {

@@ -1,5 +1,5 @@
-//! The rows. Before each stand two marks: where the cursor is, or that it is pinned (`+`), and whether something fails (`!`) or has ended (`x`).
-//! Behind it stands a bar where there is room.
+//! The rows. Before each stand three marks: where the cursor is, whether something fails (`!`) or has ended (`x`), and whether
+//! it is pinned (`+`). Behind it stands a bar where there is room.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -16,8 +16,11 @@ use crate::sinks::tui::state::State;
 use crate::sinks::view::{Selection, activity};
 use crate::sinks::{summary, text};
 
-/// Cells of the two marks and the blank behind them.
+/// Cells of the marks.
 const MARKS: usize = 3;
+
+/// Marks a row that stays at the top.
+pub(super) const PINNED: &str = "+";
 
 /// A shorter bar says nothing, a longer one nothing more.
 const BAR: std::ops::RangeInclusive<usize> = 6..=24;
@@ -82,9 +85,9 @@ fn row_line(row: &Row<'_>, is_pinned: bool, placed: &[Placed], bar: String, ink:
     };
     let style = if row.exited && !fails { Style::new().add_modifier(Modifier::DIM) } else { Style::new() };
     Line::from(vec![
-        Span::styled(if is_pinned { "+" } else { " " }, ink.theme.accent()),
-        Span::styled(mark, mark_style),
         Span::raw(" "),
+        Span::styled(mark, mark_style),
+        Span::styled(if is_pinned { PINNED } else { " " }, ink.theme.accent()),
         Span::styled(row_text(placed, row, ink.glyphs), style),
         Span::styled(
             format!("{}{bar}", " ".repeat(GAP)),
@@ -130,7 +133,7 @@ fn empty(why: &str, width: usize, ink: Ink) -> Vec<Line<'static>> {
     lines
 }
 
-/// Words in lines of at most this width; a longer word gets a line of its own.
+/// Words in lines of at most this width; a longer word is broken.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -139,10 +142,24 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.extend(pieces(word, width)),
         }
     }
     lines
+}
+
+/// A word in pieces of at most this width, but of one character at least.
+fn pieces(word: &str, width: usize) -> Vec<String> {
+    let mut pieces = Vec::new();
+    let mut piece = String::new();
+    for c in word.chars() {
+        if !piece.is_empty() && text::width(&piece) + text::width(c.encode_utf8(&mut [0; 4])) > width {
+            pieces.push(std::mem::take(&mut piece));
+        }
+        piece.push(c);
+    }
+    pieces.push(piece);
+    pieces
 }
 
 #[cfg(test)]
@@ -167,6 +184,8 @@ mod tests {
     #[test]
     fn words_are_wrapped() {
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("immeasurable x", 4), ["immeasurable", "x"]);
+        assert_eq!(wrapped("a immeasurable x", 5), ["a", "immea", "surab", "le x"]);
+        assert_eq!(wrapped("工作者 x", 5), ["工作", "者 x"]);
+        assert_eq!(wrapped("工作", 0), ["工", "作"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::model::columns::{COLUMNS, Column};
 use crate::sinks::tui::keys::Command;
-use crate::sinks::tui::pane::{Pane, Text};
+use crate::sinks::tui::pane::Text;
 use crate::sinks::tui::state::{Action, Mode, State, moved};
 use crate::sinks::view::SortKey;
 
@@ -10,25 +10,23 @@ impl State {
     /// Takes a key while a menu or a text is open.
     pub(super) fn choose(&mut self, command: Command) -> Action {
         if command == Command::Close {
-            self.mode = Mode::Browse;
+            self.mode = match self.mode {
+                Mode::Help { over: Some(list), .. } => Mode::List(list),
+                _ => Mode::Browse,
+            };
             return Action::None;
         }
         let page_rows = self.page_rows;
-        if matches!(command, Command::Sites | Command::TimeWait | Command::Ports) {
-            if matches!(self.mode, Mode::List(_)) {
-                self.open_list(command);
-            }
-            return Action::None;
-        }
         match &mut self.mode {
-            Mode::List(Pane { scroll, .. }) | Mode::Text(Text { scroll, .. }) => {
+            Mode::List(_) => self.in_list(command),
+            Mode::Reproduce { scroll } | Mode::Text(Text { scroll, .. }) => {
                 match moved(command, *scroll, usize::MAX, page_rows) {
                     Some(to) => *scroll = to,
                     None => self.mode = Mode::Browse,
                 }
             }
             // `draw` knows how long the text is and stops there.
-            Mode::Help { scroll } => {
+            Mode::Help { scroll, .. } => {
                 *scroll = moved(command, *scroll, usize::MAX, page_rows).unwrap_or(*scroll);
             }
             Mode::SortMenu { cursor } => {

@@ -33,5 +33,5 @@ mod tests;
 
 pub use draw::draw;
 pub use picture::render_to_svg;
-pub use state::{Action, FilterError, FilterParser, State};
+pub use state::{Action, FilterError, FilterParser, State, Understood};
 pub use terminal::Screen;

@@ -4,15 +4,15 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use crate::model::lists::{List, ports, sites, time_wait};
 use crate::model::snapshot::Snapshot;
 use crate::sinks::sheet::{Kind, lines as sheet_lines};
-use crate::sinks::tui::draw::{Ink, lines};
+use crate::sinks::tui::draw::{Ink, lines, title_line};
 use crate::sinks::tui::keys::Command;
 use crate::sinks::tui::list::wrapped;
-use crate::sinks::tui::state::{Mode, State};
+use crate::sinks::tui::state::{Mode, State, moved};
 use crate::sinks::view::Page;
 
 /// Every list, with the key that opens it.
@@ -45,19 +45,33 @@ impl State {
 
     /// Whether a list of sockets or ports is open.
     pub fn shows_list(&self) -> bool {
-        matches!(self.mode, Mode::List(_))
+        self.list().is_some()
+    }
+
+    /// The open list, also under its help.
+    fn list(&self) -> Option<Pane> {
+        match self.mode {
+            Mode::List(list) | Mode::Help { over: Some(list), .. } => Some(list),
+            _ => None,
+        }
+    }
+
+    /// Does what a key asks for while a list is open.
+    pub(super) fn in_list(&mut self, command: Command) {
+        let page_rows = self.page_rows;
+        let Mode::List(list) = &mut self.mode else { return };
+        match command {
+            Command::Sites | Command::TimeWait | Command::Ports => self.open_list(command),
+            Command::Rows => self.mode = Mode::Browse,
+            Command::Freeze => self.toggle_frozen(),
+            Command::Help => self.mode = Mode::Help { scroll: 0, over: Some(*list) },
+            _ => list.scroll = moved(command, list.scroll, usize::MAX, page_rows).unwrap_or(list.scroll),
+        }
     }
 
     /// Shows a text until it is closed.
     pub fn show_text(&mut self, title: impl Into<String>, lines: Vec<String>) {
         self.mode = Mode::Text(Text { title: title.into(), lines, scroll: 0 });
-    }
-
-    /// Only drawing tells how far a text goes.
-    pub(super) fn scroll_text(&mut self, to: usize) {
-        if let Mode::Text(text) = &mut self.mode {
-            text.scroll = to;
-        }
     }
 }
 
@@ -70,7 +84,7 @@ pub(super) fn draw(
     snapshot: &Snapshot,
     ink: Ink,
 ) {
-    let Mode::List(pane) = state.mode else { return };
+    let Some(pane) = state.list() else { return };
     let Some((_, name, list)) = PANES.iter().find(|(command, ..)| *command == pane.command) else { return };
     let page = Page { width: Some(area.width.saturating_sub(2)), ..state.view.page.clone() };
     let sheet = list(snapshot);
@@ -79,10 +93,13 @@ pub(super) fn draw(
         text.extend(styled(kind, &said, usize::from(area.width), ink));
     }
     let rows = sheet.rows.len();
-    lines(buffer, title, [heading(name, rows, title.width, ink)]);
+    let noted = state.frozen || state.view.filter.is_some();
+    lines(buffer, title, [title_line(name, &facts(rows, state, ink), noted, title.width, ink)]);
     let last = text.len().saturating_sub(usize::from(area.height));
     let scroll = pane.scroll.min(last);
-    state.mode = Mode::List(Pane { scroll, ..pane });
+    if let Mode::List(list) = &mut state.mode {
+        list.scroll = scroll;
+    }
     lines(buffer, area, text.into_iter().skip(scroll));
 }
 
@@ -102,17 +119,13 @@ fn styled(kind: Kind, said: &str, width: usize, ink: Ink) -> Vec<Line<'static>> 
     parts.into_iter().map(|part| Line::styled(format!("{}{part}", " ".repeat(inset)), style)).collect()
 }
 
-fn heading(name: &str, rows: usize, width: u16, ink: Ink) -> Line<'static> {
-    let rule = if ink.glyphs.unicode { "─" } else { "-" };
-    let right = format!(" {rows} {} ", if rows == 1 { "row" } else { "rows" });
-    let fill = usize::from(width).saturating_sub(name.len() + right.len() + 6).max(1);
-    Line::from(vec![
-        Span::styled(rule.repeat(2), ink.theme.quiet()),
-        Span::styled(format!(" {name} "), ink.theme.accent().patch(ink.theme.strong())),
-        Span::styled(rule.repeat(fill), ink.theme.quiet()),
-        Span::raw(right),
-        Span::styled(rule.repeat(2), ink.theme.quiet()),
-    ])
+/// What stands at the right of the line above. Lists know nothing of the filter, which is of rows.
+fn facts(rows: usize, state: &State, ink: Ink) -> String {
+    let frozen = state.frozen.then(|| "FROZEN".to_owned());
+    let filter = state.view.filter.as_ref().map(|_| "filter not applied".to_owned());
+    let rows = Some(format!("{rows} {}", if rows == 1 { "row" } else { "rows" }));
+    let facts: Vec<_> = [frozen, filter, rows].into_iter().flatten().collect();
+    facts.join(&format!(" {} ", ink.glyphs.dot))
 }
 
 #[cfg(test)]
@@ -124,10 +137,10 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-    use crate::model::row::Level;
+    use crate::model::row::{Level, Row};
     use crate::sinks::sample_with_ports;
     use crate::sinks::text::is_hostile;
-    use crate::sinks::tui::{Action, State, draw};
+    use crate::sinks::tui::{Action, State, Understood, draw};
     use crate::sinks::view::View;
 
     fn state() -> State {
@@ -166,6 +179,46 @@ mod tests {
         assert_shows(&mut state, &["how many local ports are left", "EMPTY IN", "10.0.0.2:3306", "held by"]);
         state.on_key(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
         assert_shows(&mut state, &["busiest first"]);
+    }
+
+    #[test]
+    fn a_list_says_that_it_is_frozen_and_that_no_filter_applies() {
+        let parse = Box::new(|_: &str| {
+            Ok(Understood { matches: Box::new(|_: &Row<'_>| false), level: Level::Program })
+        });
+        let mut state = State::new(View::new(Level::Program), Duration::from_secs(1), parse);
+        state.set_snapshot(Arc::new(sample_with_ports()));
+        for key in ["2", "3", "4"] {
+            press(&mut state, key);
+            let plain = screen(&mut state, 80, 24);
+            assert!(!plain.contains("FROZEN") && !plain.contains("filter"), "{plain}");
+            press(&mut state, " ");
+            assert_shows(&mut state, &["FROZEN · ", "row", "space freeze"]);
+            press(&mut state, "f");
+            assert_eq!(screen(&mut state, 80, 24), plain);
+        }
+        press(&mut state, "1/nobody");
+        state.on_key(KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE));
+        for key in ["2", "3", "4"] {
+            press(&mut state, key);
+            assert_shows(&mut state, &["─ filter not applied · "]);
+            press(&mut state, " ");
+            assert_shows(&mut state, &["FROZEN · filter not applied · ", "row"]);
+            press(&mut state, " ");
+        }
+    }
+
+    #[test]
+    fn in_a_list_q_quits_and_the_help_leads_back() {
+        let mut state = state();
+        press(&mut state, "T");
+        let list = screen(&mut state, 80, 24);
+        assert!(list.lines().last().unwrap().contains("q quit  Esc back  1 rows  2 lines"), "{list}");
+        press(&mut state, "?");
+        assert_shows(&mut state, &["help", "Esc closes, j/k scroll"]);
+        state.on_key(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+        assert_eq!(screen(&mut state, 80, 24), list);
+        assert_eq!(press(&mut state, "q"), Action::Quit);
     }
 
     #[test]

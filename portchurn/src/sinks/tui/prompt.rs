@@ -86,8 +86,8 @@ impl State {
             return;
         }
         match (self.parse)(prompt.edit.text()) {
-            Ok(matches) => {
-                self.view.filter = Some(Filtering { text: text.to_owned(), matches });
+            Ok(filter) => {
+                self.view.filter = Some(Filtering { text: text.to_owned(), matches: filter.matches });
                 prompt.error = None;
             }
             Err(error) => prompt.error = Some(error),
@@ -105,5 +105,6 @@ impl State {
             self.history.push(text);
         }
         self.mode = Mode::Browse;
+        self.follow_filter();
     }
 }

@@ -1,10 +1,10 @@
-//! The rows of the present place, and what keeps one in sight: a pin holds it at the top whatever the order, `n` and `N` find
+//! The rows of the present place, the ways from place to place, and what keeps a row in sight: a pin holds it at the top whatever the order, `n` and `N` find
 //! those that match what was looked for.
 
 use crate::model::columns::Column;
 use crate::model::row::{Level, Row};
-use crate::sinks::tui::place::RowId;
-use crate::sinks::tui::state::State;
+use crate::sinks::tui::place::{Place, RowId};
+use crate::sinks::tui::state::{Outside, State};
 use crate::sinks::view::Selection;
 
 impl State {
@@ -32,6 +32,62 @@ impl State {
         self.view.columns_at(self.level())
     }
 
+    pub(super) fn go_in(&mut self) {
+        let place = self.selection().and_then(|selection| selection.rows.get(self.cursor).map(Place::inside));
+        match place {
+            Some(Some(place)) => {
+                let outside = Outside { place, selected: self.selected.take(), cursor: self.cursor };
+                self.places.push(outside);
+                (self.cursor, self.scroll) = (0, 0);
+            }
+            // What was said already says more.
+            Some(None) if self.notice.is_none() => self.notify("this is the innermost level", false),
+            _ => {}
+        }
+    }
+
+    pub(super) fn go_back(&mut self) {
+        if !self.go_out() {
+            self.view.filter = None;
+            self.follow_filter();
+        }
+    }
+
+    pub(super) fn go_out(&mut self) -> bool {
+        let Some(outside) = self.places.pop() else { return false };
+        self.selected = outside.selected;
+        self.cursor = outside.cursor;
+        self.follow_filter();
+        true
+    }
+
+    pub(super) fn next_grouping(&mut self) {
+        let at = Level::ALL.iter().position(|level| *level == self.view.level).unwrap_or_default();
+        self.grouping_is_chosen = true;
+        self.places.clear();
+        self.group_by(Level::ALL[(at + 1) % Level::ALL.len()]);
+    }
+
+    /// Goes to the rows of which the filter speaks, as the same filter on the command line does: of a program with several
+    /// destinations the numbers are of all of them. Inside of a row they are given by the row.
+    pub(super) fn follow_filter(&mut self) {
+        if self.grouping_is_chosen || !self.places.is_empty() {
+            return;
+        }
+        let filter = self.view.filter.as_ref().and_then(|filter| (self.parse)(&filter.text).ok());
+        let level = filter.map_or(Level::Program, |filter| filter.level);
+        if level != self.view.level {
+            self.group_by(level);
+            self.notify(format!("{} now; Tab: another grouping", level.plural()), false);
+        }
+    }
+
+    fn group_by(&mut self, level: Level) {
+        self.view.level = level;
+        self.selected = None;
+        (self.cursor, self.scroll) = (0, 0);
+    }
+
     pub(super) fn is_pinned(&self, row: &Row<'_>) -> bool {
         self.pins.iter().any(|pin| pin.is(row))
     }
@@ -47,6 +103,7 @@ impl State {
             self.pins.push(id.clone());
         }
         self.selected = Some(id);
+        self.notify(if was_pinned { "let go" } else { "pinned to the top" }, false);
     }
 
     /// Goes to the next row that matches the filter, or what was filtered by last; from the end on to the beginning.
@@ -55,15 +112,15 @@ impl State {
         let Some(text) = filter.or(self.history.last().map(String::as_str)) else {
             return self.notify("nothing was looked for yet: / asks what for", false);
         };
-        let (text, matches) = (text.to_owned(), (self.parse)(text));
-        let (Some(selection), Ok(matches)) = (self.selection(), matches) else { return };
+        let (text, filter) = (text.to_owned(), (self.parse)(text));
+        let (Some(selection), Ok(filter)) = (self.selection(), filter) else { return };
         let len = selection.rows.len();
         let steps = 1..=len;
         let mut others = steps.map(|step| {
             let step = if forwards { step } else { len - step };
             (self.cursor + step) % len
         });
-        let found = others.find(|&at| matches(&selection.rows[at]));
+        let found = others.find(|&at| (filter.matches)(&selection.rows[at]));
         let found = found.map(|at| (at, RowId::of(&selection.rows[at])));
         match found {
             Some((at, id)) => (self.cursor, self.selected) = (at, Some(id)),
@@ -74,9 +131,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use ratatui::crossterm::event::KeyCode;
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
     use crate::model::host_names::HostNames;
+    use crate::model::row::Level;
     use crate::sinks::sample_snapshot;
     use crate::sinks::tui::State;
     use crate::sinks::tui::tests::{assert_shows, press, screen, state_with, type_text};
@@ -86,14 +144,14 @@ mod tests {
         state_with(Page::default(), sample_snapshot())
     }
 
-    /// Names of the rows from the top, as far as they are programs of the sample; the second mark with each.
-    fn order(state: &mut State) -> Vec<(char, String)> {
+    /// Names of the rows from the top, as far as they are programs of the sample; the marks with each.
+    fn order(state: &mut State) -> Vec<(String, String)> {
         let screen = screen(state, 120, 40);
         let named = |line: &str| {
             let name = ["worker.py", "curl", "nginx", "evil", "工作者"]
                 .into_iter()
                 .find(|name| line.contains(name))?;
-            Some((line.chars().next()?, name.to_owned()))
+            Some((line.chars().take(3).collect(), name.to_owned()))
         };
         screen
             .lines()
@@ -109,12 +167,18 @@ mod tests {
         let mut state = state();
         let by_rate: Vec<_> = order(&mut state).into_iter().map(|(_, name)| name).collect();
         type_text(&mut state, "jjp");
-        let first = order(&mut state);
-        assert_eq!(first[0], ('▸', by_rate[2].clone()), "it is still the selected one");
+        assert_eq!(
+            order(&mut state)[0],
+            ("▸ +".to_owned(), by_rate[2].clone()),
+            "it is still the selected one"
+        );
+        assert_shows(&screen(&mut state, 80, 24), &["pinned to the top"]);
         type_text(&mut state, "j>>S");
-        assert_eq!(order(&mut state)[0], ('+', by_rate[2].clone()));
-        type_text(&mut state, "gp<<");
-        assert!(order(&mut state).iter().all(|(mark, _)| *mark != '+'));
+        assert_eq!(order(&mut state)[0], ("  +".to_owned(), by_rate[2].clone()));
+        type_text(&mut state, "gp");
+        assert_shows(&screen(&mut state, 80, 24), &["let go"]);
+        type_text(&mut state, "<<");
+        assert!(order(&mut state).iter().all(|(marks, _)| !marks.contains('+')));
     }
 
     #[test]
@@ -127,13 +191,69 @@ mod tests {
         let matching: Vec<_> = order(&mut state).into_iter().map(|(_, name)| name).collect();
         assert_eq!(matching, ["worker.py", "curl"]);
         press(&mut state, KeyCode::Esc);
-        let selected = |state: &mut State| order(state).into_iter().find(|(mark, _)| *mark == '▸').unwrap().1;
+        let selected =
+            |state: &mut State| order(state).into_iter().find(|(marks, _)| marks.starts_with('▸')).unwrap().1;
         let mut seen = Vec::new();
         for key in ["n", "n", "n", "N", "N"] {
             type_text(&mut state, key);
             seen.push(selected(&mut state));
         }
         assert_eq!(seen, ["curl", "worker.py", "curl", "worker.py", "curl"]);
+    }
+
+    /// Types a filter in the place of the present one.
+    fn filter(state: &mut State, text: &str) {
+        press(state, KeyCode::Char('/'));
+        state.on_key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
+        type_text(state, text);
+        press(state, KeyCode::Enter);
+    }
+
+    #[test]
+    fn a_filter_of_destinations_leads_to_them_and_its_end_leads_back() {
+        let mut state = state();
+        filter(&mut state, "@worker");
+        let destinations = screen(&mut state, 80, 24);
+        assert_shows(&destinations, &["── destinations ─", "2 of 6 rows", "destinations now; Tab: another"]);
+        filter(&mut state, "worker");
+        assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "1 of 5 rows", "programs now"]);
+        filter(&mut state, "@worker");
+        press(&mut state, KeyCode::Esc);
+        assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "5 rows"]);
+        filter(&mut state, "@worker");
+        filter(&mut state, "");
+        assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "5 rows"]);
+        // While it is typed nothing jumps, and one that is cancelled leads nowhere.
+        type_text(&mut state, "/@worker");
+        assert_eq!(state.level(), Level::Program);
+        press(&mut state, KeyCode::Esc);
+        assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "5 rows"]);
+    }
+
+    #[test]
+    fn a_grouping_that_the_user_chose_stays_whatever_the_filter() {
+        let mut by_key = state();
+        for _ in Level::ALL {
+            press(&mut by_key, KeyCode::Tab);
+        }
+        let mut by_option = state();
+        by_option.keep_grouping();
+        for mut state in [by_key, by_option] {
+            filter(&mut state, "@worker");
+            assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "1 of 5 rows"]);
+            press(&mut state, KeyCode::Esc);
+            assert_shows(&screen(&mut state, 80, 24), &["── programs ─", "5 rows"]);
+        }
+    }
+
+    #[test]
+    fn inside_of_a_row_a_filter_leads_out_to_where_it_holds() {
+        let mut state = state();
+        press(&mut state, KeyCode::Enter);
+        filter(&mut state, "@worker");
+        assert_shows(&screen(&mut state, 80, 24), &["programs → python3 worker.py"]);
+        press(&mut state, KeyCode::Backspace);
+        assert_shows(&screen(&mut state, 80, 24), &["── destinations ─", "2 of 6 rows"]);
     }
 
     #[test]

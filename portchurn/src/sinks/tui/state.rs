@@ -12,14 +12,14 @@ use crate::model::host_names::HostNames;
 use crate::model::row::Level;
 use crate::model::snapshot::Snapshot;
 use crate::sinks::tui::edit::Edit;
-use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, MENU, SITES};
+use crate::sinks::tui::keys::{self, BROWSE, Command, EDIT, LISTS, MENU, SITES};
 use crate::sinks::tui::mouse::RowPlaces;
 use crate::sinks::tui::pane::{Pane, Text};
 use crate::sinks::tui::place::{Place, RowId};
 use crate::sinks::tui::prompt::FilterPrompt;
 use crate::sinks::tui::sites::SitesPane;
 use crate::sinks::tui::{menu, reproduce};
-use crate::sinks::view::{RowFilter, Selection, View};
+use crate::sinks::view::{RowFilter, View};
 
 /// What the command has to do after a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,17 +49,35 @@ pub struct FilterError {
     pub message: String,
 }
 
+/// A filter that was understood.
+pub struct Understood {
+    /// Says whether a row is wanted.
+    pub matches: RowFilter,
+    /// What rows must stand for, so that their numbers are of what it asks for.
+    pub level: Level,
+}
+
 /// Understands filters. Given by the command, so that the screen does not depend on the language.
-pub type FilterParser = Box<dyn Fn(&str) -> Result<RowFilter, FilterError>>;
+pub type FilterParser = Box<dyn Fn(&str) -> Result<Understood, FilterError>>;
 
 /// What has the keyboard.
 #[derive(Debug)]
 pub(super) enum Mode {
     Browse,
-    Help { scroll: usize },
-    Reproduce,
-    SortMenu { cursor: usize },
-    ColumnMenu { cursor: usize },
+    /// `over`: the list to come back to.
+    Help {
+        scroll: usize,
+        over: Option<Pane>,
+    },
+    Reproduce {
+        scroll: usize,
+    },
+    SortMenu {
+        cursor: usize,
+    },
+    ColumnMenu {
+        cursor: usize,
+    },
     Filter(FilterPrompt),
     Write(Edit),
     List(Pane),
@@ -77,8 +95,8 @@ pub(super) struct Notice {
 /// Where one was before going into a row.
 pub(super) struct Outside {
     pub(super) place: Place,
-    selected: Option<RowId>,
-    cursor: usize,
+    pub(super) selected: Option<RowId>,
+    pub(super) cursor: usize,
 }
 
 /// What is looked at.
@@ -114,6 +132,10 @@ pub struct State {
     pub(super) pins: Vec<RowId>,
     /// For who wants names instead of numbers.
     host_names: fn() -> HostNames,
+    /// The name that `w` proposes. It tells the time, which only the command knows.
+    snapshot_name: fn() -> String,
+    /// Whether the user chose what rows stand for. If not, the filter does.
+    pub(super) grouping_is_chosen: bool,
 }
 
 /// Intervals that the little curve in the head remembers.
@@ -121,9 +143,6 @@ const RATES: usize = 120;
 
 /// What `+` and `-` choose from.
 const INTERVALS_MS: [u64; 9] = [250, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000, 60_000];
-
-/// The name that `w` proposes.
-const SNAPSHOT_FILE: &str = "portchurn.json";
 
 impl State {
     /// Starts with a view as the command line asked for.
@@ -149,6 +168,8 @@ impl State {
             history: Vec::new(),
             pins: Vec::new(),
             host_names: HostNames::default,
+            snapshot_name: || "portchurn.json".to_owned(),
+            grouping_is_chosen: false,
         }
     }
 
@@ -162,12 +183,33 @@ impl State {
         self.host_names = read;
     }
 
-    /// Takes the next snapshot. While the screen is frozen it is kept for later.
+    /// Says how to name a snapshot. For `w`.
+    pub fn set_snapshot_name(&mut self, name: fn() -> String) {
+        self.snapshot_name = name;
+    }
+
+    /// Says that the user chose what rows stand for: no filter changes it.
+    pub fn keep_grouping(&mut self) {
+        self.grouping_is_chosen = true;
+    }
+
+    /// Takes the snapshot of the next interval. While the screen is frozen it is kept for later.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.rates.push_back(snapshot.totals.tally.opened_per_s);
         if self.rates.len() > RATES {
             self.rates.pop_front();
         }
+        self.show(snapshot);
+    }
+
+    /// Takes the same interval, counted anew. Before the first interval is over nothing was measured, so nothing is shown.
+    pub fn recount(&mut self, snapshot: Arc<Snapshot>) {
+        if self.snapshot.is_some() {
+            self.show(snapshot);
+        }
+    }
+
+    fn show(&mut self, snapshot: Arc<Snapshot>) {
         if self.frozen && self.snapshot.is_some() {
             self.held = Some(snapshot);
         } else {
@@ -201,6 +243,7 @@ impl State {
         let (table, typing) = match self.mode {
             Mode::Browse => (if self.sites.is_some() { SITES } else { BROWSE }, false),
             Mode::Filter(_) | Mode::Write(_) | Mode::Who(_) => (EDIT, true),
+            Mode::List(_) => (LISTS, false),
             _ => (MENU, false),
         };
         let action = match (keys::find(table, &event), keys::typed(&event)) {
@@ -239,7 +282,7 @@ impl State {
             self.cursor = 0;
             return;
         };
-        let Some(Selection { rows, .. }) = self.selection() else { return };
+        let Some(rows) = self.selection().map(|selection| selection.rows) else { return };
         if let Some(found) = rows.iter().position(|row| wanted.is(row)) {
             self.cursor = found;
         } else {
@@ -252,7 +295,7 @@ impl State {
 
     pub(super) fn browse(&mut self, command: Command) -> Action {
         match command {
-            Command::Help => self.mode = Mode::Help { scroll: 0 },
+            Command::Help => self.mode = Mode::Help { scroll: 0, over: None },
             Command::Open if self.go_to_sites() => {}
             Command::Open | Command::Processes => self.go_in(),
             Command::Out => drop(self.go_out()),
@@ -270,8 +313,8 @@ impl State {
             Command::Grouping => self.next_grouping(),
             Command::Freeze => self.toggle_frozen(),
             Command::Exited => self.view.include_exited = !self.view.include_exited,
-            Command::Reproduce => self.mode = Mode::Reproduce,
-            Command::Write => self.mode = Mode::Write(Edit::new(SNAPSHOT_FILE)),
+            Command::Reproduce => self.mode = Mode::Reproduce { scroll: 0 },
+            Command::Write => self.mode = Mode::Write(Edit::new(&(self.snapshot_name)())),
             Command::Sites | Command::TimeWait | Command::Ports => self.open_list(command),
             Command::Pin => self.toggle_pin(),
             Command::FindNext | Command::FindPrevious => self.find_match(command == Command::FindNext),
@@ -300,33 +343,6 @@ impl State {
         true
     }
 
-    fn go_in(&mut self) {
-        let place = self.selection().and_then(|selection| selection.rows.get(self.cursor).map(Place::inside));
-        match place {
-            Some(Some(place)) => {
-                let outside = Outside { place, selected: self.selected.take(), cursor: self.cursor };
-                self.places.push(outside);
-                (self.cursor, self.scroll) = (0, 0);
-            }
-            // What was said already says more.
-            Some(None) if self.notice.is_none() => self.notify("this is the innermost level", false),
-            _ => {}
-        }
-    }
-
-    fn go_back(&mut self) {
-        if !self.go_out() {
-            self.view.filter = None;
-        }
-    }
-
-    fn go_out(&mut self) -> bool {
-        let Some(outside) = self.places.pop() else { return false };
-        self.selected = outside.selected;
-        self.cursor = outside.cursor;
-        true
-    }
-
     pub(super) fn reverse(&mut self) {
         match self.view.sort.first_mut() {
             Some(key) => key.descending = !key.descending,
@@ -334,15 +350,7 @@ impl State {
         }
     }
 
-    fn next_grouping(&mut self) {
-        let at = Level::ALL.iter().position(|level| *level == self.view.level).unwrap_or_default();
-        self.view.level = Level::ALL[(at + 1) % Level::ALL.len()];
-        self.places.clear();
-        self.selected = None;
-        (self.cursor, self.scroll) = (0, 0);
-    }
-
-    fn toggle_frozen(&mut self) {
+    pub(super) fn toggle_frozen(&mut self) {
         self.frozen = !self.frozen;
         if let Some(newest) = self.held.take() {
             self.snapshot = Some(newest);

@@ -18,18 +18,18 @@ use crate::model::snapshot::{Snapshot, Totals};
 use crate::sinks::sample_snapshot;
 use crate::sinks::text::is_hostile;
 use crate::sinks::tui::keys::TABLES;
-use crate::sinks::tui::{Action, FilterError, State, draw, render_to_svg};
-use crate::sinks::view::{Page, RowFilter, View};
+use crate::sinks::tui::{Action, FilterError, State, Understood, draw, render_to_svg};
+use crate::sinks::view::{Page, View};
 
-/// Understands `word` (part of the program's name); `!` at its start is an error at byte 1.
-fn parse(text: &str) -> Result<RowFilter, FilterError> {
-    match text.strip_prefix('!') {
-        Some(_) => Err(FilterError { offset: 1, message: "a field is missing here".to_owned() }),
-        None => {
-            let text = text.to_owned();
-            Ok(Box::new(move |row: &Row<'_>| row.program.contains(&text)))
-        }
+/// Understands `word` (part of the program's name) and `@word` (the same of destinations); `!` at its start is an error at
+/// byte 1.
+fn parse(text: &str) -> Result<Understood, FilterError> {
+    if text.starts_with('!') {
+        return Err(FilterError { offset: 1, message: "a field is missing here".to_owned() });
     }
+    let level = if text.starts_with('@') { Level::Destination } else { Level::Program };
+    let text = text.trim_start_matches('@').to_owned();
+    Ok(Understood { matches: Box::new(move |row: &Row<'_>| row.program.contains(&text)), level })
 }
 
 pub(super) fn state_with(page: Page, snapshot: Snapshot) -> State {
@@ -138,6 +138,26 @@ fn the_selected_row_is_told_in_full() {
 }
 
 #[test]
+fn a_command_that_is_not_known_is_not_one_of_three() {
+    let mut snapshot = sample_snapshot();
+    let command = |state: &mut State| {
+        let screen = screen(state, 80, 24);
+        screen.lines().find(|line| line.starts_with(" command")).unwrap().trim_end().to_owned()
+    };
+    assert_eq!(
+        command(&mut state_with(Page::default(), snapshot.clone())),
+        " command    one of 2: python3 /srv/app/worker.py --db 10.0.0.2"
+    );
+    snapshot.programs[0].argv = Vec::new();
+    assert_eq!(command(&mut state_with(Page::default(), snapshot)), " command    –");
+    let mut containers = state();
+    for _ in 0..3 {
+        press(&mut containers, KeyCode::Tab);
+    }
+    assert_eq!(command(&mut containers), " command    –");
+}
+
+#[test]
 fn enter_goes_in_and_back_comes_out_where_one_was() {
     let mut state = state();
     press(&mut state, KeyCode::Enter);
@@ -188,6 +208,24 @@ fn past_rates_become_a_curve() {
     state.set_snapshot(Arc::new(later));
     let totals = screen(&mut state, 120, 40).lines().nth(1).unwrap().to_owned();
     assert!(totals.trim_end().ends_with("█▁"), "{totals}");
+}
+
+#[test]
+fn no_rate_is_shown_or_remembered_that_was_not_measured_over_an_interval() {
+    let mut state = State::new(View::new(Level::Program), Duration::from_secs(1), Box::new(parse));
+    state.recount(Arc::new(sample_snapshot()));
+    assert_shows(&screen(&mut state, 80, 24), &["the first interval is not over yet"]);
+    type_text(&mut state, "  T");
+    assert_shows(&screen(&mut state, 80, 24), &["the first interval is not over yet"]);
+    press(&mut state, KeyCode::Esc);
+    state.set_snapshot(Arc::new(sample_snapshot()));
+    state.recount(Arc::new(sample_snapshot()));
+    type_text(&mut state, "  ");
+    assert_eq!(state.rates.len(), 1, "one interval, one rate");
+    let mut again = sample_snapshot();
+    again.kernel = "7.0.0".to_owned();
+    state.recount(Arc::new(again));
+    assert_shows(&screen(&mut state, 80, 24), &["kernel 7.0.0"]);
 }
 
 #[test]
@@ -256,7 +294,7 @@ fn a_filter_that_matches_nothing_says_so() {
 fn the_help_lists_every_key_of_every_table() {
     let mut state = state();
     press(&mut state, KeyCode::Char('?'));
-    let all = screen(&mut state, 100, 100);
+    let all = screen(&mut state, 100, 150);
     for (heading, table) in TABLES {
         assert_shows(&all, &[heading]);
         for binding in *table {
@@ -335,6 +373,10 @@ fn what_the_command_has_to_do_is_asked_of_it() {
     assert_eq!(press(&mut state, KeyCode::Char('-')), Action::SetInterval(Duration::from_secs(1)));
     press(&mut state, KeyCode::Char('w'));
     assert_shows(&screen(&mut state, 80, 24), &["write JSON to: portchurn.json"]);
+    press(&mut state, KeyCode::Esc);
+    state.set_snapshot_name(|| "portchurn-140359.json".to_owned());
+    press(&mut state, KeyCode::Char('w'));
+    assert_shows(&screen(&mut state, 80, 24), &["write JSON to: portchurn-140359.json"]);
     state.on_key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
     type_text(&mut state, "/tmp/q.json");
     assert_eq!(press(&mut state, KeyCode::Enter), Action::WriteSnapshot(PathBuf::from("/tmp/q.json")));
