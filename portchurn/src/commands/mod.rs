@@ -27,6 +27,7 @@ pub mod text;
 pub mod timewait;
 pub mod top;
 pub mod trace;
+mod trace_names;
 mod waiting;
 pub mod who;
 
