@@ -55,7 +55,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
         let mut out = open_output(args.write.as_deref())?;
         let mut session = Session::start(&options, INTERVAL, Some(args.duration))?;
         loop {
-            match session.next().await {
+            match session.next().await? {
                 Event::Tick => drop(session.sample()?),
                 Event::Stop => break,
                 Event::Pump | Event::Report | Event::Suspend => {}

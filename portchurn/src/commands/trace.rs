@@ -112,7 +112,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
 
 async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
     while tracer.left != Some(0) {
-        let event = session.next().await;
+        let event = session.next().await?;
         if matches!(event, Event::Pump | Event::Report | Event::Suspend) {
             continue;
         }

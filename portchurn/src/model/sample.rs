@@ -1,5 +1,5 @@
-//! The one input type of the model: everything that one interval saw. Raw facts only, never a derived number, so that
-//! a recording of samples gains from a newer model.
+//! The one input type of the model: everything that was seen since the one before. Raw facts only, never a derived number, so
+//! that a recording of samples gains from a newer model.
 
 use std::sync::Arc;
 
@@ -241,6 +241,21 @@ pub struct OwnCost {
     pub stack_effort: Option<&'static str>,
 }
 
+impl OwnCost {
+    /// What it costs now, the ratios taken over `share` of a time of which the rest was as `before`.
+    pub fn after(self, before: Self, share: f64) -> Self {
+        let both = |before: Option<f64>, now: Option<f64>| match (before, now) {
+            (Some(before), Some(now)) => Some(before + (now - before) * share),
+            (before, now) => now.or(before),
+        };
+        Self {
+            cpu_ratio: both(before.cpu_ratio, self.cpu_ratio),
+            bpf_cpu_ratio: both(before.bpf_cpu_ratio, self.bpf_cpu_ratio),
+            ..self
+        }
+    }
+}
+
 /// How often a place in the code was passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SiteCount {
@@ -335,7 +350,7 @@ pub struct Stack {
     pub note: Option<String>,
 }
 
-/// Everything that one interval saw.
+/// Everything that was seen since the sample before.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     /// When it was taken. Nanoseconds, CLOCK_MONOTONIC.
