@@ -2,7 +2,7 @@
 //! themselves. Needs the privileges of a tracer.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use portchurn_tests::harness::blind::undisturbed;
@@ -10,7 +10,7 @@ use portchurn_tests::harness::compare::{
     Precision, adds_up, matches_as_a_program, matches_by_name, matches_truth, matches_where_crowded,
 };
 use portchurn_tests::harness::programs::{Running, run_workload, start_workload, workload};
-use portchurn_tests::harness::report::{Process, Program};
+use portchurn_tests::harness::report::{Process, Program, Report};
 use portchurn_tests::harness::tracer::Tracer;
 use portchurn_tests::harness::{Alone, check, check_where_possible, is_guest, skip};
 use portchurn_tests::truth::Truth;
@@ -200,21 +200,35 @@ fn a_slow_reader_costs_no_names() {
 /// Processes that the shell loop starts.
 const SHORT_LIVED: u64 = 500;
 
-#[test]
-fn five_hundred_short_lived_processes_are_one_program() {
-    check("five_hundred_short_lived_processes_are_one_program", || {
-        let _alone = Alone::wait()?;
+/// A server for so many connections, each of a process of its own.
+struct ShortLived {
+    server: Running,
+    /// Where it tells its truth in the end.
+    _output: BufReader<ChildStdout>,
+    port: u16,
+    count: u64,
+}
+
+impl ShortLived {
+    fn start(count: u64) -> Result<Self> {
         if !Command::new("sh").args(["-c", ":"]).status().is_ok_and(|status| status.success()) {
             return Err(skip("there is no shell"));
         }
-        let mut tracer = Tracer::start(&[])?;
-        let mut server = start_workload(&["serve", "--count", &SHORT_LIVED.to_string()])?;
+        let mut server = start_workload(&["serve", "--count", &count.to_string()])?;
         let mut first = String::new();
         let mut output = BufReader::new(server.child.stdout.take().context("a pipe was asked for")?);
         output.read_line(&mut first).context("learn the port")?;
-        let port = first.trim().rsplit(' ').next().context("learn the port")?.to_owned();
-        let script =
-            format!("i=0; while [ $i -lt {SHORT_LIVED} ]; do \"$0\" once --port {port}; i=$((i+1)); done");
+        let port = first.trim().rsplit(' ').next().context("learn the port")?;
+        let port = port.parse().context("understand the port")?;
+        Ok(Self { server, _output: output, port, count })
+    }
+
+    /// Starts one after the other; in between the shell does this.
+    fn run(mut self, pause: &str) -> Result<()> {
+        let (port, count) = (self.port, self.count);
+        let script = format!(
+            "i=0; while [ $i -lt {count} ]; do \"$0\" once --port {port} || exit; {pause} i=$((i+1)); done"
+        );
         let status = Command::new("sh")
             .args(["-c", &script])
             .arg(workload()?)
@@ -222,15 +236,47 @@ fn five_hundred_short_lived_processes_are_one_program() {
             .status()
             .context("run the loop")?;
         ensure!(status.success(), "the loop failed: {status}");
-        ensure!(server.child.wait().context("wait for the server")?.success(), "the server failed");
-        let port: u16 = port.parse().context("understand the port")?;
-        tracer.wait_until(|report| {
-            adds_up(report)?;
-            let groups: Vec<&Program> =
-                report.programs.iter().filter(|program| connects_to(program, port)).collect();
-            ensure!(groups.len() == 1, "{} groups instead of one: {groups:#?}", groups.len());
-            is_the_loop(groups[0], port)
-        })?;
+        ensure!(self.server.child.wait().context("wait for the server")?.success(), "the server failed");
+        Ok(())
+    }
+}
+
+/// All of them are told as one program, each with its connection.
+fn are_told(report: &Report, port: u16, count: u64) -> Result<()> {
+    adds_up(report)?;
+    let groups: Vec<&Program> = report.programs.iter().filter(|program| connects_to(program, port)).collect();
+    ensure!(groups.len() == 1, "{} groups instead of one: {groups:#?}", groups.len());
+    is_the_loop(groups[0], port, count)
+}
+
+#[test]
+fn five_hundred_short_lived_processes_are_one_program() {
+    check("five_hundred_short_lived_processes_are_one_program", || {
+        let _alone = Alone::wait()?;
+        let mut tracer = Tracer::start(&[])?;
+        let short_lived = ShortLived::start(SHORT_LIVED)?;
+        let port = short_lived.port;
+        short_lived.run("")?;
+        tracer.wait_until(|report| are_told(report, port, SHORT_LIVED))?;
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
+/// Far more than the keys that there is room for, in fewer intervals than would take them back.
+const PASSING: u64 = 300;
+
+#[test]
+fn short_lived_processes_find_room_however_long_the_interval_is() {
+    check("short_lived_processes_find_room_however_long_the_interval_is", || {
+        let _alone = Alone::wait()?;
+        let short_lived = ShortLived::start(PASSING)?;
+        let port = short_lived.port;
+        let only = port.to_string();
+        let mut tracer = Tracer::start(&["--interval", "6s", "--max-keys", "128", "-D", &only])?;
+        // A process has its key until portchurn has looked twice after its end.
+        short_lived.run("sleep 0.02;")?;
+        tracer.wait_until(|report| are_told(report, port, PASSING))?;
         tracer.stop()?;
         Ok(())
     });
@@ -240,16 +286,13 @@ fn connects_to(program: &Program, port: u16) -> bool {
     program.destinations.iter().any(|destination| destination.remote_port == Some(port))
 }
 
-fn is_the_loop(group: &Program, port: u16) -> Result<()> {
+fn is_the_loop(group: &Program, port: u16, count: u64) -> Result<()> {
     let tally = group.tally;
-    ensure!(group.process_count == SHORT_LIVED, "{} processes", group.process_count);
-    ensure!(group.exited_count == SHORT_LIVED, "{} of them ended", group.exited_count);
-    ensure!(
-        (tally.opened, tally.closed, tally.failed, tally.open_now) == (SHORT_LIVED, SHORT_LIVED, 0, 0),
-        "{tally:?}"
-    );
+    ensure!(group.process_count == count, "{} processes", group.process_count);
+    ensure!(group.exited_count == count, "{} of them ended", group.exited_count);
+    ensure!((tally.opened, tally.closed, tally.failed, tally.open_now) == (count, count, 0, 0), "{tally:?}");
     ensure!(group.destinations.len() == 1, "{} destinations", group.destinations.len());
-    ensure!(group.destinations[0].closed_by.local == SHORT_LIVED, "{:?}", group.destinations[0].closed_by);
+    ensure!(group.destinations[0].closed_by.local == count, "{:?}", group.destinations[0].closed_by);
     ensure!(group.program == "portchurn-workload", "the program is {}", group.program);
     // What a link called sh leads to differs, but its comm is how it was called.
     ensure!(group.parent_program.as_deref() == Some("sh"), "the parent is {:?}", group.parent_program);

@@ -66,7 +66,7 @@ fn limit(args: &ListArgs) -> Option<usize> {
 async fn write(session: &mut Session, args: &ListArgs, sink: &mut SheetSink) -> Result<()> {
     let mut left = if args.once { Some(1) } else { args.count };
     while left != Some(0) {
-        match session.next().await {
+        match session.next().await? {
             Event::Tick => {
                 session.sample()?;
                 if left == Some(1) {

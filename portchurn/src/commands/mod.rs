@@ -27,7 +27,9 @@ pub mod text;
 pub mod timewait;
 pub mod top;
 pub mod trace;
+mod trace_names;
 mod waiting;
+mod watchers;
 pub mod who;
 
 /// Something was lost and `--strict` was given: exit status 6.

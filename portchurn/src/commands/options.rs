@@ -271,6 +271,9 @@ fn host() -> Result<Host> {
     Ok(Host { cpus, tcp_sockets })
 }
 
+/// The end of any time that is asked for: clocks cannot tell every one. A hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
+
 /// A duration as `500ms`, `2s`, `1m30s`, or a number of seconds. Zero is refused.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
@@ -278,7 +281,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(seconds) => seconds.map_err(|err| err.to_string())?,
         None => humantime::parse_duration(text).map_err(|err| err.to_string())?,
     };
-    if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() {
+        return Err("must be more than 0".to_owned());
+    }
+    if duration > LONGEST { Err("must be 100 years at most".to_owned()) } else { Ok(duration) }
 }
 
 /// A share of one processor, also a part of a percent.
@@ -342,7 +348,8 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
         assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
-        for nonsense in ["0", "0s", "-1", "soon", "", "1e300", "NaN"] {
+        assert_eq!(parse_duration("100years"), Ok(Duration::from_secs(100 * 31_557_600)));
+        for nonsense in ["0", "0s", "-1", "soon", "", "1e300", "NaN", "10000000000000000000", "101years"] {
             assert!(parse_duration(nonsense).is_err(), "{nonsense}");
         }
     }

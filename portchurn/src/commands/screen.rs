@@ -57,7 +57,7 @@ pub async fn run(session: &mut Session, view: View, look: Look, interval: Durati
                 Some(event) => view.on_terminal_event(session, &event)?,
                 None => Next::End,
             },
-            event = session.next() => view.on_event(session, &event)?,
+            event = session.next() => view.on_event(session, &event?)?,
         };
         match next {
             Next::GoOn => {}

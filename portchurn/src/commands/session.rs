@@ -15,11 +15,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::commands::stop;
 use crate::commands::summary::Summary;
+use crate::commands::watchers::{Looks, Stacks};
 use crate::live::collector::Collector;
 use crate::live::loader::{Options, StackMode};
-use crate::live::looks::{Look, Looker};
 use crate::live::memory::{Own, give_back};
-use crate::live::stacks::{Watcher, Watchers};
+use crate::live::stacks::Watchers;
 use crate::model::sample::{ProcessId, Sample};
 use crate::model::scope::Scope;
 use crate::model::snapshot::HookState;
@@ -28,9 +28,6 @@ use crate::model::who::{Answer, Query, Reply, merged};
 use crate::model::{Context, Model};
 use crate::sources::ask::{Counter, Question};
 use crate::sources::clock;
-use crate::symbolize::Attach;
-use crate::symbolize::front::Front;
-use crate::symbolize::look;
 use crate::symbolize::namer::Namer;
 
 /// How often the ring buffer is emptied, whatever the interval is.
@@ -39,6 +36,15 @@ const PUMP_EVERY: Duration = Duration::from_millis(100);
 const PUMP_IDLE_EVERY: Duration = Duration::from_millis(300);
 /// So many times without a record are taken for quiet.
 const QUIET_PUMPS: u32 = 10;
+/// How often counts are read where nothing ends, whatever the interval is: stacks get names, and rates are of the last seconds.
+/// This and the next are a little more than the usual intervals, in which nothing is read twice.
+const STILL_EVERY: Duration = Duration::from_millis(2100);
+/// The same while processes end: only then is taken back what they have in the tables.
+const TURNOVER_EVERY: Duration = Duration::from_millis(1100);
+/// The same while so many end that the tables fill up.
+const CROWDED_EVERY: Duration = Duration::from_millis(300);
+/// This share of the keys: one waits for two readings.
+const CROWDED_SHARE: f64 = 0.125;
 
 /// Now. Nanoseconds, CLOCK_MONOTONIC: the clock of the kernel side.
 pub fn now_ns() -> u64 {
@@ -85,6 +91,8 @@ pub struct Session {
     pumps: Interval,
     /// How many times in a row the ring buffer was empty.
     empty_pumps: u32,
+    /// When counts were read last.
+    read: Instant,
     is_tracing: bool,
     deadline: Option<Instant>,
     interrupt: Signal,
@@ -140,6 +148,7 @@ impl Session {
             ticks: every(interval),
             pumps: every(PUMP_EVERY),
             empty_pumps: 0,
+            read: Instant::now(),
             is_tracing: options.trace,
             deadline: duration.map(|duration| Instant::now() + duration),
             interrupt,
@@ -168,8 +177,11 @@ impl Session {
         self.ticks = every(interval);
     }
 
-    /// Waits for the next thing to do.
-    pub async fn next(&mut self) -> Event {
+    /// Waits for the next thing to do, and meanwhile keeps the tables of the kernel side from filling up.
+    ///
+    /// # Errors
+    /// As [`Collector::sample`].
+    pub async fn next(&mut self) -> Result<Event> {
         let deadline = self.deadline;
         let time_is_up = async {
             match deadline {
@@ -184,7 +196,7 @@ impl Session {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let event = tokio::select! {
             biased;
             _ = self.interrupt.recv() => Event::Stop,
             _ = self.terminate.recv() => Event::Stop,
@@ -200,9 +212,21 @@ impl Session {
             _ = self.pumps.tick() => {
                 let was_empty = self.collector.pump(now_ns()) == 0;
                 self.pace(was_empty);
+                self.carry_on()?;
                 Event::Pump
             }
+        };
+        Ok(event)
+    }
+
+    /// Reads counts into the model where an interval is long. Who traces has a short one, and needs each sample.
+    fn carry_on(&mut self) -> Result<()> {
+        if !self.is_tracing && is_read_due(self.read.elapsed(), self.collector.turnover()) {
+            let sample = self.read()?;
+            self.model.carry_on(&sample);
+            self.expect();
         }
+        Ok(())
     }
 
     /// Looks less often while nothing comes. A line of `trace` does not wait.
@@ -261,11 +285,18 @@ impl Session {
         self.sample()
     }
 
-    /// Reads everything since the last time into the model.
+    /// Reads everything since the last time into the model: an interval is over.
     ///
     /// # Errors
     /// As [`Collector::sample`].
     pub fn sample(&mut self) -> Result<Sample> {
+        let sample = self.read()?;
+        self.model.apply(&sample);
+        self.expect();
+        Ok(sample)
+    }
+
+    fn read(&mut self) -> Result<Sample> {
         let mut sample = self.collector.sample(now_ns())?;
         if let Some(wait) = self.collector.pump_in() {
             self.pumps.reset_after(wait);
@@ -280,58 +311,29 @@ impl Session {
         }
         self.keep_within_budget(&sample);
         self.summary.add(&sample);
-        self.model.apply(&sample);
+        self.read = Instant::now();
+        Ok(sample)
+    }
+
+    /// Tells how many TIME_WAIT there should be, so that the tables are read when there are not.
+    fn expect(&self) {
         if let Some(expected) = self.model.expected_time_wait() {
             self.collector.expect(expected);
         }
-        Ok(sample)
     }
 }
 
 /// How long output that is made once waits for names.
 const NAMES_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where the thread that takes stacks meets the code that understands them.
-struct Stacks(Front);
-
-impl Watcher for Stacks {
-    fn record(&mut self, bytes: &[u8]) {
-        self.0.record(bytes);
-    }
-
-    fn replaced(&mut self, tgid: u32) {
-        self.0.replaced(tgid);
-    }
-
-    fn hand_over(&mut self) {
-        self.0.hand_over();
-    }
-}
-
-/// The same for the thread that looks for interpreters.
-struct Looks {
-    looker: look::Looker,
-    /// Whether the state of a thread is never taken from thread-specific data.
-    search_threads: bool,
-}
-
-impl Looker for Looks {
-    fn look(&mut self, tgid: u32) -> Look {
-        answer(self.looker.look(tgid), self.search_threads)
-    }
-}
-
-fn answer(found: Attach, search_threads: bool) -> Look {
-    match found {
-        Attach::Found(mut interpreter) => {
-            if search_threads {
-                interpreter.thread_key = 0;
-            }
-            Look::Found(interpreter)
+/// Whether counts are to be read before the interval is over. `turnover`: see [`Collector::turnover`].
+fn is_read_due(since: Duration, turnover: f64) -> bool {
+    since
+        >= match turnover {
+            CROWDED_SHARE.. => CROWDED_EVERY,
+            0.0 => STILL_EVERY,
+            _ => TURNOVER_EVERY,
         }
-        Attach::Later => Look::Later,
-        Attach::Absent | Attach::Refused(_) => Look::Nothing,
-    }
 }
 
 fn on(kind: SignalKind) -> Result<Signal> {
@@ -393,19 +395,23 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use portchurn_common::stack::Interpreter;
+    use std::time::Duration;
 
-    use super::{Attach, Look, answer};
+    use super::is_read_due;
 
     #[test]
-    fn without_the_key_of_thread_specific_data_the_thread_is_searched_for() {
-        let key = |search| {
-            let found = Interpreter { thread_key: 0x1000, ..Interpreter::UNKNOWN };
-            match answer(Attach::Found(Box::new(found)), search) {
-                Look::Found(interpreter) => interpreter.thread_key,
-                Look::Nothing | Look::Later => panic!("it was found"),
-            }
-        };
-        assert_eq!((key(false), key(true)), (0x1000, 0));
+    fn the_usual_intervals_are_over_before_anything_is_read_in_between() {
+        for (interval_ms, turnover) in [(100, 1.0), (1000, 0.1), (1000, 0.0), (2000, 0.0)] {
+            // A tick may come a moment late.
+            let since = Duration::from_millis(interval_ms + 50);
+            assert!(!is_read_due(since, turnover), "{interval_ms} {turnover}");
+        }
+    }
+
+    #[test]
+    fn long_intervals_are_read_in_pieces_the_sooner_the_more_processes_end() {
+        for (since_ms, turnover) in [(2100, 0.0), (1100, 1.0 / 16_384.0), (300, 0.125), (300, 7.0)] {
+            assert!(is_read_due(Duration::from_millis(since_ms), turnover), "{since_ms} {turnover}");
+        }
     }
 }

@@ -59,7 +59,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
             logger::note(&format!("looking for {duration_s} s; Ctrl-C ends it and shows what there is"));
         }
         loop {
-            match session.next().await {
+            match session.next().await? {
                 Event::Tick => drop(session.sample()?),
                 Event::Stop => break,
                 Event::Pump | Event::Report | Event::Suspend => {}

@@ -191,7 +191,7 @@ async fn batch(session: &mut Session, args: &Args, view: &View, output: Box<dyn 
     let count = if args.once { Some(1) } else { args.count };
     let mut done = 0;
     while count.is_none_or(|count| done < count) {
-        match session.next().await {
+        match session.next().await? {
             Event::Tick => {
                 // What is written once must not tell of sockets as they were before.
                 if args.once {

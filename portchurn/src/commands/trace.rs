@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,6 +15,7 @@ use portchurn_common::record::FlowRecord;
 use crate::commands::options::{FilterArgs, SelectArgs, StopArgs, TracerArgs, loader_options};
 use crate::commands::output::open_output;
 use crate::commands::session::{Event, Session, block_on, now_ns};
+use crate::commands::trace_names::Names;
 use crate::commands::waiting::Waiting;
 use crate::commands::{EventsLost, logger, terminal};
 use crate::filter::{Filter, Scope};
@@ -23,9 +23,7 @@ use crate::model::Model;
 use crate::model::budget::Exhaustion;
 use crate::model::event::TraceEvent;
 use crate::model::lists::ports::event_text;
-use crate::model::program::ProgramKey;
-use crate::model::row::display_name;
-use crate::model::sample::{Process, ProcessId, Sample};
+use crate::model::sample::ProcessId;
 use crate::sinks::Page;
 use crate::sinks::events::{EventFormat, EventSink};
 use crate::sinks::text::clean;
@@ -115,7 +113,7 @@ pub fn run(args: Args, quiet: bool) -> Result<u8> {
 
 async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
     while tracer.left != Some(0) {
-        let event = session.next().await;
+        let event = session.next().await?;
         if matches!(event, Event::Pump | Event::Report | Event::Suspend) {
             continue;
         }
@@ -132,7 +130,7 @@ async fn trace(session: &mut Session, tracer: &mut Tracer) -> Result<()> {
         }
         tracer.sink.flush()?;
         tracer.alert(&session.model, sample.at_ns, at_end);
-        tracer.names.forget(&sample);
+        tracer.names.forget(sample.at_ns);
         if at_end {
             break;
         }
@@ -261,38 +259,6 @@ impl Clock {
         let at = self.at(at_ns);
         let local = at.to_zoned(self.zone.clone());
         (local.strftime("%H:%M:%S%.6f").to_string(), local.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string())
-    }
-}
-
-/// Who is behind an id.
-#[derive(Default)]
-struct Names {
-    known: HashMap<ProcessId, (Arc<Process>, Arc<str>)>,
-    /// Ended processes, to be forgotten one interval later: their last closes come after their end.
-    ended: Vec<ProcessId>,
-}
-
-impl Names {
-    fn learn(&mut self, sample: &Sample) {
-        for process in &sample.processes {
-            let key = ProgramKey::of(process);
-            let program = display_name(&key.program, key.script.as_deref());
-            self.known.insert(process.id, (Arc::new(process.clone()), program.into()));
-        }
-    }
-
-    fn forget(&mut self, sample: &Sample) {
-        for id in std::mem::replace(&mut self.ended, sample.exits.clone()) {
-            self.known.remove(&id);
-        }
-    }
-
-    fn of(&self, id: ProcessId) -> (Arc<Process>, Arc<str>) {
-        self.known.get(&id).cloned().unwrap_or_else(|| {
-            let program =
-                if id.tgid == 0 { "(not attributed)".to_owned() } else { format!("(process {})", id.tgid) };
-            (Arc::new(Process { id, ..Process::default() }), program.into())
-        })
     }
 }
 

@@ -244,6 +244,11 @@ impl Collector {
         count
     }
 
+    /// Processes that ended since the last sample ÷ keys that there is room for: what they have in the tables waits for it.
+    pub fn turnover(&self) -> f64 {
+        self.pending.exits.len() as f64 / self.keys.room() as f64
+    }
+
     fn introduce(&mut self, mut process: Process, cgroup: CgroupId, argv: ArgvBytes) {
         let exact_start_ns = process.id.start_ns;
         process.id = cut(process.id);
@@ -275,7 +280,8 @@ impl Collector {
         std::mem::take(&mut self.flow_sites)
     }
 
-    /// Everything since the last sample.
+    /// Everything since the last sample. What ended processes have in the tables is taken back here, see
+    /// [`Collector::turnover`].
     ///
     /// # Errors
     /// When a map cannot be read.

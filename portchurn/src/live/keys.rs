@@ -92,6 +92,11 @@ impl Keys {
         self.slots.clone()
     }
 
+    /// For so many there is room.
+    pub fn room(&self) -> usize {
+        self.slots.len()
+    }
+
     /// What references meant that were taken back.
     pub fn retired(&self) -> Retired {
         self.retired.clone()

@@ -30,6 +30,8 @@ pub trait Looker: Send {
 /// Pauses between looks at a process that loads its libraries. Microseconds.
 const LOOK_AGAIN_US: &[u64] =
     &[100, 200, 300, 400, 500, 1000, 1000, 2000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+/// How often an interpreter is entered and looked at once more; who changes faster is told of again.
+const CONFIRMED_AT_MOST: usize = 3;
 /// Waking up without a reason.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long the start waits for a first look at the processes that are there.
@@ -85,6 +87,23 @@ impl Drop for LookThread {
     }
 }
 
+/// What is known of interpreters, by process. The kernel side takes out whoever replaces its image or ends.
+trait Entries: Send {
+    fn enter(&mut self, tgid: u32, interpreter: &Interpreter) -> Result<()>;
+    fn take_out(&mut self, tgid: u32);
+}
+
+impl Entries for HashMap<MapData, u32, Interpreter> {
+    fn enter(&mut self, tgid: u32, interpreter: &Interpreter) -> Result<()> {
+        Ok(self.insert(tgid, interpreter, 0)?)
+    }
+
+    fn take_out(&mut self, tgid: u32) {
+        // Most often there is none.
+        let _ = self.remove(&tgid);
+    }
+}
+
 /// A process to look at again.
 struct Pending {
     tgid: u32,
@@ -92,13 +111,13 @@ struct Pending {
     looks: usize,
 }
 
-struct Worker {
-    interpreters: HashMap<MapData, u32, Interpreter>,
+struct Worker<E> {
+    interpreters: E,
     looker: Box<dyn Looker>,
     pending: Vec<Pending>,
 }
 
-impl Worker {
+impl<E: Entries> Worker<E> {
     /// Until nobody can send orders any more.
     fn run(&mut self, todo: &Receiver<u32>) {
         loop {
@@ -120,19 +139,33 @@ impl Worker {
     /// `looks`: how often it was looked at before; `usize::MAX`: once is enough.
     fn look(&mut self, tgid: u32, looks: usize) {
         match self.looker.look(tgid) {
-            Look::Nothing => {}
-            Look::Found(interpreter) => {
-                if let Err(err) = self.interpreters.insert(tgid, *interpreter, 0) {
-                    log::debug!("no room for the interpreter of process {tgid}: {err}");
-                }
-            }
+            Look::Nothing => self.interpreters.take_out(tgid),
+            Look::Found(interpreter) => self.enter(tgid, *interpreter),
             Look::Later => {
+                self.interpreters.take_out(tgid);
                 if let Some(&pause_us) = LOOK_AGAIN_US.get(looks) {
                     let due = Instant::now() + Duration::from_micros(pause_us);
                     self.pending.push(Pending { tgid, due, looks: looks + 1 });
                 }
             }
         }
+    }
+
+    /// Who ended or replaced its image during the look was not there yet to be taken out. Who does so from now on is, so that
+    /// what is still so after it was entered needs no further look.
+    fn enter(&mut self, tgid: u32, mut interpreter: Interpreter) {
+        for _ in 0..CONFIRMED_AT_MOST {
+            if let Err(err) = self.interpreters.enter(tgid, &interpreter) {
+                log::debug!("no room for the interpreter of process {tgid}: {err:#}");
+                return;
+            }
+            match self.looker.look(tgid) {
+                Look::Found(again) if is_same(&again, &interpreter) => return,
+                Look::Found(again) => interpreter = *again,
+                Look::Nothing | Look::Later => break,
+            }
+        }
+        self.interpreters.take_out(tgid);
     }
 
     fn look_again(&mut self) {
@@ -143,5 +176,89 @@ impl Worker {
         for pending in due {
             self.look(pending.tgid, pending.looks);
         }
+    }
+}
+
+/// Each look gives the image another name.
+fn is_same(a: &Interpreter, b: &Interpreter) -> bool {
+    Interpreter { image: b.image, ..*a } == *b
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use anyhow::Result;
+    use portchurn_common::stack::Interpreter;
+
+    use super::{Entries, Look, Looker, Worker};
+
+    impl Entries for HashMap<u32, Interpreter> {
+        fn enter(&mut self, tgid: u32, interpreter: &Interpreter) -> Result<()> {
+            self.insert(tgid, *interpreter);
+            Ok(())
+        }
+
+        fn take_out(&mut self, tgid: u32) {
+            self.remove(&tgid);
+        }
+    }
+
+    /// What each look comes to, one after the other.
+    struct Script(std::vec::IntoIter<Look>);
+
+    impl Looker for Script {
+        fn look(&mut self, _tgid: u32) -> Look {
+            self.0.next().unwrap()
+        }
+    }
+
+    const TGID: u32 = 7;
+
+    fn python(image: u64, interpreters: u64) -> Interpreter {
+        Interpreter { image, interpreters, ..Interpreter::UNKNOWN }
+    }
+
+    fn found(image: u64, interpreters: u64) -> Look {
+        Look::Found(Box::new(python(image, interpreters)))
+    }
+
+    /// What is known of a process after one order to look at it.
+    fn after(known: Option<Interpreter>, looks: Vec<Look>) -> Option<Interpreter> {
+        let mut worker = Worker {
+            interpreters: known.map(|known| (TGID, known)).into_iter().collect::<HashMap<_, _>>(),
+            looker: Box::new(Script(looks.into_iter())),
+            pending: Vec::new(),
+        };
+        worker.look(TGID, 0);
+        worker.interpreters.get(&TGID).copied()
+    }
+
+    #[test]
+    fn what_runs_no_interpreter_any_more_is_taken_out() {
+        assert_eq!(after(Some(python(1, 0x10)), vec![Look::Nothing]), None);
+        assert_eq!(after(Some(python(1, 0x10)), vec![Look::Later]), None);
+    }
+
+    #[test]
+    fn what_is_the_same_after_it_was_entered_keeps_its_first_name() {
+        assert_eq!(after(None, vec![found(1, 0x10), found(2, 0x10)]), Some(python(1, 0x10)));
+    }
+
+    #[test]
+    fn who_ends_while_it_is_looked_at_leaves_nothing_behind() {
+        assert_eq!(after(None, vec![found(1, 0x10), Look::Nothing]), None);
+    }
+
+    #[test]
+    fn who_becomes_another_meanwhile_is_entered_as_that() {
+        let looks = vec![found(1, 0x10), found(2, 0x20), found(3, 0x20)];
+        assert_eq!(after(None, looks), Some(python(2, 0x20)));
+    }
+
+    #[test]
+    fn who_is_another_at_each_look_is_left_to_the_next_order() {
+        let looks = (0..4).map(|number| found(number, number)).collect();
+        assert_eq!(after(None, looks), None);
     }
 }

@@ -86,9 +86,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes one interval in, as a new window.
+    /// Takes a sample in that begins a new window.
     pub fn apply(&mut self, sample: &Sample) {
         self.window += 1;
+        self.carry_on(sample);
+    }
+
+    /// Takes a sample in that belongs to the window of the one before.
+    pub fn carry_on(&mut self, sample: &Sample) {
         for process in &sample.processes {
             self.introduce(process);
         }
@@ -460,6 +465,8 @@ mod tests {
             entry.destinations.values().next().unwrap().recent(ledger.window()).opened
         };
         assert_eq!(recent(&ledger), 1);
+        ledger.carry_on(&Sample { churn: vec![(connect_key(1, 1), one_closed())], ..Sample::default() });
+        assert_eq!(recent(&ledger), 2);
         ledger.apply(&Sample::default());
         assert_eq!(recent(&ledger), 0);
     }

@@ -102,7 +102,9 @@ pub struct Model {
     ports: Ports,
     exhaustions: Exhaustions,
     last_ns: u64,
-    window_s: f64,
+    /// When the window began, and whether it is over: then the next sample begins another.
+    window_ns: u64,
+    window_is_over: bool,
     lost: [u64; Loss::COUNT],
     own_cost: OwnCost,
 }
@@ -120,28 +122,48 @@ impl Model {
             ports: Ports::default(),
             exhaustions: Exhaustions::default(),
             last_ns,
-            window_s: 0.0,
+            window_ns: last_ns,
+            window_is_over: true,
             lost: [0; Loss::COUNT],
             own_cost: OwnCost::default(),
         }
     }
 
-    /// Takes one interval in.
+    /// Takes a sample in with which a window is over.
     pub fn apply(&mut self, sample: &Sample) {
+        self.carry_on(sample);
+        self.window_is_over = true;
+    }
+
+    /// Takes a sample in with which the window goes on: who shows one in a minute must not wait so long for what ended in it.
+    pub fn carry_on(&mut self, sample: &Sample) {
+        let begins_window = std::mem::take(&mut self.window_is_over);
+        if begins_window {
+            self.window_ns = self.last_ns;
+        }
         let interval_ns = sample.at_ns.saturating_sub(self.last_ns);
-        self.window_s = seconds(interval_ns);
         self.last_ns = sample.at_ns;
         self.lost = sample.lost;
-        self.own_cost = sample.own_cost;
+        let before = if begins_window { sample.own_cost } else { self.own_cost };
+        let share = (seconds(interval_ns) / self.window_s()).min(1.0);
+        self.own_cost = sample.own_cost.after(before, share);
         let (exhaustions, time_wait) = (&self.exhaustions, &self.time_wait);
         self.ledger.make_room_for_stacks(|| exhaustions.stack_ids().chain(time_wait.stack_ids()));
-        self.ledger.apply(sample);
+        if begins_window {
+            self.ledger.apply(sample);
+        } else {
+            self.ledger.carry_on(sample);
+        }
         self.names.apply(sample);
         let after_reading = share_after_reading(sample, interval_ns);
         self.rates.apply(sample, interval_ns, after_reading);
         self.time_wait.apply(sample, &self.rates, &self.names, after_reading);
         self.ports.apply(sample, &self.rates, interval_ns);
         self.exhaustions.apply(sample, &self.ports, &self.names);
+    }
+
+    fn window_s(&self) -> f64 {
+        seconds(self.last_ns.saturating_sub(self.window_ns))
     }
 
     /// How many TIME_WAIT there should be by now; `None` before the first reading.
@@ -191,7 +213,7 @@ impl Model {
     /// Everything that can be shown, at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let view = View {
-            window_s: self.window_s,
+            window_s: self.window_s(),
             knows_errors: self.context.knows_errors,
             culprits: self.culprits(),
         };
@@ -206,7 +228,7 @@ impl Model {
         Snapshot {
             schema_version: SCHEMA_VERSION,
             kernel: self.context.kernel.clone(),
-            window_s: self.window_s,
+            window_s: self.window_s(),
             cumulative_s: seconds(self.last_ns.saturating_sub(self.context.attached_ns)),
             hooks: self.context.hooks.clone(),
             totals,
@@ -246,3 +268,7 @@ fn share_after_reading(sample: &Sample, interval_ns: u64) -> f64 {
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -1,11 +1,11 @@
-//! The one input type of the model: everything that one interval saw. Raw facts only, never a derived number, so that
-//! a recording of samples gains from a newer model.
+//! The one input type of the model: everything that was seen since the one before. Raw facts only, never a derived number, so
+//! that a recording of samples gains from a newer model.
 
 use std::sync::Arc;
 
 use portchurn_common::counters::Counters;
 use portchurn_common::flow::{ChurnKey, Role};
-use portchurn_common::histogram::BUCKETS;
+use portchurn_common::histogram::{BUCKETS, bounds_us};
 use portchurn_common::loss::Loss;
 use portchurn_common::stack::At;
 use portchurn_common::tcp::{CloseKind, FailKind};
@@ -85,11 +85,12 @@ pub struct Counts {
     pub failed_by: [u64; FailKind::COUNT],
     /// Lives of closed connections, log2 buckets of microseconds.
     pub lifetime: [u64; BUCKETS],
-    /// Longest life since the attach. Microseconds.
+    /// Longest life of these. Microseconds. At most so long, where one since the attach was longer: the kernel side keeps the
+    /// longest alone.
     pub lifetime_max_us: u64,
     /// Durations of successful connects, log2 buckets of microseconds.
     pub connect: [u64; BUCKETS],
-    /// Longest successful connect since the attach. Microseconds.
+    /// Longest of these connects. Microseconds. As with lives.
     pub connect_max_us: u64,
 }
 
@@ -125,6 +126,8 @@ impl Counts {
         let moved = |before: u32, after: u32| i64::from(after.wrapping_sub(before).cast_signed());
         let lost = grown(before.lost, after.lost);
         let (lost, accepts_lost) = if role == Some(Role::Accept) { (0, lost) } else { (lost, 0) };
+        let lifetime = std::array::from_fn(|i| grown(before.lifetime.0[i], after.lifetime.0[i]));
+        let connect = std::array::from_fn(|i| grown(before.connect.0[i], after.connect.0[i]));
         Self {
             attempts: grown(before.attempts, after.attempts),
             opened: grown(before.opened, after.opened),
@@ -137,10 +140,10 @@ impl Counts {
             accepts_lost,
             unseen: 0,
             failed_by: std::array::from_fn(|i| grown(before.failed_by[i], after.failed_by[i])),
-            lifetime: std::array::from_fn(|i| grown(before.lifetime.0[i], after.lifetime.0[i])),
-            lifetime_max_us: u64::from(after.lifetime_max_us),
-            connect: std::array::from_fn(|i| grown(before.connect.0[i], after.connect.0[i])),
-            connect_max_us: u64::from(after.connect_max_us),
+            lifetime,
+            lifetime_max_us: longest(&lifetime, before.lifetime_max_us, after.lifetime_max_us),
+            connect,
+            connect_max_us: longest(&connect, before.connect_max_us, after.connect_max_us),
         }
     }
 
@@ -197,6 +200,17 @@ impl Counts {
     }
 }
 
+/// The longest of what was counted between two readings of a maximum that only grows: that of before must not come back where
+/// counting began anew since.
+fn longest(grown: &[u64; BUCKETS], before_us: u32, after_us: u32) -> u64 {
+    let after_us = u64::from(after_us);
+    if after_us > u64::from(before_us) {
+        return after_us;
+    }
+    let highest = grown.iter().rposition(|&count| count > 0);
+    highest.map_or(0, |index| bounds_us(index).1.min(after_us))
+}
+
 fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to += from;
@@ -225,6 +239,21 @@ pub struct OwnCost {
     pub naming_max_us: Option<u64>,
     /// Which stacks are taken: `full`, `interpreters`, or `none` when over `--max-cpu`. `None`: none were asked for.
     pub stack_effort: Option<&'static str>,
+}
+
+impl OwnCost {
+    /// What it costs now, the ratios taken over `share` of a time of which the rest was as `before`.
+    pub fn after(self, before: Self, share: f64) -> Self {
+        let both = |before: Option<f64>, now: Option<f64>| match (before, now) {
+            (Some(before), Some(now)) => Some(before + (now - before) * share),
+            (before, now) => now.or(before),
+        };
+        Self {
+            cpu_ratio: both(before.cpu_ratio, self.cpu_ratio),
+            bpf_cpu_ratio: both(before.bpf_cpu_ratio, self.bpf_cpu_ratio),
+            ..self
+        }
+    }
 }
 
 /// How often a place in the code was passed.
@@ -321,7 +350,7 @@ pub struct Stack {
     pub note: Option<String>,
 }
 
-/// Everything that one interval saw.
+/// Everything that was seen since the sample before.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     /// When it was taken. Nanoseconds, CLOCK_MONOTONIC.
@@ -342,4 +371,53 @@ pub struct Sample {
     pub own_cost: OwnCost,
     /// The socket tables, in the intervals in which they were read.
     pub sockets: Option<SocketReading>,
+}
+
+#[cfg(test)]
+mod tests {
+    use portchurn_common::counters::Counters;
+    use portchurn_common::flow::Role;
+    use portchurn_common::histogram::bucket;
+
+    use super::Counts;
+
+    /// What is counted in the end when lives of so many microseconds follow.
+    fn with_lives(mut counters: Counters, lives_us: &[u32]) -> Counters {
+        for &life_us in lives_us {
+            counters.lifetime.0[bucket(life_us)] += 1;
+            counters.lifetime_max_us = counters.lifetime_max_us.max(life_us);
+        }
+        counters
+    }
+
+    fn between(before: &Counters, after: &Counters) -> Counts {
+        Counts::between(Some(Role::Connect), before, after)
+    }
+
+    #[test]
+    fn a_maximum_of_before_is_not_told_again() {
+        let first = with_lives(Counters::ZERO, &[20, 9_000_000]);
+        assert_eq!(between(&Counters::ZERO, &first).lifetime_max_us, 9_000_000);
+        let second = with_lives(first, &[5, 100]);
+        let told = between(&first, &second);
+        assert!((100..=126).contains(&told.lifetime_max_us), "{}", told.lifetime_max_us);
+        assert_eq!(told.connect_max_us, 0);
+        assert_eq!(between(&second, &second).lifetime_max_us, 0);
+        let third = with_lives(second, &[8_999_999]);
+        assert_eq!(between(&second, &third).lifetime_max_us, 9_000_000, "never above what there was");
+        assert_eq!(between(&third, &with_lives(third, &[9_000_001])).lifetime_max_us, 9_000_001);
+    }
+
+    #[test]
+    fn what_intervals_tell_adds_up_to_the_maximum_of_all() {
+        let lives = [[70, 3], [12, 12], [4_000, 1], [9, 3_999]];
+        let (mut sum, mut before) = (Counts::ZERO, Counters::ZERO);
+        for pair in &lives {
+            let after = with_lives(before, pair);
+            sum.add(&between(&before, &after));
+            before = after;
+        }
+        assert_eq!(sum.lifetime_max_us, 4_000);
+        assert_eq!(sum.lifetime.iter().sum::<u64>(), 8);
+    }
 }
