@@ -18,8 +18,8 @@ impl Watcher for Stacks {
         self.0.replaced(tgid);
     }
 
-    fn hand_over(&mut self) {
-        self.0.hand_over();
+    fn hand_over(&mut self) -> bool {
+        self.0.hand_over()
     }
 }
 

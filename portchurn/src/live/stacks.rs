@@ -27,8 +27,8 @@ pub trait Watcher: Send {
     /// A process replaced its image after what was recorded so far.
     fn replaced(&mut self, tgid: u32);
 
-    /// Nothing is urgent at the moment.
-    fn hand_over(&mut self);
+    /// Nothing is urgent at the moment. Returns whether it was rid of everything; if not it is asked again. Must not wait.
+    fn hand_over(&mut self) -> bool;
 }
 
 /// Who makes sense of stacks.
@@ -43,6 +43,9 @@ pub struct Watchers {
 const TAKEN_MAX: usize = 32;
 /// Waking up without a reason, to see whether to stop. Milliseconds.
 const IDLE_MS: i64 = 500;
+/// Where there is no room for what was taken it is offered again this often. The ring buffer fills up meanwhile, and the kernel
+/// side counts what has no room there.
+const NO_ROOM: Duration = Duration::from_millis(5);
 
 struct Shared {
     stop: AtomicBool,
@@ -157,7 +160,7 @@ impl Worker {
     }
 
     fn drain(&mut self) {
-        let Self { ring, watcher, orders, .. } = self;
+        let Self { ring, watcher, orders, shared } = self;
         let mut taken = 0;
         while let Some(record) = ring.next() {
             match image_of(&record) {
@@ -171,16 +174,57 @@ impl Worker {
             // Free its place before anything that may wait.
             drop(record);
             taken += 1;
-            if taken % TAKEN_MAX == 0 {
-                watcher.hand_over();
+            if taken % TAKEN_MAX == 0 && !hand_over(&mut **watcher, &shared.stop) {
+                return;
             }
         }
-        watcher.hand_over();
+        hand_over(&mut **watcher, &shared.stop);
     }
+}
+
+/// Waits until there is room. Returns whether it was not stopped meanwhile.
+fn hand_over(watcher: &mut dyn Watcher, stop: &AtomicBool) -> bool {
+    while !watcher.hand_over() {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        std::thread::sleep(NO_ROOM);
+    }
+    true
 }
 
 /// The process of an [`ImageRecord`].
 fn image_of(bytes: &[u8]) -> Option<u32> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     (word(0)? == StackRecordKind::Image as u32 && bytes.len() >= size_of::<ImageRecord>()).then(|| word(4))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::{Watcher, hand_over};
+
+    /// Has room when it was asked so often.
+    struct Slow(u32);
+
+    impl Watcher for Slow {
+        fn record(&mut self, _: &[u8]) {}
+
+        fn replaced(&mut self, _: u32) {}
+
+        fn hand_over(&mut self) -> bool {
+            self.0 = self.0.saturating_sub(1);
+            self.0 == 0
+        }
+    }
+
+    #[test]
+    fn who_has_no_room_is_waited_for_but_not_at_the_end() {
+        let mut slow = Slow(3);
+        assert!(hand_over(&mut slow, &AtomicBool::new(false)));
+        assert_eq!(slow.0, 0);
+        let mut never = Slow(u32::MAX);
+        assert!(!hand_over(&mut never, &AtomicBool::new(true)));
+    }
 }

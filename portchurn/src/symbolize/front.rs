@@ -1,9 +1,9 @@
 //! What cannot wait: holding on to the files of a process while it is still there. Runs on the thread that empties the ring
 //! buffer, and does nothing there that could be done later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use crate::symbolize::held::{Files, Held, Missing};
 use crate::symbolize::namer::Job;
@@ -20,23 +20,23 @@ pub struct Front {
     /// when it is gone.
     hears_of_execs: bool,
     /// What was taken and not handed over yet.
-    taken: Vec<Job>,
+    taken: VecDeque<Job>,
     jobs: SyncSender<Job>,
 }
 
 impl Front {
     /// Sends its work to `jobs`.
     pub fn new(jobs: SyncSender<Job>, hears_of_execs: bool) -> Self {
-        Self { files: Files::default(), held: HashMap::new(), hears_of_execs, taken: Vec::new(), jobs }
+        Self { files: Files::default(), held: HashMap::new(), hears_of_execs, taken: VecDeque::new(), jobs }
     }
 
     /// Takes one record.
     pub fn record(&mut self, bytes: &[u8]) {
         match decode(bytes) {
-            Some(Raw::Code(code)) => self.taken.push(Job::Code(code)),
+            Some(Raw::Code(code)) => self.taken.push_back(Job::Code(code)),
             Some(Raw::Stack(stack)) => {
                 let held = self.held_by(&stack);
-                self.taken.push(Job::Stack(stack, held));
+                self.taken.push_back(Job::Stack(stack, held));
             }
             None => log::warn!("a record of a stack that makes no sense was skipped"),
         }
@@ -55,12 +55,17 @@ impl Front {
         }
     }
 
-    /// Hands over what was taken. Waits where there is no room.
-    pub fn hand_over(&mut self) {
-        for job in self.taken.drain(..) {
+    /// Hands over what was taken, as far as there is room. Does not wait, so that nobody who is to stop waits for it.
+    /// Returns whether that was all.
+    pub fn hand_over(&mut self) -> bool {
+        while let Some(job) = self.taken.pop_front() {
             // The other end is gone only when everything ends.
-            let _ = self.jobs.send(job);
+            if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+                self.taken.push_front(job);
+                return false;
+            }
         }
+        true
     }
 
     fn held_by(&mut self, stack: &RawStack) -> Result<Arc<Held>, Missing> {
@@ -129,10 +134,29 @@ mod tests {
     fn what_was_held_after_the_image_was_replaced_is_not_of_the_one_before() {
         let mut front = front(true);
         let held = front.held_by(&stack());
-        front.taken.push(Job::Stack(Box::new(stack()), held));
+        front.taken.push_back(Job::Stack(Box::new(stack()), held));
         front.replaced(stack().tgid);
         assert!(matches!(&front.taken[0], Job::Stack(_, Err(Missing::Replaced))));
         assert!(front.held.is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_for_who_names_and_nothing_is_lost_meanwhile() {
+        let (jobs, todo) = sync_channel(2);
+        let mut front = Front::new(jobs, true);
+        for start_ns in 0..3 {
+            let stack = RawStack { start_ns, ..stack() };
+            front.taken.push_back(Job::Stack(Box::new(stack), Err(Missing::NotCopied)));
+        }
+        assert!(!front.hand_over() && !front.hand_over());
+        let mut found = vec![todo.recv().unwrap()];
+        assert!(front.hand_over());
+        found.extend(todo.try_iter());
+        let start = |job: &Job| if let Job::Stack(stack, _) = job { Some(stack.start_ns) } else { None };
+        assert_eq!(found.iter().filter_map(start).collect::<Vec<_>>(), [0, 1, 2]);
+        drop(todo);
+        front.taken.push_back(Job::Marker);
+        assert!(front.hand_over(), "when nobody names any more nothing is kept");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::symbolize::elf::{ElfCache, FileId};
 use crate::symbolize::maps::{Inode, Mapping, parse};
@@ -169,7 +170,7 @@ impl Held {
     }
 
     fn is_as(&self, maps: &Maps) -> bool {
-        self.maps.iter().eq(maps.of_code(|_| true))
+        self.maps.iter().map(Mapping::what).eq(maps.of_code(|_| true).map(Mapping::what))
     }
 
     fn has_code_at(&self, address: u64) -> bool {
@@ -240,19 +241,33 @@ fn open(tgid: u32, mapping: &Mapping) -> Option<File> {
     let root = format!("/proc/{tgid}");
     // The links have no leading zeros. They work for deleted files and in other mount namespaces.
     let link = format!("{root}/map_files/{:x}-{:x}", mapping.addresses.start, mapping.addresses.end);
-    let path = Path::new(&root).join("root").join(mapping.path.trim_start_matches('/'));
-    // Something else may lie there by now, such as a pipe that nobody writes to.
+    regular(Path::new(&link), |_| true).or_else(|| {
+        let path = Path::new(&root).join("root").join(mapping.path.trim_start_matches('/'));
+        // Another file may lie there by now. Devices are not compared: some file systems show others to who opens a file.
+        let is_mapped = |inode| inode == mapping.inode;
+        (!mapping.is_deleted).then(|| regular(&path, is_mapped)).flatten()
+    })
+}
+
+/// A file to be read, once it is known what it is: to open a device may do something, and a pipe may wait for ever.
+fn regular(path: &Path, is_it: impl FnOnce(u64) -> bool) -> Option<File> {
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let status = rustix::fs::fstat(&place).ok()?;
+    let is_file = FileType::from_raw_mode(status.st_mode).is_file();
+    // Nor is anybody waited for who holds a lease on it.
     let mut options = File::options();
     options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed());
-    options.open(link).or_else(|_| options.open(path)).ok()
+    let open = || options.open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok();
+    (is_file && is_it(status.st_ino)).then(open).flatten()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
     use std::sync::Arc;
 
-    use super::{Files, Held, Maps, Missing, PLACED_END, Place};
-    use crate::symbolize::maps::parse;
+    use super::{FileType, Files, Held, Maps, Missing, Mode, PLACED_END, Place, open, regular};
+    use crate::symbolize::maps::{Mapping, parse};
 
     fn here() -> Place {
         let on_stack = 0u8;
@@ -289,6 +304,44 @@ mod tests {
             let missing = Held::by(gone, at, &mut files, Some((&known, is_sure))).err();
             assert_eq!(missing, Some(Missing::Gone));
         }
+    }
+
+    #[test]
+    fn a_path_is_opened_only_if_the_mapped_file_lies_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::write(&path, b"it").unwrap();
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        let is_it = |found| found == inode;
+        assert!(regular(&path, is_it).is_some());
+        // A link to it is as good.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(regular(&link, is_it).is_some());
+        // An upgrade puts another one there.
+        std::fs::write(folder.path().join("new"), b"other").unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert!(regular(&path, is_it).is_none());
+        // A device, which is not opened, and a pipe, for which nobody would wait to the end.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(regular(&path, |_| true).is_none());
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(regular(&path, |_| true).is_none());
+        assert!(regular(folder.path(), |_| true).is_none());
+    }
+
+    #[test]
+    fn without_the_links_a_file_is_opened_by_its_path_unless_it_was_deleted() {
+        let own = std::process::id();
+        let maps = Maps::of(own).unwrap();
+        let known = maps.list.iter().find(|mapping| mapping.inode().is_some()).unwrap();
+        // No such link: there is nothing at these addresses.
+        let mapping = Mapping { addresses: 0x1000..0x2000, ..known.clone() };
+        assert!(open(own, &mapping).is_some());
+        assert!(open(own, &Mapping { inode: mapping.inode + 1, ..mapping.clone() }).is_none());
+        assert!(open(own, &Mapping { is_deleted: true, ..mapping }).is_none());
     }
 
     #[test]

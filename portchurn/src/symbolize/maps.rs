@@ -20,6 +20,8 @@ pub struct Mapping {
     pub inode: u64,
     /// Path as its process sees it, or a name in brackets.
     pub path: String,
+    /// Whether there is nothing at this path any more, or another file.
+    pub is_deleted: bool,
 }
 
 /// Device, as major and minor, and number of a file on it.
@@ -29,6 +31,12 @@ impl Mapping {
     /// Which file; `None`: none.
     pub fn inode(&self) -> Option<Inode> {
         (self.inode != 0).then_some((self.device, self.inode))
+    }
+
+    /// What does not change as long as it is mapped: all but whether its path is still there.
+    pub fn what(&self) -> impl Eq + use<'_> {
+        let Self { addresses, file_offset, executable, writable, device, inode, path, is_deleted: _ } = self;
+        (addresses, file_offset, executable, writable, device, inode, path)
     }
 
     /// Whether it can only be read.
@@ -51,6 +59,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
     let (major, minor) = fields.next()?.split_once(':')?;
     let inode = fields.next()?.parse().ok()?;
     let path = fields.next().unwrap_or_default().trim_start();
+    let before = path.strip_suffix(" (deleted)");
     Some(Mapping {
         addresses: hex(start)?..hex(end)?,
         file_offset,
@@ -58,7 +67,8 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         writable: rights.as_bytes().get(1) == Some(&b'w'),
         device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode,
-        path: path.strip_suffix(" (deleted)").unwrap_or(path).to_owned(),
+        path: before.unwrap_or(path).to_owned(),
+        is_deleted: before.is_some(),
     })
 }
 
@@ -87,6 +97,7 @@ nonsense\n";
         assert_eq!((maps[1].device, maps[1].inode), ((0xfe, 1), 1234));
         assert_eq!(maps[3].path, "[stack]");
         assert_eq!(maps[4].path, "/tmp/a b\\012c.so");
+        assert!(maps[4].is_deleted && !maps[1].is_deleted);
     }
 
     #[test]

@@ -9,10 +9,13 @@
 //! look      whether a process runs an interpreter
 //! python    CPython: is it one, where is its state, what do its code objects say
 //! native    unwinding and naming compiled code    registers  where it begins
+//! sections  what of a file unwinding reads        cfi        whether that comes to an end
+//! packed    what of a file is given to the library that names
 //! merge     interpreter frames in the place of the native frames that run them
 //! codes     code objects that were sent    namer     the thread
 //! ```
 
+pub mod cfi;
 pub mod codes;
 pub mod elf;
 pub mod front;
@@ -23,9 +26,11 @@ pub mod merge;
 pub mod modules;
 pub mod namer;
 pub mod native;
+pub mod packed;
 pub mod python;
 pub mod record;
 pub mod registers;
+pub mod sections;
 
 use portchurn_common::stack::Interpreter;
 

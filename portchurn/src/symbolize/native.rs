@@ -2,28 +2,25 @@
 //! places in files that are kept open). What has no name gets its module and offset; no frame is dropped.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::collections::HashMap;
 use std::os::fd::AsRawFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
-use framehop::{
-    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Unwinder as _,
-    UnwinderNative,
-};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ReadCache};
+use framehop::{CacheNative, FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _, UnwinderNative};
 
 use crate::model::sample::{Frame, Language};
 use crate::symbolize::Memory;
-use crate::symbolize::elf::{Bounded, FileId};
+use crate::symbolize::elf::FileId;
 use crate::symbolize::held::Held;
 use crate::symbolize::modules::{Module, Modules};
+use crate::symbolize::packed::Readable;
 use crate::symbolize::record::RawStack;
 use crate::symbolize::registers::Start;
+use crate::symbolize::sections::Sections;
 
 /// Frames beyond are cut off.
 const FRAMES_MAX: usize = 256;
@@ -38,72 +35,8 @@ const OPEN_MAX: u64 = 64 << 20;
 const LARGE: u64 = 8 << 20;
 /// Names are kept, so that what they were made from is seldom needed again: it goes when it was not used for so long.
 const REST: Duration = Duration::from_secs(1);
-/// The longest section that is read. Bytes.
-const SECTION_MAX: u64 = 64 << 20;
-
-/// Sections of a file that unwinding needs.
-#[derive(Clone, Default)]
-struct Sections {
-    text: Option<std::ops::Range<u64>>,
-    got: Option<std::ops::Range<u64>>,
-    eh_frame: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
-    eh_frame_hdr: Option<(std::ops::Range<u64>, Arc<[u8]>)>,
-    debug_frame: Option<Arc<[u8]>>,
-}
-
-impl Sections {
-    fn read(file: &File) -> Option<Self> {
-        let cache = ReadCache::new(file);
-        let elf = ElfFile64::<Endianness, _>::parse(Bounded::new(&cache)).ok()?;
-        let range = |name: &str| {
-            let section = elf.section_by_name(name)?;
-            Some(section.address()..section.address().checked_add(section.size())?)
-        };
-        let data = |name: &str| -> Option<Arc<[u8]>> {
-            let section = elf.section_by_name(name)?;
-            // As long as it is when it is unpacked.
-            let is_short = section.compressed_file_range().ok()?.uncompressed_size <= SECTION_MAX;
-            is_short.then(|| section.uncompressed_data().ok()).flatten().map(|data| Arc::from(&*data))
-        };
-        let both = |name: &str| Some((range(name)?, data(name)?));
-        let eh_frame = both(".eh_frame");
-        Some(Self {
-            text: range(".text"),
-            got: range(".got"),
-            debug_frame: if eh_frame.is_none() { data(".debug_frame") } else { None },
-            eh_frame,
-            eh_frame_hdr: both(".eh_frame_hdr"),
-        })
-    }
-
-    /// What is held in memory. Bytes.
-    fn bytes(&self) -> u64 {
-        let both = [&self.eh_frame, &self.eh_frame_hdr].into_iter().flatten().map(|(_, data)| data.len());
-        (both.sum::<usize>() + self.debug_frame.as_ref().map_or(0, |data| data.len())) as u64
-    }
-
-    fn info(&self) -> ExplicitModuleSectionInfo<Arc<[u8]>> {
-        let split = |section: &Option<(std::ops::Range<u64>, Arc<[u8]>)>| {
-            (
-                section.as_ref().map(|(range, _)| range.clone()),
-                section.as_ref().map(|(_, data)| Arc::clone(data)),
-            )
-        };
-        let (eh_frame_svma, eh_frame) = split(&self.eh_frame);
-        let (eh_frame_hdr_svma, eh_frame_hdr) = split(&self.eh_frame_hdr);
-        ExplicitModuleSectionInfo {
-            // Its bytes are for formats other than ELF.
-            text_svma: self.text.clone(),
-            got_svma: self.got.clone(),
-            eh_frame_svma,
-            eh_frame,
-            eh_frame_hdr_svma,
-            eh_frame_hdr,
-            debug_frame: self.debug_frame.clone(),
-            ..ExplicitModuleSectionInfo::default()
-        }
-    }
-}
+/// Files of which it is known what may be read of them.
+const FILES_MAX: usize = 4096;
 
 /// How an unwinding ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,9 +51,13 @@ pub enum End {
     Lost,
 }
 
-/// The process whose stack was unwound last.
-type Process =
-    (Arc<Held>, UnwinderNative<Arc<[u8]>, MayAllocateDuringUnwind>, CacheNative<MayAllocateDuringUnwind>);
+/// The process whose stack was unwound last. A stack of values is bounded where nothing is allocated, and far deeper than
+/// that of any compiler's expression; all else has the same bounds either way.
+type Process = (
+    Arc<Held>,
+    UnwinderNative<Arc<[u8]>, MustNotAllocateDuringUnwind>,
+    CacheNative<MustNotAllocateDuringUnwind>,
+);
 
 /// Unwinders by process, sections by file, and the symbolizer with its caches. Stays on its thread.
 pub struct Native {
@@ -130,9 +67,10 @@ pub struct Native {
     process: Option<Process>,
     /// `None`: not needed at the moment.
     symbolizer: Option<Symbolizer>,
-    /// Files that the symbolizer has read.
-    opened: HashSet<FileId>,
-    opened_bytes: u64,
+    /// What may be read of files; `None`: nothing.
+    readable: HashMap<FileId, Option<Readable>>,
+    /// Files that the symbolizer has read, and what they take. Bytes.
+    opened: HashMap<FileId, u64>,
     used: Option<Instant>,
     names: HashMap<(FileId, u64), Arc<[Frame]>>,
 }
@@ -146,8 +84,8 @@ impl Native {
             sections_bytes: 0,
             process: None,
             symbolizer: None,
-            opened: HashSet::new(),
-            opened_bytes: 0,
+            readable: HashMap::new(),
+            opened: HashMap::new(),
             used: None,
             names: HashMap::new(),
         }
@@ -155,7 +93,10 @@ impl Native {
 
     /// Unwinds and names a stack. Innermost first.
     pub fn resolve(&mut self, stack: &RawStack, held: &Arc<Held>, modules: &Modules) -> (Vec<Frame>, End) {
-        let (addresses, end) = self.unwind(stack, held, modules);
+        let (addresses, end) = guarded(|| self.unwind(stack, held, modules)).unwrap_or_else(|Panicked| {
+            self.process = None;
+            (vec![Start::of(&stack.registers).instruction_pointer], End::Lost)
+        });
         // A return address is the one after the call.
         let call =
             |(index, &address): (usize, &u64)| if index == 0 { address } else { address.saturating_sub(1) };
@@ -228,7 +169,7 @@ impl Native {
                 let range = module.addresses.clone();
                 unwinder.add_module(framehop::Module::new(module.path.clone(), range, module.bias, info));
             }
-            self.process = Some((Arc::clone(held), unwinder, CacheNative::new()));
+            self.process = Some((Arc::clone(held), unwinder, CacheNative::new_in()));
         }
         self.process.as_mut()
     }
@@ -247,16 +188,24 @@ impl Native {
         })
     }
 
+    /// What may be read of a file; `None`: nothing.
+    fn readable(&mut self, module: &Module) -> Option<Readable> {
+        if self.readable.len() >= FILES_MAX {
+            self.readable.clear();
+        }
+        let look = || Readable::of(&module.file, module.facts.build_id.as_deref());
+        *self.readable.entry(module.id).or_insert_with(look)
+    }
+
     /// The symbolizer, with room for one more file.
-    fn symbolizer_for(&mut self, file: FileId) -> &Symbolizer {
-        if !self.opened.contains(&file) {
-            let wanted = file.size().min(DEBUG_FILE_MAX);
-            let only_small = self.opened.iter().all(|file| file.size() < LARGE);
-            if self.opened_bytes + wanted > OPEN_MAX || file.size() >= LARGE && only_small {
+    fn symbolizer_for(&mut self, file: FileId, more: u64) -> &Symbolizer {
+        if !self.opened.contains_key(&file) {
+            let wanted = file.size().min(DEBUG_FILE_MAX) + more;
+            let only_small = self.opened.values().all(|&bytes| bytes < LARGE);
+            if self.opened.values().sum::<u64>() + wanted > OPEN_MAX || wanted >= LARGE && only_small {
                 self.close();
             }
-            self.opened.insert(file);
-            self.opened_bytes += wanted;
+            self.opened.insert(file, wanted);
         }
         self.symbolizer.get_or_insert_with(|| {
             Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build()
@@ -266,7 +215,6 @@ impl Native {
     fn close(&mut self) {
         self.symbolizer = None;
         self.opened.clear();
-        self.opened_bytes = 0;
     }
 
     /// Lets go of what was not used for a while.
@@ -296,31 +244,53 @@ impl Native {
     }
 
     fn symbolize(&mut self, module: &Module, offset: u64) -> Option<Vec<Frame>> {
+        let readable = self.readable(module)?;
+        let frames = self.read_names(module, offset, readable);
+        self.memory.give_back_files();
+        frames.unwrap_or_else(|Panicked| {
+            // What it has left of the file is not to be relied on.
+            self.readable.insert(module.id, None);
+            self.close();
+            None
+        })
+    }
+
+    fn read_names(
+        &mut self,
+        module: &Module,
+        offset: u64,
+        readable: Readable,
+    ) -> Result<Option<Vec<Frame>>, Panicked> {
         let memory = self.memory;
-        let is_new = !self.opened.contains(&module.id);
-        let symbolizer = self.symbolizer_for(module.id);
-        let source = |debug_syms: bool| {
+        let is_new = !self.opened.contains_key(&module.id);
+        let symbolizer = self.symbolizer_for(module.id, readable.more);
+        let name = |debug_syms: bool| {
             let mut elf = Elf::new(format!("/proc/self/fd/{}", module.file.as_raw_fd()));
             elf.debug_syms = debug_syms;
-            Source::Elf(elf)
+            let source = Source::Elf(elf);
+            guarded(|| symbolizer.symbolize_single(&source, Input::FileOffset(offset)).ok())
         };
-        let place = Input::FileOffset(offset);
-        let with_lines = source(module.id.size() <= DEBUG_FILE_MAX);
-        let mut found = None;
+        let debug = readable.debug && module.id.size() <= DEBUG_FILE_MAX;
+        let mut found = Ok(None);
         // All of a large file's debug information is looked through once, which takes half of it into our memory. What the
         // symbolizer has mapped for its symbols stays mapped until it is dropped.
-        if is_new && module.id.size() >= LARGE && symbolizer.symbolize_single(&source(false), place).is_ok() {
-            memory.giving_back_files(&mut || found = symbolizer.symbolize_single(&with_lines, place).ok());
+        if is_new && module.id.size() >= LARGE && name(false)?.is_some() {
+            memory.giving_back_files(&mut || found = name(debug));
         } else {
-            found = symbolizer.symbolize_single(&with_lines, place).ok();
+            found = name(debug);
         }
-        let frames = match found? {
-            Symbolized::Sym(symbol) => Some(frames_of(&symbol, module)),
-            Symbolized::Unknown(_) => None,
-        };
-        memory.give_back_files();
-        frames
+        Ok(match found? {
+            Some(Symbolized::Sym(symbol)) => Some(frames_of(&symbol, module)),
+            Some(Symbolized::Unknown(_)) | None => None,
+        })
     }
+}
+
+/// A library panicked, on a file that whoever runs it may have written: that costs a name, not the thread.
+struct Panicked;
+
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
 
 /// Places in files whose names are kept.
@@ -365,4 +335,161 @@ fn nameless(module: &Module, offset: u64) -> Frame {
 
 fn unknown(address: u64) -> Frame {
     Frame::native(format!("{address:#x}"), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use object::{Object as _, ObjectSection as _};
+    use portchurn_common::settings::Registers;
+    use portchurn_common::stack::{At, REGISTERS_MAX, SiteKey, WalkEnd};
+
+    use super::{Native, guarded};
+    use crate::model::sample::Frame;
+    use crate::symbolize::Memory;
+    use crate::symbolize::cfi::tests::{section, with_expression};
+    use crate::symbolize::elf::{ElfCache, ElfFacts, FileId};
+    use crate::symbolize::held::{Files, Held, Place};
+    use crate::symbolize::modules::{Module, Modules};
+    use crate::symbolize::packed::tests::{elf, zlib};
+    use crate::symbolize::record::RawStack;
+
+    struct Kept;
+
+    impl Memory for Kept {
+        fn give_back(&self) {}
+
+        fn give_back_files(&self) {}
+
+        fn giving_back_files(&self, work: &mut dyn FnMut()) {
+            work();
+        }
+    }
+
+    /// Mapped as if its code was at this place of the file and of memory.
+    fn module(file: File, code: u64) -> Module {
+        Module {
+            path: "/hostile".to_owned(),
+            id: FileId::of(&file).unwrap(),
+            facts: Arc::new(ElfFacts::read(&file, false).unwrap()),
+            file: Arc::new(file),
+            bias: 0,
+            addresses: code..code + 0x1000,
+            code: vec![(code..code + 0x1000, code)],
+        }
+    }
+
+    /// Of a process that is in a function of ours.
+    fn stack_at(instruction: u64) -> RawStack {
+        let mut registers = [0; REGISTERS_MAX];
+        registers[Registers::OF_THIS_MACHINE.instruction_pointer as usize / 8] = instruction;
+        RawStack {
+            tgid: std::process::id(),
+            start_ns: 1,
+            at: At::Open,
+            site: SiteKey::default(),
+            image: 0,
+            walk_end: WalkEnd::NoInterpreter,
+            flags: 0,
+            registers,
+            frames: Vec::new(),
+            stack: vec![0; 256],
+        }
+    }
+
+    fn held() -> Arc<Held> {
+        let at = Place { instruction: stack_at as *const () as u64, stack: 0 };
+        Held::by(std::process::id(), at, &mut Files::default(), None).unwrap()
+    }
+
+    /// Copies of our own program, in which a section is said to be compressed.
+    struct Copies {
+        own: Vec<u8>,
+        /// Where a function of ours is. Bytes.
+        place: u64,
+    }
+
+    impl Copies {
+        fn new() -> Self {
+            let own = std::fs::read("/proc/self/exe").unwrap();
+            let modules = Modules::of(&held(), &mut ElfCache::default());
+            let here = stack_at as *const () as u64;
+            Self { own, place: modules.find(here).unwrap().file_offset(here).unwrap() }
+        }
+
+        fn section(&self, name: &str) -> (usize, Range<usize>) {
+            let elf = object::read::elf::ElfFile64::<object::Endianness>::parse(&*self.own).unwrap();
+            let section = elf.section_by_name(name).unwrap();
+            let table = u64::from_le_bytes(self.own[0x28..0x30].try_into().unwrap()) as usize;
+            let (at, size) = section.file_range().unwrap();
+            (table + section.index().0 * 64, at as usize..(at + size) as usize)
+        }
+
+        fn with(&self, name: &str, stated: u64, stream: &[u8]) -> Vec<u8> {
+            let (entry, range) = self.section(name);
+            // A compression header: zlib.
+            let contents = [&[1u64, stated, 1].map(u64::to_le_bytes).concat(), stream].concat();
+            assert!(contents.len() <= range.len());
+            let mut copy = self.own.clone();
+            // `SHF_COMPRESSED`; `sh_size`.
+            copy[entry + 8..entry + 16].copy_from_slice(&0x800u64.to_le_bytes());
+            copy[entry + 32..entry + 40].copy_from_slice(&(contents.len() as u64).to_le_bytes());
+            copy[range.start..range.start + contents.len()].copy_from_slice(&contents);
+            copy
+        }
+
+        /// The name of the function in a copy.
+        fn name(&self, copy: &[u8]) -> Frame {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(copy).unwrap();
+            let page = self.place & !0xfff;
+            Native::new(&Kept).name(&module(file, page), self.place)[0].clone()
+        }
+    }
+
+    #[test]
+    fn a_file_that_says_it_unpacks_to_what_nobody_has_costs_its_names_only() {
+        let copies = Copies::new();
+        for stated in [1 << 46, u64::MAX] {
+            let frame = copies.name(&copies.with(".debug_info", stated, &zlib(b"")));
+            assert!(frame.function.starts_with("hostile+0x"), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_as_usual_is_named_as_if_it_was_not() {
+        let copies = Copies::new();
+        let honest = copies.name(&copies.own);
+        assert!(honest.function.ends_with("stack_at") && honest.line.is_some(), "{honest:?}");
+        let (_, range) = copies.section(".debug_abbrev");
+        let contents = &copies.own[range];
+        let packed = copies.with(".debug_abbrev", contents.len() as u64, &zlib(contents));
+        assert_eq!(copies.name(&packed), honest);
+    }
+
+    #[test]
+    fn a_panic_of_a_library_costs_what_was_asked_for_only() {
+        assert!(guarded(|| panic!("as a library does")).is_err());
+        assert!(guarded(|| 1).is_ok_and(|one| one == 1));
+    }
+
+    #[test]
+    fn frames_whose_description_never_ends_are_unwound_without_it() {
+        const CODE: u64 = 0x40_0000;
+        let held = held();
+        // `DW_OP_skip -3`; `DW_OP_lit0`, `DW_OP_skip -4`.
+        for operations in [&[0x2f, 0xfd, 0xff][..], &[0x30, 0x2f, 0xfc, 0xff]] {
+            let mut file = tempfile::tempfile().unwrap();
+            // `DW_CFA_offset`: without a place for the return address nothing is evaluated.
+            let frames = section(&[0x90, 1], &with_expression(operations));
+            file.write_all(&elf(&[(".eh_frame", 2, &frames)])).unwrap();
+            let modules = Modules { tgid: held.tgid, list: vec![module(file, CODE)] };
+            let (frames, _) = Native::new(&Kept).resolve(&stack_at(CODE + 0x10), &held, &modules);
+            assert_eq!(frames[0].function, "hostile+0x400010");
+        }
+    }
 }

@@ -96,6 +96,16 @@ fn take(mouse: bool) -> io::Result<DefaultTerminal> {
             give_back_the_rest(panic);
         }));
     }
+    // A panic elsewhere does not end the program, so that it must not take the screen away.
+    let (here, give_back) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().id() == here {
+            give_back(panic);
+        } else {
+            // Its text may be of a file that means harm.
+            log::error!("{:?}", panic.to_string());
+        }
+    }));
     Ok(terminal)
 }
 
