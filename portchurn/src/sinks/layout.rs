@@ -4,6 +4,7 @@ use crate::model::columns::{Align, Column, Cut};
 use crate::model::row::Row;
 use crate::sinks::human;
 use crate::sinks::text::{Glyphs, pad, width};
+use crate::sinks::view::SortKey;
 
 /// Blanks between two columns.
 pub const GAP: usize = 2;
@@ -22,9 +23,10 @@ pub struct Placed {
     natural: usize,
 }
 
-/// Chooses columns and widths for these rows. `max_width` `None`: everything, uncut.
+/// Chooses columns and widths for these rows, which are in this order. `max_width` `None`: everything, uncut.
 pub fn place(
     columns: &[&'static Column],
+    sort: &[SortKey],
     rows: &[Row<'_>],
     max_width: Option<usize>,
     glyphs: &Glyphs,
@@ -32,7 +34,7 @@ pub fn place(
     let mut placed: Vec<_> = columns.iter().map(|column| natural(column, rows, max_width, glyphs)).collect();
     let Some(max_width) = max_width else { return placed };
     while total(&placed) > max_width {
-        let Some(first_to_go) = droppable(&placed) else { break };
+        let Some(first_to_go) = droppable(&placed, sort) else { break };
         placed.remove(first_to_go);
     }
     squeeze(&mut placed, max_width);
@@ -87,9 +89,11 @@ fn natural(column: &'static Column, rows: &[Row<'_>], max_width: Option<usize>, 
     Placed { column, width: least, natural }
 }
 
-/// The column that goes first when the line is too narrow; of equal ones the rightmost.
-fn droppable(placed: &[Placed]) -> Option<usize> {
-    let candidates = placed.iter().enumerate().filter(|(_, placed)| placed.column.drop_order > 0);
+/// The column that goes first when the line is too narrow; of equal ones the rightmost. What rows are sorted by is to be seen.
+fn droppable(placed: &[Placed], sort: &[SortKey]) -> Option<usize> {
+    let is_sorted_by = |column: &Column| sort.iter().any(|key| key.column.key == column.key);
+    let may_go = |column: &Column| column.drop_order > 0 && !is_sorted_by(column);
+    let candidates = placed.iter().enumerate().filter(|(_, placed)| may_go(placed.column));
     candidates.max_by_key(|(_, placed)| placed.column.drop_order).map(|(at, _)| at)
 }
 
@@ -127,6 +131,7 @@ mod tests {
     use crate::model::row::{Level, rows};
     use crate::sinks::sample_snapshot;
     use crate::sinks::text::{ASCII, UNICODE, width};
+    use crate::sinks::view::parse_sort;
 
     #[test]
     fn lines_never_exceed_the_width_whatever_the_columns() {
@@ -136,7 +141,7 @@ mod tests {
             for columns in [defaults(level, true), COLUMNS.to_vec(), COLUMNS[..1].to_vec()] {
                 for max_width in 0..200 {
                     for glyphs in [&UNICODE, &ASCII] {
-                        let placed = place(&columns, &rows, Some(max_width), glyphs);
+                        let placed = place(&columns, &[], &rows, Some(max_width), glyphs);
                         assert_eq!(width(&heading(&placed, glyphs)), total(&placed));
                         for row in &rows {
                             assert!(width(&row_text(&placed, row, glyphs)) <= max_width, "{max_width}");
@@ -153,7 +158,7 @@ mod tests {
         let rows = rows(&snapshot, Level::Program);
         let columns = defaults(Level::Program, false);
         let keys = |max_width| {
-            let placed = place(&columns, &rows, Some(max_width), &UNICODE);
+            let placed = place(&columns, &[], &rows, Some(max_width), &UNICODE);
             placed.iter().map(|placed| placed.column.key).collect::<Vec<_>>()
         };
         let at_80 = keys(80);
@@ -167,8 +172,23 @@ mod tests {
     fn without_a_width_nothing_is_cut() {
         let snapshot = sample_snapshot();
         let rows = rows(&snapshot, Level::Destination);
-        let placed = place(COLUMNS, &rows, None, &UNICODE);
+        let placed = place(COLUMNS, &[], &rows, None, &UNICODE);
         assert_eq!(placed.len(), COLUMNS.len());
         assert!(rows.iter().all(|row| !row_text(&placed, row, &UNICODE).contains('…')));
+    }
+
+    #[test]
+    fn what_rows_are_sorted_by_is_to_be_seen() {
+        let snapshot = sample_snapshot();
+        let rows = rows(&snapshot, Level::Program);
+        let columns = defaults(Level::Program, true);
+        let keys = |sort: &str| {
+            let sort = parse_sort(sort).unwrap();
+            let placed = place(&columns, &sort, &rows, Some(80), &UNICODE);
+            assert!(total(&placed) <= 80);
+            placed.iter().map(|placed| placed.column.key).collect::<Vec<_>>()
+        };
+        assert!(!keys("opened_per_s").contains(&"processes"));
+        assert!(keys("processes").contains(&"processes"));
     }
 }

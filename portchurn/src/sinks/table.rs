@@ -80,7 +80,7 @@ fn body(view: &View, snapshot: &Snapshot, selection: &Selection<'_>) -> String {
         return if page.header { format!("({why})\n") } else { String::new() };
     }
     let columns = view.columns_at(view.level);
-    let placed = place(&columns, &selection.rows, page.width.map(usize::from), glyphs);
+    let placed = place(&columns, &view.sort, &selection.rows, page.width.map(usize::from), glyphs);
     // Blanks after a text in the last column would be noise in a pipe.
     let trimmed = |line: String| match placed.last() {
         Some(last) if last.column.align == Align::Left => line.trim_end_matches(' ').to_owned(),

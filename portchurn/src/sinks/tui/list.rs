@@ -41,7 +41,7 @@ pub(super) fn draw(
     let last = selection.rows.len().min(state.scroll + usize::from(area.height));
     let visible = &selection.rows[state.scroll.min(last)..last];
     let max_width = usize::from(area.width).saturating_sub(MARKS);
-    let placed = place(&state.columns(), visible, Some(max_width), ink.glyphs);
+    let placed = place(&state.columns(), &state.view.sort, visible, Some(max_width), ink.glyphs);
     let bar_width = max_width.saturating_sub(total(&placed) + GAP).min(*BAR.end());
     let busiest = selection.rows.iter().map(activity).fold(0.0, f64::max);
     let head =
