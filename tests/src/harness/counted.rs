@@ -26,7 +26,7 @@ pub fn all_counted(
         let mut tracer = Tracer::start_with(arguments, tracefs)?;
         let precision = judge(&tracer.latest)?;
         let outcome = workloads.iter().try_for_each(|workload| {
-            let truth = run_workload(workload)?;
+            let truth = run_workload(workload).with_context(|| workload.join(" "))?;
             let is_right = |report: &Report| matches_truth(&truth, report, precision);
             let soon = tracer.wait_at_most(SOON, is_right);
             let is_over = soon.is_ok() || attempt < ATTEMPTS && tracer.latest.may_miss_events();
