@@ -192,6 +192,45 @@ fn the_end_is_foretold_where_there_is_one_and_nowhere_else() {
     });
 }
 
+/// When the pool of this network namespace is said to be empty, from now on.
+fn end_of_pool(report: &Report, netns: u64) -> Option<f64> {
+    let rows = report.ports.as_array()?;
+    let pool = rows.iter().find(|row| row["kind"] == "bind_pool" && row["netns"] == netns)?;
+    pool["seconds_to_exhaustion"].as_f64()
+}
+
+#[test]
+fn the_end_of_a_pool_of_bound_ports_is_foretold() {
+    check("the_end_of_a_pool_of_bound_ports_is_foretold", || {
+        if is_guest() {
+            return Err(skip("an emulated processor keeps no pace that could be foretold"));
+        }
+        let _alone = Alone::wait()?;
+        let cable = Cable::new(&["ip_local_port_range=40000 40399", "tcp_tw_reuse=0"])?;
+        let mut tracer = Tracer::start(&[])?;
+        let _server = cable.server(ADDRESS, false)?;
+        let pace = PER_S.to_string();
+        let mut client = cable.churn(&cable.client, &["connect", ADDRESS, CONNECTS, &pace, "bind"], &[])?;
+        client.begun()?;
+        let (begun, netns) = (Instant::now(), cable.inode(&cable.client)?);
+        let mut said = Vec::new();
+        while begun.elapsed().as_secs_f64() < PORTS / PER_S {
+            let to_end_s = end_of_pool(tracer.advance()?, netns);
+            let at_s = begun.elapsed().as_secs_f64();
+            said.extend(to_end_s.map(|to_end_s| (at_s, at_s + to_end_s)));
+        }
+        let outcome = client.outcome()?;
+        let end_s = outcome.first_failure_s.context("every bind found a port")?;
+        ensure!(outcome.errno_98 > 0 && outcome.errno_99 + outcome.other == 0, "{outcome:?}");
+        let late: Vec<_> = said.iter().filter(|(at_s, _)| *at_s > end_s / 2.0 && *at_s < end_s).collect();
+        ensure!(late.len() >= 3, "only {} forecasts in the second half: {said:?}", late.len());
+        let is_right = |(_, predicted_s): &&(f64, f64)| (predicted_s - end_s).abs() <= 0.1 * end_s;
+        ensure!(late.iter().all(|said| is_right(said)), "the end was at {end_s:.1} s, and said at: {said:?}");
+        tracer.stop()?;
+        Ok(())
+    });
+}
+
 #[test]
 fn the_wall_shows_in_the_histogram_of_connect() {
     check("the_wall_shows_in_the_histogram_of_connect", || {
