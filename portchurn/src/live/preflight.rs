@@ -166,10 +166,16 @@ fn tracefs() -> Check {
         "tracefs",
         layout.is_ok(),
         Status::Degraded,
-        layout.map_or_else(|err| format!("{err:#}"), |_| "readable".to_owned()),
+        layout.map_or_else(|err| what_is_wrong(&err), |_| "readable".to_owned()),
         "the classic tracepoint, the last resort when the better hooks are refused",
         remedy,
     )
+}
+
+/// Without what to try, which stands in a line of its own here.
+fn what_is_wrong(err: &anyhow::Error) -> String {
+    let said = format!("{err:#}");
+    said.split_once("; try: ").map_or(said.as_str(), |(wrong, _)| wrong).to_owned()
 }
 
 fn lockdown() -> Check {
