@@ -225,7 +225,7 @@ fn the_end_of_a_pool_of_bound_ports_is_foretold() {
         let late: Vec<_> = said.iter().filter(|(at_s, _)| *at_s > end_s / 2.0 && *at_s < end_s).collect();
         ensure!(late.len() >= 3, "only {} forecasts in the second half: {said:?}", late.len());
         let is_right = |(_, predicted_s): &&(f64, f64)| (predicted_s - end_s).abs() <= 0.1 * end_s;
-        ensure!(late.iter().all(|said| is_right(said)), "the end was at {end_s:.1} s, and said at: {said:?}");
+        ensure!(late.iter().all(is_right), "the end was at {end_s:.1} s, and said at: {said:?}");
         tracer.stop()?;
         Ok(())
     });
