@@ -19,6 +19,7 @@ use crate::live::sizes::{Host, Wanted};
 use crate::model::culprit::Rules;
 use crate::sinks::text::quoted;
 use crate::sources::netns::network_namespaces;
+use crate::sources::procfs::thread_group;
 use crate::sources::sockstat;
 
 /// Which connections. All is decided in the kernel and costs nothing per connection.
@@ -211,12 +212,6 @@ pub fn loader_options(select: &SelectArgs, tracer: &TracerArgs, trace: bool) -> 
         },
         host: host()?,
     })
-}
-
-/// The process that a thread belongs to. /proc has threads beside processes, though it does not list them.
-fn thread_group(tid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// Without call sites their programs are not even loaded, unless one was asked for.

@@ -160,7 +160,7 @@ pub struct PortBudget {
 }
 
 /// How near each destination is to its end: the largest of its budgets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pressure(HashMap<(u32, IpAddr, u16), f64>);
 
 impl Pressure {

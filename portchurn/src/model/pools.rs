@@ -43,13 +43,8 @@ impl Growth {
             live(reading).into_iter().filter_map(|(at, now)| Some((at, grown(&at, now)?))).collect();
     }
 
-    /// The time until all ports of a pool are taken, so long after its list.
-    fn seconds_to(&self, limit: f64, netns: u32, pool: &PoolReading, elapsed_s: f64) -> Option<f64> {
-        let left_s = self.trend(netns, pool).seconds_to(limit)?;
-        Some(if left_s > 0.0 { (left_s - elapsed_s).max(SOONEST_S) } else { 0.0 })
-    }
-
-    fn trend(&self, netns: u32, pool: &PoolReading) -> Trend {
+    /// What goes on in a pool.
+    pub(super) fn trend(&self, netns: u32, pool: &PoolReading) -> Trend {
         let ages = pool.ages.map(f64::from);
         Trend {
             used: f64::from(pool.used),
@@ -60,6 +55,12 @@ impl Growth {
             reuse_after_s: None,
         }
     }
+}
+
+/// The time until all ports of a pool are taken, so long after its list.
+fn seconds_to_end(trend: &Trend, limit: u32, elapsed_s: f64) -> Option<f64> {
+    let left_s = trend.seconds_to(f64::from(limit))?;
+    Some(if left_s > 0.0 { (left_s - elapsed_s).max(SOONEST_S) } else { 0.0 })
 }
 
 /// Binds that found no port in a network namespace.
@@ -85,13 +86,13 @@ pub(super) fn pool_budget(
     pool: &PoolReading,
     names: &Names,
     failures: &BindFailures,
-    (growth, elapsed_s): (&Growth, f64),
+    trend: &Trend,
+    elapsed_s: f64,
 ) -> PortBudget {
     let (failed, failures_seen) = failures.of_pool(namespace);
     let limit = namespace.sysctls.as_ref().map(|sysctls| {
         available(sysctls, PortCount::default()).all.saturating_sub(namespace.blocked_everywhere)
     });
-    let trend = growth.trend(namespace.netns, pool);
     let pressure_ratio =
         limit.filter(|&limit| limit > 0).map(|limit| f64::from(pool.used) / f64::from(limit));
     PortBudget {
@@ -111,8 +112,7 @@ pub(super) fn pool_budget(
         reuse: false,
         reuse_because: "a port that is bound first is never taken over".to_owned(),
         seconds_to_wall: None,
-        seconds_to_exhaustion: limit
-            .and_then(|limit| growth.seconds_to(f64::from(limit), namespace.netns, pool, elapsed_s)),
+        seconds_to_exhaustion: limit.and_then(|limit| seconds_to_end(trend, limit, elapsed_s)),
         assumption: format!(
             "{} of these ports were bound before their connect; as when they were listed: {:.1} of them/s began to wait for 60 s, \
              {:+.1}/s are in use",

@@ -133,9 +133,10 @@ impl Ports {
             }
             let failed = rates.at(Target::of_binds(namespace.netns)).map_or(0, |recent| recent.exhausted);
             let failures = BindFailures { failed, are_seen: sees_binds };
-            let growth = (&self.pools, elapsed_s);
-            let pools = namespace.pools.iter();
-            rows.extend(pools.map(|pool| pool_budget(namespace, pool, names, &failures, growth)));
+            rows.extend(namespace.pools.iter().map(|pool| {
+                let trend = self.pools.trend(namespace.netns, pool);
+                pool_budget(namespace, pool, names, &failures, &trend, elapsed_s)
+            }));
         }
         rows.extend(
             last.namespaces

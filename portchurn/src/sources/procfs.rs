@@ -166,6 +166,12 @@ impl Procfs {
     }
 }
 
+/// The process that a thread belongs to. /proc has threads beside processes, though it does not list them.
+pub fn thread_group(tid: u32) -> Option<u32> {
+    let status = ProcProcess::new(tid.try_into().ok()?).and_then(|thread| thread.status()).ok()?;
+    status.tgid.try_into().ok()
+}
+
 /// Whether two ids name one process, although one start may have been cut to clock ticks, or be unknown (0).
 pub fn is_same_process(a: ProcessId, b: ProcessId) -> bool {
     let unknown = a.start_ns == 0 || b.start_ns == 0;

@@ -88,8 +88,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::sync_channel;
 
-    use portchurn_common::stack::{At, REGISTERS_MAX, SiteKey, WalkEnd};
-
     use super::Front;
     use crate::symbolize::held::Missing;
     use crate::symbolize::namer::Job;
@@ -97,21 +95,7 @@ mod tests {
 
     /// A stack of this process.
     fn stack() -> RawStack {
-        let mut registers = [0; REGISTERS_MAX];
-        let known = portchurn_common::settings::Registers::OF_THIS_MACHINE;
-        registers[known.instruction_pointer as usize / 8] = stack as *const () as u64;
-        RawStack {
-            tgid: std::process::id(),
-            start_ns: 1,
-            at: At::Open,
-            site: SiteKey::default(),
-            image: 0,
-            walk_end: WalkEnd::NoInterpreter,
-            flags: 0,
-            registers,
-            frames: Vec::new(),
-            stack: vec![0; 8],
-        }
+        RawStack::of_own(stack as *const () as u64)
     }
 
     fn front(hears_of_execs: bool) -> Front {

@@ -345,8 +345,6 @@ mod tests {
     use std::sync::Arc;
 
     use object::{Object as _, ObjectSection as _};
-    use portchurn_common::settings::Registers;
-    use portchurn_common::stack::{At, REGISTERS_MAX, SiteKey, WalkEnd};
 
     use super::{Native, guarded};
     use crate::model::sample::Frame;
@@ -385,20 +383,7 @@ mod tests {
 
     /// Of a process that is in a function of ours.
     fn stack_at(instruction: u64) -> RawStack {
-        let mut registers = [0; REGISTERS_MAX];
-        registers[Registers::OF_THIS_MACHINE.instruction_pointer as usize / 8] = instruction;
-        RawStack {
-            tgid: std::process::id(),
-            start_ns: 1,
-            at: At::Open,
-            site: SiteKey::default(),
-            image: 0,
-            walk_end: WalkEnd::NoInterpreter,
-            flags: 0,
-            registers,
-            frames: Vec::new(),
-            stack: vec![0; 256],
-        }
+        RawStack::of_own(instruction)
     }
 
     fn held() -> Arc<Held> {

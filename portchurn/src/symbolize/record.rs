@@ -43,6 +43,27 @@ impl RawStack {
     }
 }
 
+#[cfg(test)]
+impl RawStack {
+    /// Of this process, in the middle of this function.
+    pub fn of_own(instruction: u64) -> Self {
+        let mut registers = [0; REGISTERS_MAX];
+        registers[Registers::OF_THIS_MACHINE.instruction_pointer as usize / 8] = instruction;
+        Self {
+            tgid: std::process::id(),
+            start_ns: 1,
+            at: At::Open,
+            site: SiteKey::default(),
+            image: 0,
+            walk_end: WalkEnd::NoInterpreter,
+            flags: 0,
+            registers,
+            frames: Vec::new(),
+            stack: vec![0; 256],
+        }
+    }
+}
+
 /// One code object.
 #[derive(Clone, Debug)]
 pub struct RawCode {

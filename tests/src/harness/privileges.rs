@@ -19,9 +19,13 @@ const VERSION: u32 = 0x2008_0522;
 /// Lets the child run as nobody, with these capabilities and no others, as `setpriv` would. It may lock as much memory as the
 /// caller can let it, which is what kernels before 5.11 charge maps to.
 pub fn only(command: &mut Command, capabilities: &'static [u32]) {
-    let _ = lock_at_most(None);
+    let begin = || {
+        // Many a host does not let anybody raise it, and needs nobody to.
+        let _ = lock_at_most(None);
+        become_nobody(capabilities)
+    };
     // SAFETY: system calls only.
-    unsafe { command.pre_exec(|| become_nobody(capabilities)) };
+    unsafe { command.pre_exec(begin) };
 }
 
 /// The same, and it may lock hardly any memory.

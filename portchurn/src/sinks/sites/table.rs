@@ -22,10 +22,9 @@ fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             (program, destination_text(line.destination))
         })
         .collect();
-    let widest = |head: &str, texts: &mut dyn Iterator<Item = usize>| texts.fold(head.len(), usize::max);
-    let program_width = widest("PROGRAM", &mut names.iter().map(|(program, _)| width(program)));
+    let program_width = names.iter().map(|(program, _)| width(program)).fold("PROGRAM".len(), usize::max);
     let destination_width =
-        widest("DESTINATION", &mut names.iter().map(|(_, destination)| width(destination)));
+        names.iter().map(|(_, destination)| width(destination)).fold("DESTINATION".len(), usize::max);
     writeln!(
         out,
         "{:>9} {:>6} {:7} {:7}  {:program_width$} {:destination_width$} CALL SITE",

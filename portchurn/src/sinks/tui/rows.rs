@@ -1,5 +1,5 @@
-//! The rows of the present place, the ways from place to place, and what keeps a row in sight: a pin holds it at the top whatever the order, `n` and `N` find
-//! those that match what was looked for.
+//! The rows of the present place, the ways from place to place, and what keeps a row in sight: a pin holds it at the top
+//! whatever the order, `n` and `N` find those that match what was looked for.
 
 use crate::model::columns::Column;
 use crate::model::row::{Level, Row};

@@ -89,15 +89,17 @@ fn by_itself(kernels: &[Kernel], mut notes: Option<&mut Vec<String>>) -> String 
 fn told(kernels: &[Kernel], mut notes: Option<&mut Vec<String>>) -> String {
     let mut text = head("| what is told |", kernels);
     for (hook, feature) in all_ways(kernels).iter().filter(|(hook, _)| hook == TELLS) {
-        text += &row(&format!("| {} |", feature.replace('-', " ")), kernels, |kernel| {
-            let outcome = kernel.outcome(hook, feature);
-            match &mut notes {
-                Some(notes) => forced(outcome, notes),
-                None => outcome.map_or("not tried".to_owned(), |outcome| in_a_word(feature, outcome)),
-            }
+        text += &row(&format!("| {} |", feature.replace('-', " ")), kernels, |kernel| match &mut notes {
+            Some(notes) => forced(kernel.outcome(hook, feature), notes),
+            None => word(kernel, hook, feature),
         });
     }
     text
+}
+
+fn word(kernel: &Kernel, hook: &str, feature: &str) -> String {
+    let outcome = kernel.outcome(hook, feature);
+    outcome.map_or("not tried".to_owned(), |outcome| in_a_word(feature, outcome))
 }
 
 fn row(first: &str, kernels: &[Kernel], cell: impl FnMut(&Kernel) -> String) -> String {
@@ -116,11 +118,7 @@ pub(super) fn plain(kernels: &[Kernel]) -> String {
         rows.push(std::iter::once(hook).chain(cells).collect());
     }
     for (hook, feature) in all_ways(kernels).into_iter().filter(|(hook, _)| hook == TELLS) {
-        let word = |kernel: &Kernel| {
-            let outcome = kernel.outcome(&hook, &feature);
-            outcome.map_or("not tried".to_owned(), |outcome| in_a_word(&feature, outcome))
-        };
-        let cells: Vec<_> = kernels.iter().map(word).collect();
+        let cells: Vec<_> = kernels.iter().map(|kernel| word(kernel, &hook, &feature)).collect();
         rows.push(std::iter::once(feature.replace('-', " ")).chain(cells).collect());
     }
     columns(&rows) + "\n"
