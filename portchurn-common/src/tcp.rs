@@ -134,7 +134,7 @@ pub const fn step(old: u8, new: u8) -> Step {
 }
 
 /// Who ended a connection, and how.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum CloseKind {
     /// Our side sent the first FIN.

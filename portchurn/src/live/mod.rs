@@ -9,7 +9,8 @@
 //! loader      all of the above → maps, and through attach, tier after tier, programs in the kernel
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
-//! retired     what references meant    closed  connections that ended    owners  whose a socket is    runs  by cookie, fast
+//! retired     what references meant    closed  connections that ended    owners  whose a socket is    owner  by number
+//! ends        those that no list has shown yet    runs  by cookie, fast
 //! tuples      the same where sockets have no cookies
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
 //! listing     all of that as the collector has it
@@ -25,6 +26,7 @@ pub mod btf;
 pub mod closed;
 pub mod collector;
 pub mod drain;
+pub mod ends;
 pub mod error;
 pub mod hooks;
 pub mod keys;
@@ -34,6 +36,7 @@ pub mod loader;
 pub mod looks;
 pub mod members;
 pub mod memory;
+pub mod owner;
 pub mod owners;
 pub mod pace;
 pub mod preemption;

@@ -17,13 +17,16 @@ use crate::live::pace::{Pace, Read, agree};
 use crate::model::sockets::{Expected, NamespaceReading, SocketReading, Sysctls, Unread};
 use crate::sources::clock::now_ns;
 use crate::sources::netns::{in_namespace, network_namespaces, own_namespace};
-use crate::sources::sock_diag::{SockDiag, StateSet};
+use crate::sources::sock_diag::{SockDiag, Socket, StateSet};
 use crate::sources::socket_count::SocketCount;
 use crate::sources::sockstat::{time_wait_here, time_wait_of};
 use crate::sources::sysctls::tcp_sysctls;
 
 /// How often the table of connections is looked after.
 const HARVEST_EVERY: Duration = Duration::from_millis(250);
+
+/// Sockets for which ends are looked through at once: a megabyte.
+const RECALLED_AT_ONCE: usize = 16_384;
 
 /// What the thread is told.
 enum Command {
@@ -293,7 +296,17 @@ impl Worker {
         let (mut diag, sysctls) = self.open(netns)?;
         let mut count = SocketCount::new(netns, sysctls);
         let owners = &mut self.owners;
-        let seen = diag.visit(StateSet::ALL_AND_BOUND, |socket| count.add(socket, owners))?;
+        let mut recalled = Vec::new();
+        let seen = diag.visit(StateSet::ALL_AND_BOUND, |socket| {
+            if !owners.must_recall(socket) {
+                return count.add(socket, owners);
+            }
+            recalled.push(*socket);
+            if recalled.len() == RECALLED_AT_ONCE {
+                count_recalled(&mut recalled, &mut count, owners);
+            }
+        })?;
+        count_recalled(&mut recalled, &mut count, owners);
         Ok(NamespaceReading { interrupted: seen.interrupted, truncated: seen.truncated, ..count.finish() })
     }
 
@@ -316,6 +329,13 @@ impl Worker {
             }
         }
         anyhow::bail!("it is gone, or no process and no name leads there")
+    }
+}
+
+fn count_recalled(recalled: &mut Vec<Socket>, count: &mut SocketCount, owners: &mut Owners) {
+    owners.recall(recalled);
+    for socket in recalled.drain(..) {
+        count.add(&socket, owners);
     }
 }
 

@@ -10,7 +10,8 @@ use portchurn_common::record::FlowRecord;
 use portchurn_common::tcp::{CloseKind, TcpState};
 use rustix::time::ClockId;
 
-use crate::model::sockets::TIME_WAIT_S;
+use crate::live::owner::Owner;
+use crate::model::sockets::{SitePair, TIME_WAIT_S};
 use crate::sources::clock::now_ns;
 use crate::sources::procfs::cut_to_ticks;
 use crate::sources::sock_diag::Socket;
@@ -23,14 +24,8 @@ const SLACK_MS: u64 = 1500;
 pub struct End {
     /// Stands for the four-tuple.
     pub id: u64,
-    /// Whose the connection was, and where to.
-    pub key: ChurnKey,
-    /// How it ended.
-    pub closed: Option<CloseKind>,
-    /// Whether another process than the owner closed it.
-    pub closed_by_other: bool,
-    /// Whether its port was bound before the connect.
-    pub bound: bool,
+    /// What it stands for itself.
+    pub owner: Owner,
 }
 
 /// Gives the ends that came since it was asked last.
@@ -115,13 +110,14 @@ fn end(id: u64, record: &FlowRecord) -> End {
         role: record.role,
         ..ChurnKey::default()
     };
-    End {
-        id,
+    let owner = Owner {
         key,
+        sites: SitePair::default(),
         closed: CloseKind::ALL.get(usize::from(record.detail)).copied(),
         closed_by_other: record.closer_tgid != 0 && record.closer_tgid != record.tgid,
         bound: record.flags & FlowRecord::BOUND != 0,
-    }
+    };
+    End { id, owner }
 }
 
 #[cfg(test)]

@@ -67,11 +67,14 @@ fn an_end_says_whose_it_was_and_how_it_came() {
     let mut tuples = Tuples::new(Box::new(move || vec![record(0), accepted]), false);
     let [connect, accept] = tuples.take().try_into().ok().unwrap();
     assert_eq!(connect.id, tuples.id_of(NETNS, &waiting(60)));
-    assert_eq!((connect.key.tgid, connect.key.remote, connect.key.port), (42, address("10.0.0.2"), 3306));
-    assert_eq!((connect.closed, connect.closed_by_other), (Some(CloseKind::Local), true));
-    assert!(connect.bound);
-    assert_eq!((accept.key.remote, accept.key.port), (Address::UNSPECIFIED, 40_000));
-    assert!(!accept.closed_by_other && !accept.bound);
+    assert_eq!(
+        (connect.owner.key.tgid, connect.owner.key.remote, connect.owner.key.port),
+        (42, address("10.0.0.2"), 3306)
+    );
+    assert_eq!((connect.owner.closed, connect.owner.closed_by_other), (Some(CloseKind::Local), true));
+    assert!(connect.owner.bound);
+    assert_eq!((accept.owner.key.remote, accept.owner.key.port), (Address::UNSPECIFIED, 40_000));
+    assert!(!accept.owner.closed_by_other && !accept.owner.bound);
 }
 
 #[test]

@@ -106,21 +106,25 @@ pub fn expired(ages: &[f64; AGE_STEPS], after_s: f64) -> f64 {
     ages.iter().enumerate().map(gone).sum()
 }
 
-/// Ages so long after they were listed: a step older for each five seconds, and what came meanwhile came evenly.
-pub fn aged(ages: &[f64; AGE_STEPS], elapsed_s: f64, entered: f64) -> [f64; AGE_STEPS] {
-    let mut now = [0.0; AGE_STEPS];
-    let gone = |until_s: f64| -> f64 { expired(ages, until_s) };
-    let since_s = elapsed_s.clamp(AGE_STEP_S as f64, LIFE_S);
+/// Ages so long after they were listed: a step older for each five seconds.
+pub fn aged(ages: &[f64; AGE_STEPS], elapsed_s: f64) -> [f64; AGE_STEPS] {
     // What leaves within `left_s` from now leaves within `left_s + elapsed_s` from the reading.
-    for (step, count) in now.iter_mut().enumerate() {
-        let latest_s = LIFE_S - (step as u64 * AGE_STEP_S) as f64;
-        let soonest_s = (latest_s - AGE_STEP_S as f64).max(0.0);
+    let mut gone = expired(ages, LIFE_S + elapsed_s);
+    std::array::from_fn(|step| {
+        let left_s = (LIFE_S - ((step as u64 + 1) * AGE_STEP_S) as f64).max(0.0);
+        let gone_sooner = expired(ages, left_s + elapsed_s);
+        (std::mem::replace(&mut gone, gone_sooner) - gone_sooner).max(0.0)
+    })
+}
+
+/// Ages of what came since a list that long ago, evenly.
+pub fn arrived(entered: f64, elapsed_s: f64) -> [f64; AGE_STEPS] {
+    let since_s = elapsed_s.clamp(AGE_STEP_S as f64, LIFE_S);
+    std::array::from_fn(|step| {
         let young_s = (step as u64 * AGE_STEP_S) as f64;
         let came_s = (young_s + AGE_STEP_S as f64).min(since_s) - young_s;
-        let listed = gone(latest_s + elapsed_s) - gone(soonest_s + elapsed_s);
-        *count = listed.max(0.0) + entered * came_s.max(0.0) / since_s;
-    }
-    now
+        entered * came_s.max(0.0) / since_s
+    })
 }
 
 #[cfg(test)]

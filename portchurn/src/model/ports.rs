@@ -4,7 +4,7 @@
 use hashbrown::{HashMap, HashSet};
 
 use crate::model::budget::{BudgetKind, PortBudget, PortHolder};
-use crate::model::forecast::{Trend, aged, expired, still_waits};
+use crate::model::forecast::{Trend, aged, arrived, expired, still_waits};
 use crate::model::names::Names;
 use crate::model::pools::{BindFailures, Growth, pool_budget};
 use crate::model::rates::{Flow, Rates, Target};
@@ -261,12 +261,13 @@ fn budget(namespace: &NamespaceReading, tuple: &TupleReading, look: &Look<'_>) -
     let time_wait = (f64::from(tuple.time_wait) - gone - taken_over + since.waits * still).max(0.0);
     let live = (f64::from(tuple.established + tuple.other) + since.taken - since.closed).max(0.0);
     let used = limits.map_or(time_wait + live, |limit| (time_wait + live).min(limit));
+    let (listed, new) = (aged(&ages, look.elapsed_s), arrived(since.waits * still, look.elapsed_s));
     let trend = Trend {
         used,
         live_per_s: per_s.taken - per_s.closed,
         waits_per_s: per_s.waits,
         opens_per_s: per_s.opened,
-        ages: aged(&ages, look.elapsed_s, since.waits * still),
+        ages: std::array::from_fn(|step| listed[step] + new[step]),
         reuse_after_s: reuse.after_s,
     };
     let (to_wall, to_end) = ends(namespace, tuple, &trend, limits);

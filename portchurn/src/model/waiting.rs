@@ -2,7 +2,7 @@
 //! its timers go off or somebody takes its port, what ended since came in. Pure arithmetic.
 
 use crate::model::budget::ClosedFirstBy;
-use crate::model::forecast::{aged, expired};
+use crate::model::forecast::{aged, arrived, expired};
 use crate::model::held::{Amount, Held};
 use crate::model::sockets::{AGE_STEPS, Ages};
 
@@ -58,12 +58,12 @@ impl Waiting {
     /// the oldest.
     pub fn carried_on(&self, amount: Amount, elapsed_s: f64) -> [u64; AGE_STEPS] {
         let by_timer = (self.left_by_timer(elapsed_s).round() as u64).max(amount.left);
-        let mut listed = whole(aged(&self.ages, elapsed_s, 0.0), by_timer);
+        let mut listed = whole(aged(&self.ages, elapsed_s), by_timer);
         let mut gone = listed.iter().sum::<u64>().saturating_sub(amount.left);
         for age in listed.iter_mut().rev() {
             (*age, gone) = (age.saturating_sub(gone), gone.saturating_sub(*age));
         }
-        let came = whole(aged(&[0.0; AGE_STEPS], elapsed_s, amount.since as f64), amount.since);
+        let came = whole(arrived(amount.since as f64, elapsed_s), amount.since);
         std::array::from_fn(|step| listed[step] + came[step])
     }
 
