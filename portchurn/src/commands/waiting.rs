@@ -152,7 +152,7 @@ mod tests {
 
     fn named(model: &mut Model, id: u64) {
         let frame = Frame::python("getSession", "/srv/db.py", 31);
-        let stack = Stack { id, frames: vec![frame], note: None };
+        let stack = Stack { id, frames: [frame].into(), note: None };
         let count = SiteCount { stack: id, count: 1, ..SiteCount::default() };
         model.apply(&Sample { stacks: vec![stack], sites: vec![count], ..Sample::default() });
     }

@@ -157,7 +157,7 @@ fn who_failed_is_named_with_the_lines_and_what_has_none_is_counted_too() {
     let mut stacks = Stacks::default();
     for (id, function) in [(101, "load"), (103, "save")] {
         let frames = vec![Frame::python(function, "/app/sync.py", 41)];
-        stacks.add(&Stack { id, frames, note: None });
+        stacks.add(&Stack { id, frames: frames.into(), note: None });
     }
     let rules = Rules::default();
     let events = play(&[read(1, 90), failed.clone()]).snapshot(0, &stacks, Some(&rules));

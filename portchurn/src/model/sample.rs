@@ -344,8 +344,8 @@ impl Frame {
 pub struct Stack {
     /// Hash or fingerprint under which it is counted.
     pub id: u64,
-    /// Innermost first.
-    pub frames: Vec<Frame>,
+    /// Innermost first. Shared by those that are equal.
+    pub frames: Arc<[Frame]>,
     /// What to know about it: cut off, not readable.
     pub note: Option<String>,
 }

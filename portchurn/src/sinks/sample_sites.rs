@@ -102,7 +102,7 @@ fn site(at: &'static str, count: u64, culprit: Option<Place>, frames: Vec<Frame>
         culprit,
         called_from: None,
         note: None,
-        frames: Some(Arc::new(Stack { id: count, frames, note: None })),
+        frames: Some(Arc::new(Stack { id: count, frames: frames.into(), note: None })),
     }
 }
 

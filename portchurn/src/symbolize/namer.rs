@@ -21,6 +21,7 @@ use crate::symbolize::modules::Modules;
 use crate::symbolize::native::{End, Native};
 use crate::symbolize::python::lines::line;
 use crate::symbolize::record::{RawCode, RawStack};
+use crate::symbolize::shared::Shared;
 
 /// Work for the thread.
 pub enum Job {
@@ -172,6 +173,7 @@ struct Worker {
     codes: Codes,
     refusals: Refusals,
     files: ElfCache,
+    shared: Shared,
 }
 
 impl Worker {
@@ -200,7 +202,7 @@ impl Worker {
         };
         let note = self.note(stack, modules, end);
         let frames = if runs.is_empty() { below } else { merge(below, runs) };
-        Stack { id: stack.site.stack, frames, note }
+        Stack { id: stack.site.stack, frames: self.shared.of(frames), note }
     }
 
     fn runs(&mut self, stack: &RawStack) -> Runs {
