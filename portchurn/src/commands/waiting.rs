@@ -167,7 +167,7 @@ mod tests {
         named(&mut model, 100);
         let first = waiting.pop(&model, 6, false).unwrap();
         let culprit = first.call_site.unwrap().culprit.unwrap();
-        assert_eq!((culprit.function.as_str(), culprit.line), ("getSession", Some(31)));
+        assert_eq!((&*culprit.function, culprit.line), ("getSession", Some(31)));
         assert!(waiting.pop(&model, 6, false).unwrap().call_site.is_none());
         assert!(waiting.pop(&model, 6, false).is_none());
     }

@@ -164,7 +164,7 @@ fn who_failed_is_named_with_the_lines_and_what_has_none_is_counted_too() {
     let sites = events[0].failed[0].call_sites.as_ref().unwrap();
     let seen: Vec<_> = sites
         .iter()
-        .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+        .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| &*place.function)))
         .collect();
     assert_eq!(seen, [("no_port", 5, Some("load")), ("no_port", 3, Some("save")), ("no_port", 1, None)]);
     let off = play(&[read(1, 90), failed]).snapshot(0, &stacks, None);

@@ -304,7 +304,7 @@ mod tests {
         sites.record(&count(200, 4, true));
         let list = call_sites(&sites, &stacks, &Rules::default(), expected(10, 0));
         assert_eq!(list.iter().map(|site| site.count).collect::<Vec<_>>(), [7, 3]);
-        assert_eq!(list[0].culprit.as_ref().map(|place| place.function.as_str()), Some("load"));
+        assert_eq!(list[0].culprit.as_ref().map(|place| &*place.function), Some("load"));
         assert!(list[0].exact && list[1].note.is_some());
     }
 
@@ -375,7 +375,7 @@ mod tests {
         let list = call_sites(&sites, &stacks, &Rules::default(), wanted);
         let seen: Vec<_> = list
             .iter()
-            .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+            .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| &*place.function)))
             .collect();
         assert_eq!(
             seen,

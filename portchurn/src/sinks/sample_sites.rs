@@ -107,7 +107,7 @@ fn site(at: &'static str, count: u64, culprit: Option<Place>, frames: Vec<Frame>
 }
 
 fn place(function: &str, file: &str, line: u32) -> Place {
-    Place { function: function.to_owned(), file: Some(file.to_owned()), line: Some(line) }
+    Place { function: function.into(), file: Some(file.into()), line: Some(line) }
 }
 
 fn native(function: &str, module: &str) -> Frame {
