@@ -152,7 +152,7 @@ mod tests {
 
     fn named(model: &mut Model, id: u64) {
         let frame = Frame::python("getSession", "/srv/db.py", 31);
-        let stack = Stack { id, frames: vec![frame], note: None };
+        let stack = Stack { id, frames: [frame].into(), note: None };
         let count = SiteCount { stack: id, count: 1, ..SiteCount::default() };
         model.apply(&Sample { stacks: vec![stack], sites: vec![count], ..Sample::default() });
     }
@@ -167,7 +167,7 @@ mod tests {
         named(&mut model, 100);
         let first = waiting.pop(&model, 6, false).unwrap();
         let culprit = first.call_site.unwrap().culprit.unwrap();
-        assert_eq!((culprit.function.as_str(), culprit.line), ("getSession", Some(31)));
+        assert_eq!((&*culprit.function, culprit.line), ("getSession", Some(31)));
         assert!(waiting.pop(&model, 6, false).unwrap().call_site.is_none());
         assert!(waiting.pop(&model, 6, false).is_none());
     }

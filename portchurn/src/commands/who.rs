@@ -314,8 +314,8 @@ mod tests {
     #[test]
     fn the_lines_of_code_that_opened_and_closed_it_are_told_if_they_are_known() {
         let place = |function: &str, line| Place {
-            function: function.to_owned(),
-            file: Some("/srv/db.py".to_owned()),
+            function: function.into(),
+            file: Some("/srv/db.py".into()),
             line: Some(line),
         };
         let opened = CodeLine {

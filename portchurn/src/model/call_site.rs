@@ -38,9 +38,9 @@ pub struct CallSite {
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Place {
     /// Function.
-    pub function: String,
+    pub function: Arc<str>,
     /// Source file.
-    pub file: Option<String>,
+    pub file: Option<Arc<str>>,
     /// Line in it.
     pub line: Option<u32>,
 }

@@ -312,7 +312,7 @@ impl Rules {
         let begins = |starts: &[&str]| starts.iter().any(|start| frame.function.starts_with(start));
         let module_name = file_name(module);
         let is_package = is_in(lists.package_files);
-        if lists.functions.contains(&frame.function.as_str())
+        if lists.functions.contains(&&*frame.function)
             || begins(lists.namespaces)
             || file.is_empty() && begins(lists.common_namespaces)
             || lists.modules.iter().any(|start| module_name.starts_with(start))
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn what_is_called_like_a_library_is_not_taken_for_it() {
         let in_file = |function: &str, file: &str| Frame {
-            file: Some(file.to_owned()),
+            file: Some(file.into()),
             line: Some(7),
             ..native(function, "/srv/bin/loader")
         };

@@ -157,14 +157,14 @@ fn who_failed_is_named_with_the_lines_and_what_has_none_is_counted_too() {
     let mut stacks = Stacks::default();
     for (id, function) in [(101, "load"), (103, "save")] {
         let frames = vec![Frame::python(function, "/app/sync.py", 41)];
-        stacks.add(&Stack { id, frames, note: None });
+        stacks.add(&Stack { id, frames: frames.into(), note: None });
     }
     let rules = Rules::default();
     let events = play(&[read(1, 90), failed.clone()]).snapshot(0, &stacks, Some(&rules));
     let sites = events[0].failed[0].call_sites.as_ref().unwrap();
     let seen: Vec<_> = sites
         .iter()
-        .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+        .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| &*place.function)))
         .collect();
     assert_eq!(seen, [("no_port", 5, Some("load")), ("no_port", 3, Some("save")), ("no_port", 1, None)]);
     let off = play(&[read(1, 90), failed]).snapshot(0, &stacks, None);

@@ -110,7 +110,7 @@ mod tests {
         let mut stacks = Stacks::default();
         for id in ids {
             let frames = vec![Frame::python(format!("f{id}"), "/app/sync.py", id as u32)];
-            stacks.add(&Stack { id, frames, note: None });
+            stacks.add(&Stack { id, frames: frames.into(), note: None });
         }
         stacks
     }

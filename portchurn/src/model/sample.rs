@@ -296,17 +296,17 @@ impl Language {
     }
 }
 
-/// One frame of a stack.
+/// One frame of a stack. Its texts are shared with the frames that it was made from: they are copied for each stack.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Frame {
     /// Function, with its class where the language tells. Where it has no name: an offset into the module.
-    pub function: String,
+    pub function: Arc<str>,
     /// Source file.
-    pub file: Option<String>,
+    pub file: Option<Arc<str>>,
     /// Line in it.
     pub line: Option<u32>,
     /// Executable or library.
-    pub module: Option<String>,
+    pub module: Option<Arc<str>>,
     /// Which build of it, where the function has no name: whoever has that build finds the name by the offset.
     pub build_id: Option<Arc<str>>,
     /// Language.
@@ -315,7 +315,7 @@ pub struct Frame {
 
 impl Frame {
     /// A Python function, as its interpreter tells.
-    pub fn python(function: impl Into<String>, file: impl Into<String>, line: u32) -> Self {
+    pub fn python(function: impl Into<Arc<str>>, file: impl Into<Arc<str>>, line: u32) -> Self {
         Self {
             function: function.into(),
             file: Some(file.into()),
@@ -327,12 +327,12 @@ impl Frame {
     }
 
     /// Native code without debug information.
-    pub fn native(function: impl Into<String>, module: Option<&str>) -> Self {
+    pub fn native(function: impl Into<Arc<str>>, module: Option<&str>) -> Self {
         Self {
             function: function.into(),
             file: None,
             line: None,
-            module: module.map(str::to_owned),
+            module: module.map(Arc::from),
             build_id: None,
             language: Language::Native,
         }
@@ -344,8 +344,8 @@ impl Frame {
 pub struct Stack {
     /// Hash or fingerprint under which it is counted.
     pub id: u64,
-    /// Innermost first.
-    pub frames: Vec<Frame>,
+    /// Innermost first. Shared by those that are equal.
+    pub frames: Arc<[Frame]>,
     /// What to know about it: cut off, not readable.
     pub note: Option<String>,
 }

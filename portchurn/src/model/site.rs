@@ -175,12 +175,12 @@ impl Group {
     /// None passed yet.
     fn of(variant: &Variant, rules: &Rules) -> Self {
         Self {
-            frames: Some(Arc::clone(&variant.stack)),
+            frames: Some(Arc::clone(variant.stack())),
             chosen: variant.choice(rules),
             count: 0,
             read: 0,
             counted: true,
-            note: variant.stack.note.clone(),
+            note: variant.stack().note.clone(),
         }
     }
 
@@ -214,7 +214,7 @@ fn grouped(sites: &Sites, stacks: &Stacks, rules: &Rules, at: At) -> Vec<Group> 
             continue;
         }
         for (variant, count) in shared_out(stats.count, variants) {
-            let slot = *by_stack.entry(Arc::as_ptr(&variant.stack)).or_insert_with(|| {
+            let slot = *by_stack.entry(Arc::as_ptr(variant.stack())).or_insert_with(|| {
                 groups.push(Group::of(variant, rules));
                 groups.len() - 1
             });
@@ -284,7 +284,7 @@ mod tests {
     use crate::model::sample::{Frame, SiteCount, Stack};
 
     fn stack(id: u64, function: &str) -> Stack {
-        Stack { id, frames: vec![Frame::python(function, "/app/sync.py", 41)], note: None }
+        Stack { id, frames: [Frame::python(function, "/app/sync.py", 41)].into(), note: None }
     }
 
     fn expected(opens: u64, closes: u64) -> Expected {
@@ -304,7 +304,7 @@ mod tests {
         sites.record(&count(200, 4, true));
         let list = call_sites(&sites, &stacks, &Rules::default(), expected(10, 0));
         assert_eq!(list.iter().map(|site| site.count).collect::<Vec<_>>(), [7, 3]);
-        assert_eq!(list[0].culprit.as_ref().map(|place| place.function.as_str()), Some("load"));
+        assert_eq!(list[0].culprit.as_ref().map(|place| &*place.function), Some("load"));
         assert!(list[0].exact && list[1].note.is_some());
     }
 
@@ -335,7 +335,7 @@ mod tests {
     fn stacks_without_frames_are_counted_by_their_reasons() {
         let (mut sites, mut stacks) = (Sites::default(), Stacks::default());
         for (id, note) in [(100, "gone"), (200, "gone"), (300, "not in memory")] {
-            stacks.add(&Stack { id, frames: Vec::new(), note: Some(note.to_owned()) });
+            stacks.add(&Stack { id, frames: [].into(), note: Some(note.to_owned()) });
             sites.record(&count(id, 1, false));
         }
         let expected = Expected { opens: 3, ..Expected::default() };
@@ -375,7 +375,7 @@ mod tests {
         let list = call_sites(&sites, &stacks, &Rules::default(), wanted);
         let seen: Vec<_> = list
             .iter()
-            .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| place.function.as_str())))
+            .map(|site| (site.at, site.count, site.culprit.as_ref().map(|place| &*place.function)))
             .collect();
         assert_eq!(
             seen,

@@ -152,7 +152,7 @@ pub fn line_of(stack: u64, stacks: &Stacks, rules: &Rules) -> Option<CodeLine> {
         return None;
     }
     let variants = stacks.of(stack);
-    let mut seen: Vec<_> = variants.iter().map(|variant| named(&variant.stack, rules)).collect();
+    let mut seen: Vec<_> = variants.iter().map(|variant| named(variant.stack(), rules)).collect();
     seen.dedup();
     match seen.as_slice() {
         [] => Some(CodeLine { note: Some(note_of(stack).to_owned()), ..CodeLine::default() }),
@@ -316,7 +316,7 @@ mod tests {
         let mut stacks = Stacks::default();
         let frames = |function: &str| vec![Frame::python(function, "/app/sync.py", 41)];
         for (id, function) in [(101, "load"), (200, "load"), (200, "save"), (300, "save"), (300, "save")] {
-            stacks.add(&Stack { id, frames: frames(function), note: None });
+            stacks.add(&Stack { id, frames: frames(function).into(), note: None });
         }
         let line = |id| line_of(id, &stacks, &Rules::default());
         let function = |id| line(id).and_then(|line| line.culprit).map(|place| place.function);

@@ -102,12 +102,12 @@ fn site(at: &'static str, count: u64, culprit: Option<Place>, frames: Vec<Frame>
         culprit,
         called_from: None,
         note: None,
-        frames: Some(Arc::new(Stack { id: count, frames, note: None })),
+        frames: Some(Arc::new(Stack { id: count, frames: frames.into(), note: None })),
     }
 }
 
 fn place(function: &str, file: &str, line: u32) -> Place {
-    Place { function: function.to_owned(), file: Some(file.to_owned()), line: Some(line) }
+    Place { function: function.into(), file: Some(file.into()), line: Some(line) }
 }
 
 fn native(function: &str, module: &str) -> Frame {

@@ -73,7 +73,8 @@ pub struct SocketCount {
     /// Beside the map, which has room for twice as many as it holds.
     time_wait: Vec<TimeWaitGroup>,
     groups: HashMap<(Ownership, ChurnKey), usize>,
-    sites: HashMap<(Ownership, ChurnKey), HashMap<SitePair, u32>>,
+    /// Of each group.
+    sites: HashMap<(usize, SitePair), u32>,
     tuples: HashMap<TupleKey, TupleReading>,
     tuples_folded: u64,
     /// Where each process stands among the holders of a destination.
@@ -156,11 +157,11 @@ impl SocketCount {
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&(resolved.ownership, key)) {
             key = ChurnKey { remote: Address::UNSPECIFIED, port: 0, ..key };
         }
-        let group = *self.groups.entry((resolved.ownership, key)).or_insert_with(|| {
+        let index = *self.groups.entry((resolved.ownership, key)).or_insert_with(|| {
             self.time_wait.push(nothing_of(resolved.ownership, key));
             self.time_wait.len() - 1
         });
-        let group = &mut self.time_wait[group];
+        let group = &mut self.time_wait[index];
         group.count += 1;
         group.ages[age_step(socket)] += 1;
         match resolved.closed {
@@ -171,8 +172,7 @@ impl SocketCount {
         }
         group.closed_by_other += u32::from(resolved.closed_by_other);
         if resolved.sites != SitePair::default() {
-            let places = self.sites.entry((resolved.ownership, key)).or_default();
-            *places.entry(resolved.sites).or_default() += 1;
+            *self.sites.entry((index, resolved.sites)).or_default() += 1;
         }
     }
 
@@ -233,13 +233,21 @@ impl SocketCount {
         Some(self.sources.entry(address).or_default())
     }
 
+    /// To each group its own. Most have one or two, and nothing is kept beyond that: there are tens of thousands of groups where a
+    /// process is started for each connection.
+    fn hand_out_sites(&mut self) {
+        let mut sites: Vec<_> = std::mem::take(&mut self.sites).into_iter().collect();
+        sites.sort_unstable_by_key(|((group, _), _)| *group);
+        for of_group in sites.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+            let ((group, _), _) = of_group[0];
+            self.time_wait[group].sites = of_group.iter().map(|&((_, pair), count)| (pair, count)).collect();
+        }
+    }
+
     /// The sums.
     pub fn finish(mut self) -> NamespaceReading {
-        for (key, places) in std::mem::take(&mut self.sites) {
-            if let Some(&group) = self.groups.get(&key) {
-                self.time_wait[group].sites = places.into_iter().collect();
-            }
-        }
+        self.groups = HashMap::new();
+        self.hand_out_sites();
         let sysctls = self.sysctls.as_ref();
         let reserved = PortSet::of_ranges(sysctls.map_or(&[], |sysctls| &sysctls.reserved));
         let low = sysctls.map_or(0, |sysctls| sysctls.port_low);

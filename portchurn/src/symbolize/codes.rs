@@ -61,8 +61,8 @@ mod tests {
             code: address,
             check: 0,
             first_line: 1,
-            file: "/srv/app/sync.py".to_owned(),
-            name: "main".to_owned(),
+            file: "/srv/app/sync.py".into(),
+            name: "main".into(),
             table: vec![0; table_len],
             table_is_cut: false,
         }

@@ -42,7 +42,7 @@ fn woven(native: Vec<Frame>, runs: Runs) -> Vec<Frame> {
 }
 
 fn is_loop(frame: &Frame) -> bool {
-    frame.language == Language::Native && LOOPS.iter().any(|name| frame.function == *name)
+    frame.language == Language::Native && LOOPS.iter().any(|name| *frame.function == **name)
 }
 
 fn is_interpreter(frame: &Frame) -> bool {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn names(frames: &[Frame]) -> Vec<&str> {
-        frames.iter().map(|frame| frame.function.as_str()).collect()
+        frames.iter().map(|frame| &*frame.function).collect()
     }
 
     fn stack() -> Vec<Frame> {

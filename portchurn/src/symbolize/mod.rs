@@ -12,7 +12,8 @@
 //! sections  what of a file unwinding reads        cfi        whether that comes to an end
 //! packed    what of a file is given to the library that names
 //! merge     interpreter frames in the place of the native frames that run them
-//! codes     code objects that were sent    namer     the thread
+//! codes     code objects that were sent    shared    equal stacks, kept once
+//! namer     the thread
 //! ```
 
 pub mod cfi;
@@ -31,6 +32,7 @@ pub mod python;
 pub mod record;
 pub mod registers;
 pub mod sections;
+pub mod shared;
 
 use portchurn_common::stack::Interpreter;
 

@@ -21,6 +21,7 @@ use crate::symbolize::modules::Modules;
 use crate::symbolize::native::{End, Native};
 use crate::symbolize::python::lines::line;
 use crate::symbolize::record::{RawCode, RawStack};
+use crate::symbolize::shared::Shared;
 
 /// Work for the thread.
 pub enum Job {
@@ -172,6 +173,7 @@ struct Worker {
     codes: Codes,
     refusals: Refusals,
     files: ElfCache,
+    shared: Shared,
 }
 
 impl Worker {
@@ -200,7 +202,7 @@ impl Worker {
         };
         let note = self.note(stack, modules, end);
         let frames = if runs.is_empty() { below } else { merge(below, runs) };
-        Stack { id: stack.site.stack, frames, note }
+        Stack { id: stack.site.stack, frames: self.shared.of(frames), note }
     }
 
     fn runs(&mut self, stack: &RawStack) -> Runs {
@@ -273,13 +275,13 @@ fn reason(end: Result<End, Missing>) -> Option<&'static str> {
 
 /// Code of the interpreter's own between a class and its `__init__` (3.12 and later); Python does not show it either.
 fn is_trampoline(code: &RawCode) -> bool {
-    code.first_line == 0 && code.file == "__init__" && code.name == "__init__"
+    code.first_line == 0 && &*code.file == "__init__" && &*code.name == "__init__"
 }
 
 fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
     let Some(code) = code else {
         return Frame {
-            function: format!("(code object {:#x})", frame.code),
+            function: format!("(code object {:#x})", frame.code).into(),
             file: None,
             line: None,
             module: None,
@@ -289,8 +291,8 @@ fn python_frame(code: Option<&RawCode>, frame: &CodeFrame) -> Frame {
     };
     let found = line(code.version, code.first_line, (&code.table, code.table_is_cut), frame.position);
     Frame {
-        function: code.name.clone(),
-        file: Some(code.file.clone()),
+        function: Arc::clone(&code.name),
+        file: Some(Arc::clone(&code.file)),
         line: found.or((!code.table_is_cut).then_some(code.first_line)),
         module: None,
         build_id: None,

@@ -299,10 +299,10 @@ const NAMES_MAX: usize = 16_384;
 /// A file may hold names of any length, and whoever runs it may have written it. Bytes.
 const NAME_MAX: usize = 1024;
 
-fn cut(name: &str) -> String {
+fn cut(name: &str) -> Arc<str> {
     match name.floor_char_boundary(NAME_MAX) {
-        end if end < name.len() => format!("{}…", &name[..end]),
-        _ => name.to_owned(),
+        end if end < name.len() => format!("{}…", &name[..end]).into(),
+        _ => name.into(),
     }
 }
 
@@ -315,7 +315,7 @@ fn frames_of(symbol: &Sym<'_>, module: &Module) -> Vec<Frame> {
         function: cut(function),
         file: file.as_deref().map(cut),
         line,
-        module: Some(module.path.clone()),
+        module: Some(module.path.as_str().into()),
         build_id: None,
         language: Language::Native,
     };
@@ -474,7 +474,7 @@ mod tests {
             file.write_all(&elf(&[(".eh_frame", 2, &frames)])).unwrap();
             let modules = Modules { tgid: held.tgid, list: vec![module(file, CODE)] };
             let (frames, _) = Native::new(&Kept).resolve(&stack_at(CODE + 0x10), &held, &modules);
-            assert_eq!(frames[0].function, "hostile+0x400010");
+            assert_eq!(&*frames[0].function, "hostile+0x400010");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Ring buffer records of stacks → what they say. Lengths are checked before anything is read; a record may end where its
 //! fixed part ends.
 
+use std::sync::Arc;
+
 use portchurn_common::settings::Registers;
 use portchurn_common::stack::{
     At, CODE_FILE_LEN, CODE_NAME_LEN, CodeFrame, CodeRecord, FRAMES_MAX, REGISTERS_MAX, SiteKey, StackRecord,
@@ -78,9 +80,9 @@ pub struct RawCode {
     /// First line of the function.
     pub first_line: u32,
     /// Source file.
-    pub file: String,
+    pub file: Arc<str>,
     /// Function.
-    pub name: String,
+    pub name: Arc<str>,
     /// Line table.
     pub table: Vec<u8>,
     /// Whether the table was longer than what was sent.
@@ -160,8 +162,8 @@ fn code(bytes: &[u8]) -> Option<RawCode> {
         code: long(bytes, at!(CodeRecord.code))?,
         check: word(bytes, at!(CodeRecord.check))?,
         first_line: word(bytes, at!(CodeRecord.first_line))?,
-        file: text(bytes, at!(CodeRecord.file_text), at!(CodeRecord.file), CODE_FILE_LEN)?,
-        name: text(bytes, at!(CodeRecord.name_text), at!(CodeRecord.name), CODE_NAME_LEN)?,
+        file: text(bytes, at!(CodeRecord.file_text), at!(CodeRecord.file), CODE_FILE_LEN)?.into(),
+        name: text(bytes, at!(CodeRecord.name_text), at!(CodeRecord.name), CODE_NAME_LEN)?.into(),
         table: bytes.get(table_at..table_at.checked_add(table_len)?)?.to_vec(),
         table_is_cut: word(bytes, at!(CodeRecord.table_total))? as usize > table_len,
     })
@@ -232,6 +234,6 @@ mod tests {
         put(&mut bytes, at!(CodeRecord.name_text), 4 | 2 << 16);
         bytes[at!(CodeRecord.name)..][..4].copy_from_slice(&[0xfd, 0x51, 0x70, 0x65]);
         let Some(Raw::Code(code)) = decode(&bytes) else { panic!("no code") };
-        assert_eq!((code.file.as_str(), code.name.as_str()), ("aé", "函数"));
+        assert_eq!((&*code.file, &*code.name), ("aé", "函数"));
     }
 }

@@ -139,7 +139,7 @@ fn frame_text(frame: &Frame) -> String {
     match (file, frame.line) {
         (Some(file), Some(line)) => format!("{} ({file}:{line})", frame.function),
         (Some(file), None) => format!("{} ({file})", frame.function),
-        _ => frame.function.clone(),
+        _ => frame.function.to_string(),
     }
 }
 

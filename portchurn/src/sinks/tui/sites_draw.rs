@@ -159,7 +159,7 @@ fn place_text(place: &Place) -> String {
     match (&place.file, place.line) {
         (Some(file), Some(line)) => format!("{file}:{line} {}", place.function),
         (Some(file), None) => format!("{file} {}", place.function),
-        _ => place.function.clone(),
+        _ => place.function.to_string(),
     }
 }
 
@@ -199,10 +199,10 @@ fn frame_line(
     let function = pad(&function, function_width, false, Cut::Middle, ink.glyphs);
     let place = match (&frame.file, frame.line, &frame.module) {
         (Some(file), Some(line), _) => format!("{file}:{line}"),
-        (Some(file), None, _) => file.clone(),
+        (Some(file), None, _) => file.to_string(),
         (None, _, Some(module)) => match &frame.build_id {
             Some(build_id) => format!("{module} build-id {build_id}"),
-            None => module.clone(),
+            None => module.to_string(),
         },
         (None, ..) => ink.glyphs.empty.to_owned(),
     };
