@@ -145,10 +145,11 @@ impl Owners {
         self.forget_unused_owners();
     }
 
-    /// To a map with room for as much again. What was thrown out keeps its place in the old one, and one that is full of such
+    /// To a map with room for half as much again. What was thrown out keeps its place in the old one, and one that is full of such
     /// places doubles.
     fn move_known(&mut self) {
-        let mut moved = HashMap::with_capacity_and_hasher(2 * self.known.len(), BuildRuns::default());
+        let room = self.known.len() + self.known.len() / 2;
+        let mut moved = HashMap::with_capacity_and_hasher(room, BuildRuns::default());
         moved.extend(self.known.drain());
         self.known = moved;
     }
