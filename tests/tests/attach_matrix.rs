@@ -109,14 +109,21 @@ fn every_hook_of_portchurn_is_in_the_matrix_in_every_way_it_has() {
 fn the_best_way_that_works_is_chosen() {
     check("the_best_way_that_works_is_chosen", || {
         let tracer = Tracer::start(&[])?;
-        // All at once: most kernels refuse none, and each question takes as long as a start.
         // Without lines of code nobody is interested in forks.
-        let counting = || HOOKS.iter().filter(|(hook, _)| *hook != FORK);
-        let firsts: Vec<_> = counting().map(|(hook, tiers)| (*hook, tiers[0])).collect();
-        let all_work = refusal(&firsts)?.is_none();
-        for (hook, tiers) in counting() {
-            let works = |tier| all_work || refusal(&[(hook, tier)]).is_ok_and(|said| said.is_none());
-            let best = tiers.iter().copied().find(|tier| works(tier)).unwrap_or("none");
+        let mut ways: Vec<_> = HOOKS.iter().copied().filter(|(hook, _)| *hook != FORK).collect();
+        // All at once, as each question takes as long as a start: whoever is refused goes on to its next way.
+        let best_of = |ways: &[(&'static str, &[&'static str])]| {
+            ways.iter().filter_map(|(hook, tiers)| Some((*hook, *tiers.first()?))).collect::<Vec<_>>()
+        };
+        while let Some(said) = refusal(&best_of(&ways))? {
+            let is_meant = |hook: &str| said.starts_with(&format!("attach {hook}: "));
+            let at = ways.iter().position(|(hook, _)| is_meant(hook));
+            // What cannot be left out has words of its own.
+            let (hook, tiers) = &mut ways[at.unwrap_or(0)];
+            *tiers = tiers.get(1..).with_context(|| format!("{hook} has no way left: {said}"))?;
+        }
+        for (hook, tiers) in ways {
+            let best = tiers.first().copied().unwrap_or("none");
             let chosen = tracer.latest.attached(hook);
             ensure!(chosen == best, "{hook} is attached by {chosen}, but {best} works");
         }

@@ -51,8 +51,7 @@ impl Guests<'_> {
         let tools = self.payload.tools.iter();
         let environment = tools.map(|(key, program)| ((*key).to_owned(), program.guest_path(host_root)));
         let kernel = [("PORTCHURN_VM".to_owned(), self.label())];
-        let is_wanted =
-            |test: &&Program| self.args.selftest || self.args.wants(&test.name, Some(self.image.line));
+        let is_wanted = |test: &&Program| self.args.selftest || self.args.wants(&test.name, self.image.line);
         let tests = self.payload.tests.iter().filter(is_wanted);
         let mut programs: Vec<_> =
             tests.map(|test| (test.name.clone(), test.guest_path(host_root))).collect();
