@@ -112,19 +112,15 @@ fn the_best_way_that_works_is_chosen() {
         // Without lines of code nobody is interested in forks.
         let mut ways: Vec<_> = HOOKS.iter().copied().filter(|(hook, _)| *hook != FORK).collect();
         // All at once, as each question takes as long as a start: whoever is refused goes on to its next way.
-        let best_of = |ways: &[(&'static str, &[&'static str])]| {
-            ways.iter().filter_map(|(hook, tiers)| Some((*hook, *tiers.first()?))).collect::<Vec<_>>()
-        };
-        while let Some(said) = refusal(&best_of(&ways))? {
-            let is_meant = |hook: &str| said.starts_with(&format!("attach {hook}: "));
-            let at = ways.iter().position(|(hook, _)| is_meant(hook));
+        let first = |(hook, tiers): &(&'static str, &[&'static str])| Some((*hook, *tiers.first()?));
+        while let Some(said) = refusal(&ways.iter().filter_map(first).collect::<Vec<_>>())? {
+            let at = ways.iter().position(|(hook, _)| said.starts_with(&format!("attach {hook}: ")));
             // What cannot be left out has words of its own.
             let (hook, tiers) = &mut ways[at.unwrap_or(0)];
             *tiers = tiers.get(1..).with_context(|| format!("{hook} has no way left: {said}"))?;
         }
         for (hook, tiers) in ways {
-            let best = tiers.first().copied().unwrap_or("none");
-            let chosen = tracer.latest.attached(hook);
+            let (chosen, best) = (tracer.latest.attached(hook), tiers.first().copied().unwrap_or("none"));
             ensure!(chosen == best, "{hook} is attached by {chosen}, but {best} works");
         }
         tracer.stop().map(drop)
