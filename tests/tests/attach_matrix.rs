@@ -116,7 +116,8 @@ fn the_best_way_that_works_is_chosen() {
         while let Some(said) = refusal(&ways.iter().filter_map(first).collect::<Vec<_>>())? {
             let at = ways.iter().position(|(hook, _)| said.starts_with(&format!("attach {hook}: ")));
             // What cannot be left out has words of its own.
-            let (hook, tiers) = &mut ways[at.unwrap_or(0)];
+            let at = at.or_else(|| said.contains("TCP state program").then_some(0));
+            let (hook, tiers) = &mut ways[at.with_context(|| said.clone())?];
             *tiers = tiers.get(1..).with_context(|| format!("{hook} has no way left: {said}"))?;
         }
         for (hook, tiers) in ways {

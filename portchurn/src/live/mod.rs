@@ -10,7 +10,7 @@
 //! memory      what the allocator keeps
 //! tables      maps as memory    keys  their life    seed  sockets from before the attach
 //! retired     what references meant    closed  connections that ended    owners  whose a socket is    owner  by number
-//! ends        those that no list has shown yet    runs  by cookie, fast
+//! unlisted    ends that no list has shown yet    runs  by cookie, fast
 //! tuples      the same where sockets have no cookies
 //! reader      the socket tables, on a thread of its own    pace  when    search  who opened a connection
 //! listing     all of that as the collector has it
@@ -26,7 +26,6 @@ pub mod btf;
 pub mod closed;
 pub mod collector;
 pub mod drain;
-pub mod ends;
 pub mod error;
 pub mod hooks;
 pub mod keys;
@@ -55,5 +54,6 @@ pub mod tables;
 pub mod tracefs;
 pub mod tuples;
 pub mod turns;
+pub mod unlisted;
 pub mod unnoticed;
 pub mod usage;

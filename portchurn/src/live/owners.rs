@@ -7,18 +7,19 @@ use portchurn_common::conn::{CLOSED, Conn};
 use rustix::time::ClockId;
 
 use crate::live::closed::Closed;
-use crate::live::ends::{Ends, PATIENCE};
 use crate::live::owner::{Described, Numbered};
 use crate::live::retired::RETIRED_MAX;
 use crate::live::roll_call::RollCall;
 use crate::live::runs::BuildRuns;
 use crate::live::tuples::{End, Tuples};
+use crate::live::unlisted::{PATIENCE, Unlisted};
 use crate::model::sockets::{Ownership, SocketReading, Unowned};
 use crate::sources::clock::now_ns;
 use crate::sources::sock_diag::Socket;
 use crate::sources::socket_count::{Resolved, Resolver};
 
-/// TIME_WAIT sockets that are remembered: as many as a million places take, 18 MB. One more, and the map would double.
+/// TIME_WAIT sockets, and ends where sockets have no cookies, that are remembered: as many as a million places take, 18 MB. One more,
+/// and the map would double.
 const KNOWN_MAX: usize = 7 << 17;
 /// Places that are looked at to see how fast the table turns over.
 const PROBED_PLACES: usize = 256;
@@ -55,7 +56,7 @@ pub struct Owners {
     /// By cookie, or what stands for one.
     known: HashMap<u64, Known, BuildRuns>,
     /// What may be on the next list.
-    ends: Ends,
+    unlisted: Unlisted,
     /// Ends that the next harvest comes to once more.
     harvested: HashSet<u64, BuildRuns>,
     /// Sockets that were there at the first reading and that the kernel side does not follow.
@@ -87,7 +88,7 @@ impl Owners {
             closed,
             owners: Numbered::default(),
             known: HashMap::default(),
-            ends: Ends::default(),
+            unlisted: Unlisted::default(),
             harvested: HashSet::default(),
             before: HashSet::new(),
             reading: 0,
@@ -110,7 +111,7 @@ impl Owners {
     pub fn begin(&mut self) {
         self.reading += 1;
         self.take_ends();
-        self.ends.begin();
+        self.unlisted.begin();
         if let Some(roll_call) = &mut self.roll_call {
             roll_call.begin();
         }
@@ -134,7 +135,7 @@ impl Owners {
             let patience = if is_listed(known.owner) { 0 } else { PATIENCE };
             usize::from(reading.wrapping_sub(known.touched)) <= patience
         });
-        self.ends.end(is_listed);
+        self.unlisted.end(is_listed);
         let kept = self.known.len();
         if before - kept > kept / 4 || self.known.capacity() > 4 * kept + KNOWN_SPARE {
             self.move_known();
@@ -148,7 +149,7 @@ impl Owners {
     /// To a map with room for half as much again. What was thrown out keeps its place in the old one, and one that is full of such
     /// places doubles.
     fn move_known(&mut self) {
-        let room = self.known.len() + self.known.len() / 2;
+        let room = (self.known.len() + self.known.len() / 2).min(KNOWN_MAX);
         let mut moved = HashMap::with_capacity_and_hasher(room, BuildRuns::default());
         moved.extend(self.known.drain());
         self.known = moved;
@@ -156,14 +157,14 @@ impl Owners {
 
     fn forget_unused_owners(&mut self) {
         let known = self.known.values().map(|known| known.owner);
-        if !self.owners.are_mostly_unused(known.chain(self.ends.owners())) {
+        if !self.owners.are_mostly_unused(known.chain(self.unlisted.owners())) {
             return;
         }
         let mut renumber = self.owners.renumber();
         for known in self.known.values_mut() {
             known.owner = renumber(known.owner);
         }
-        self.ends.renumber(renumber);
+        self.unlisted.renumber(renumber);
     }
 
     /// Remembers the ends that were sent, where no table keeps them.
@@ -185,7 +186,9 @@ impl Owners {
 
     /// Whether there is hardly room for more ends, of which the next reading shows which to keep.
     pub fn is_crowded(&self) -> bool {
-        self.ends.is_crowded() || self.known.len() > KNOWN_MAX / 4 * 3
+        // What a list showed no list clears.
+        let is_known_crowded = self.tuples.is_some() && self.known.len() > KNOWN_MAX / 4 * 3;
+        self.unlisted.is_crowded() || is_known_crowded
     }
 
     /// Reads ends out of the table before others take their places, or their keys are forgotten, if it turns over that
@@ -214,9 +217,10 @@ impl Owners {
                 again.insert(cookie);
             }
             if !self.harvested.contains(&cookie)
+                && self.unlisted.has_room()
                 && let Some(owner) = self.owner_of(place, &conn)
             {
-                self.ends.push(cookie, owner);
+                self.unlisted.push(cookie, owner);
             }
         }
         (self.harvested, self.harvested_ns) = (again, next_ns);
@@ -225,12 +229,15 @@ impl Owners {
     /// Whether this is a mini-socket of which only the ends that were harvested may tell. They are looked through for many at once.
     pub fn must_recall(&self, socket: &Socket) -> bool {
         let is_known = || self.known.get(&socket.cookie).is_some_and(|known| known.owner != Known::NOBODY);
-        socket.expires_ms.is_some() && !self.ends.is_empty() && !is_known()
+        socket.expires_ms.is_some() && !self.unlisted.is_empty() && !is_known()
     }
 
     /// Looks for these among the ends that were harvested.
     pub fn recall(&mut self, sockets: &[Socket]) {
-        for (cookie, owner) in self.ends.find(sockets.iter().map(|socket| socket.cookie)) {
+        if sockets.is_empty() {
+            return;
+        }
+        for (cookie, owner) in self.unlisted.find(sockets.iter().map(|socket| socket.cookie)) {
             let before = self.known.get(&cookie).copied();
             if before.is_none() && self.known.len() >= KNOWN_MAX {
                 continue;

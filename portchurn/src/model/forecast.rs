@@ -129,8 +129,22 @@ pub fn arrived(entered: f64, elapsed_s: f64) -> [f64; AGE_STEPS] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Trend, expired};
+    use super::{Trend, aged, arrived, expired};
     use crate::model::sockets::{AGE_STEPS, LATE_S};
+
+    #[test]
+    fn a_step_takes_five_seconds_and_a_minute_ends_it() {
+        let mut ages = [0.0; AGE_STEPS];
+        (ages[0], ages[3]) = (100.0, 40.0);
+        let sum = |ages: [f64; AGE_STEPS]| ages.iter().sum::<f64>();
+        let steps = aged(&ages, 10.0);
+        assert!((sum(steps) - 140.0).abs() < 1e-9 && sum(aged(&ages, 200.0)) == 0.0);
+        // The timers go off a second late, so that steps are counted from their end.
+        assert!((steps[2] + steps[1] - 100.0).abs() < 1e-9, "{steps:?}");
+        assert!((steps[5] + steps[4] - 40.0).abs() < 1e-9, "{steps:?}");
+        let came = arrived(60.0, 12.0);
+        assert!((sum(came) - 60.0).abs() < 1e-9 && came[..4] == [25.0, 25.0, 10.0, 0.0], "{came:?}");
+    }
 
     /// Constant churn of so many connects per second since `for_s`, each closed at once by us.
     fn churn(per_s: f64, for_s: f64) -> Trend {

@@ -93,6 +93,27 @@ fn ports_are_counted_by_destination_and_time_wait_by_owner() {
 }
 
 #[test]
+fn each_destination_has_the_lines_of_its_own_sockets() {
+    let mut count = SocketCount::new(5, Some(sysctls()));
+    let mut script = Script::default();
+    for (cookie, remote_port) in [(1, 3306), (2, 5432), (3, 3306), (4, 5432), (5, 5432), (100, 3306)] {
+        let waiting = socket(cookie, TcpState::TimeWait, 40_000 + cookie as u16);
+        count.add(&Socket { remote_port, ..waiting }, &mut script);
+    }
+    let mut lines: Vec<_> = count
+        .finish()
+        .time_wait
+        .into_iter()
+        .flat_map(|group| {
+            let of_group = (group.ownership == Ownership::Owned, group.key.port);
+            group.sites.into_iter().map(move |(pair, count)| (of_group, pair.closed, count))
+        })
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [((true, 3306), 21, 2), ((true, 5432), 19, 2), ((true, 5432), 21, 1)]);
+}
+
+#[test]
 fn the_server_s_side_holds_no_port_of_the_range() {
     let mut count = SocketCount::new(5, Some(sysctls()));
     count.add(&socket(0, TcpState::Listen, 40_050), &mut Script::default());

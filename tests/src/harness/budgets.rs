@@ -140,11 +140,16 @@ impl Trace {
         Ok(lines)
     }
 
-    /// The next line on stderr.
+    /// The next line on stderr that is no warning of what this kernel cannot tell.
     pub fn alert(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.said.read_line(&mut line).context("read what it says")?;
-        Ok(line)
+        loop {
+            line.clear();
+            let read = self.said.read_line(&mut line).context("read what it says")?;
+            if read == 0 || !line.starts_with("warning: ") {
+                return Ok(line);
+            }
+        }
     }
 
     /// Waits until it ends by itself; the lines that were not read yet.

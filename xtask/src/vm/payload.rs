@@ -64,6 +64,11 @@ impl Payload {
             tests.into_iter().filter(|built| built.is_kind("test") && built.package_id.contains(TESTS));
         let tests: Vec<_> =
             tests.filter_map(|a| Some(Program { name: a.target.name, path: a.executable? })).collect();
+        // A pattern is cargo's, and no name that a guest could run.
+        for name in args.test.iter().map(|wanted| &wanted.name) {
+            let is_there = tests.iter().any(|test| test.name == *name);
+            ensure!(is_there, "crate {TESTS} has no integration test {name}");
+        }
         let tool = |variable: &'static str, name: &str| -> Result<(&'static str, Program)> {
             Ok((variable, Program { name: name.to_owned(), path: executable(&tools, name)? }))
         };
