@@ -26,6 +26,7 @@ mod support;
 mod table;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -149,6 +150,12 @@ impl Args {
         self.test.is_empty() || self.test.iter().any(is_it)
     }
 
+    /// The test programs that cargo is to build: `*` stands for all.
+    fn test_targets(&self) -> BTreeSet<&str> {
+        let named: BTreeSet<_> = self.test.iter().map(|wanted| wanted.name.as_str()).collect();
+        if named.is_empty() { BTreeSet::from(["*"]) } else { named }
+    }
+
     /// That kernel lines which are named are among those that run: a slip of the finger would leave out what it names.
     fn check_names(&self) -> Result<()> {
         let lines = self.lines()?;
@@ -229,7 +236,9 @@ mod tests {
         let args = parsed("vm --test smoke,kernel_truth@6.1");
         assert!(args.wants("smoke", "6.12") && args.wants("kernel_truth", "6.1"));
         assert!(!args.wants("kernel_truth", "6.12") && !args.wants("cli", "6.1"));
-        assert!(parsed("vm --all").wants("whatever", "5.10"));
+        assert!(args.test_targets().contains("kernel_truth"), "it must be built");
+        let all = parsed("vm --all");
+        assert!(all.wants("whatever", "5.10") && all.test_targets().iter().eq(&["*"]));
         assert!(Line::try_parse_from(["vm", "--test", "smoke@2.4"]).is_err());
     }
 

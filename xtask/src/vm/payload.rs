@@ -1,7 +1,6 @@
 //! Builds what runs in a guest: static executables, in a target folder of their own so that their flags never disturb other
 //! builds. Must not take flags from the caller's shell: a lost variable would silently give a dynamic executable.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -49,14 +48,12 @@ impl Payload {
         // The same packages both times: with others cargo would choose other features and build everything again.
         let all = ["--package", "vm-init", "--package", TESTS, "--package", PRODUCT];
         let packages = if args.release { &all[..4] } else { &all };
-        let named: BTreeSet<_> = args.test.iter().map(|wanted| wanted.name.as_str()).collect();
-        let wanted = if named.is_empty() { BTreeSet::from(["*"]) } else { named };
-        let wanted: Vec<_> = wanted.into_iter().flat_map(|name| ["--test", name]).collect();
+        let targets: Vec<_> = args.test_targets().into_iter().flat_map(|name| ["--test", name]).collect();
         // The end of a release build keeps one processor busy for minutes.
         let (released, tools, tests) = thread::scope(|scope| {
             let released = args.release.then(|| scope.spawn(|| release::file(arch.name())));
             let tools = cargo(layout, arch, &[&["build", "--bins"], packages].concat())?;
-            let tests = cargo(layout, arch, &[&["test", "--no-run"], &wanted[..], packages].concat())?;
+            let tests = cargo(layout, arch, &[&["test", "--no-run"], &targets[..], packages].concat())?;
             let released = released.map(|build| build.join().ok().context("the release build panicked")?);
             anyhow::Ok((released.transpose()?, tools, tests))
         })?;
